@@ -1,0 +1,146 @@
+#include "binning.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include <algorithm>
+
+#include "parallel.h"
+
+namespace gs {
+namespace {
+
+constexpr int64_t kPrefetch = 8;  // Gaussians ahead: in depth order they lie anywhere in memory
+
+// Calls f(tile) for the tiles that the cut ellipse of a splat meets, row by row.
+template <class T, class F> void for_each_tile(const Splat<T>& s, int width, int height, int tiles_x, const F& f) {
+    int x0, x1, y0, y1;
+    pixel_range(s.x - s.half_width, s.x + s.half_width, width, x0, x1);
+    pixel_range(s.y - s.half_height, s.y + s.half_height, height, y0, y1);
+    const bool box_is_tight = x0 / kTile == x1 / kTile || y0 / kTile == y1 / kTile;
+    for (int tile_y = y0 / kTile; tile_y <= y1 / kTile; ++tile_y) {
+        if (!box_is_tight) {
+            const int top = std::max(y0, tile_y * kTile), bottom = std::min(y1, tile_y * kTile + kTile - 1);
+            T left, right;
+            cut_in_band(s, T(top) + T(0.5) - s.y, T(bottom) + T(0.5) - s.y, left, right);
+            pixel_range(s.x + left, s.x + right, width, x0, x1);
+        }
+        for (int tile_x = x0 / kTile; x0 <= x1 && tile_x <= x1 / kTile; ++tile_x) f(int64_t(tile_y) * tiles_x + tile_x);
+    }
+}
+
+// Positive floats order as their bits.
+uint32_t order_bits(float x) { uint32_t b; memcpy(&b, &x, sizeof b); return b; }
+uint64_t order_bits(double x) { uint64_t b; memcpy(&b, &x, sizeof b); return b; }
+
+// Stable least-significant-digit radix sort: equal depths keep the order of their indices.
+template <class Key> void sort_by_key(std::vector<std::pair<Key, uint32_t>>& items) {
+    constexpr int kDigit = 11, kBuckets = 1 << kDigit;
+    std::vector<std::pair<Key, uint32_t>> other(items.size());
+    for (int shift = 0; shift < int(8 * sizeof(Key)); shift += kDigit) {
+        std::vector<size_t> start(kBuckets + 1, 0);
+        for (const auto& item : items) ++start[((item.first >> shift) & (kBuckets - 1)) + 1];
+        for (int b = 0; b < kBuckets; ++b) start[b + 1] += start[b];
+        for (const auto& item : items) other[start[(item.first >> shift) & (kBuckets - 1)]++] = item;
+        items.swap(other);
+    }
+}
+
+template <class T> std::vector<uint32_t> depth_order(const Projected<T>& seen, int64_t count) {
+    using Key = decltype(order_bits(T()));
+    std::vector<std::pair<Key, uint32_t>> items;
+    items.reserve(count);
+    for (int64_t i = 0; i < count; ++i)
+        if (seen.radii[i] > 0) items.emplace_back(order_bits(seen.depths[i]), uint32_t(i));
+    sort_by_key(items);
+    std::vector<uint32_t> order(items.size());
+    for (size_t r = 0; r < items.size(); ++r) order[r] = items[r].second;
+    return order;
+}
+
+// The number behind `format` in a file of the kernel's, or `otherwise`.
+double read_number(const char* path, const char* format, double otherwise) {
+    double value = otherwise;
+    if (FILE* f = fopen(path, "r")) {
+        char line[128];
+        while (fgets(line, sizeof line, f))
+            if (sscanf(line, format, &value) == 1) break;
+        fclose(f);
+    }
+    return value;
+}
+
+// Bytes that this process can still get, of the machine and of its container; unlimited where nobody says.
+double available_memory() {
+    const double machine = 1024 * read_number("/proc/meminfo", "MemAvailable: %lf", 1e18);
+    const double limit = read_number("/sys/fs/cgroup/memory.max", "%lf", 1e21);
+    return std::min(machine, limit - read_number("/sys/fs/cgroup/memory.current", "%lf", 0));
+}
+
+void check_memory(int64_t pairs, int bytes_per_pair) {
+    const double needed = double(pairs) * (bytes_per_pair + sizeof(uint32_t) + sizeof(int64_t));
+    if (needed < double(1 << 28)) return;  // not worth asking
+    const double available = available_memory(), gib = double(1 << 30);
+    if (needed > available) throw OutOfMemory{pairs, needed / gib, available / gib};
+}
+
+}  // namespace
+
+// A counting sort by tile over the Gaussians in depth order: within a tile they stay in depth order. Each thread counts
+// and places one consecutive share of the Gaussians; where a pair ends up does not depend on how they are shared out.
+template <class T>
+void Bins::build(const Projected<T>& seen, int64_t count, int width, int height, int bytes_per_pair, int threads) {
+    tiles_x_ = (width + kTile - 1) / kTile;
+    tiles_y_ = (height + kTile - 1) / kTile;
+    const int64_t tiles = int64_t(tiles_x_) * tiles_y_;
+    const std::vector<uint32_t> order = depth_order(seen, count);
+    const int64_t visible = int64_t(order.size());
+    const int64_t shares = std::max<int64_t>(1, std::min<int64_t>(threads, visible));
+    auto share_start = [&](int64_t c) { return visible * c / shares; };
+    auto splat = [&](int64_t r) -> const Splat<T>& {
+        if (r + kPrefetch < visible) __builtin_prefetch(&seen.splats[order[r + kPrefetch]]);
+        return seen.splats[order[r]];
+    };
+
+    first_pair_.assign(count + 1, 0);
+    std::vector<std::vector<int64_t>> cursor(shares, std::vector<int64_t>(tiles, 0));
+    parallel_for(shares, threads, [&](int64_t c) {
+        for (int64_t r = share_start(c); r < share_start(c + 1); ++r) {
+            int64_t n = 0;
+            for_each_tile(splat(r), width, height, tiles_x_, [&](int64_t t) { ++cursor[c][t]; ++n; });
+            first_pair_[order[r] + 1] = n;
+        }
+    });
+    for (int64_t i = 0; i < count; ++i) first_pair_[i + 1] += first_pair_[i];
+    check_memory(pairs(), bytes_per_pair);
+
+    tile_start_.assign(tiles + 1, 0);
+    int64_t next = 0;
+    for (int64_t t = 0; t < tiles; ++t) {
+        tile_start_[t] = next;
+        for (auto& share : cursor) {
+            const int64_t n = share[t];
+            share[t] = next;
+            next += n;
+        }
+    }
+    tile_start_[tiles] = next;
+
+    gaussians_.reset(new uint32_t[pairs()]);
+    entry_of_.reset(new int64_t[pairs()]);
+    parallel_for(shares, threads, [&](int64_t c) {
+        for (int64_t r = share_start(c); r < share_start(c + 1); ++r) {
+            int64_t p = first_pair_[order[r]];
+            for_each_tile(splat(r), width, height, tiles_x_, [&](int64_t t) {
+                const int64_t entry = cursor[c][t]++;
+                gaussians_[entry] = order[r];
+                entry_of_[p++] = entry;
+            });
+        }
+    });
+}
+
+template void Bins::build(const Projected<float>&, int64_t, int, int, int, int);
+template void Bins::build(const Projected<double>&, int64_t, int, int, int, int);
+
+}  // namespace gs

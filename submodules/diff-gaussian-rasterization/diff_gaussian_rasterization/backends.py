@@ -1,0 +1,21 @@
+"""What the installed kernels run on."""
+from __future__ import annotations
+
+import torch
+
+from . import _C
+
+
+def best_device() -> torch.device:
+    """The fastest device that this build has kernels for and this machine has."""
+    return torch.device("cpu")
+
+
+def cpu_info() -> dict[str, str | int]:
+    """Instruction set and number of threads of the CPU kernels. Results are bit-identical per build and instruction set."""
+    return {"isa": _C.isa(), "threads": torch.get_num_threads()}
+
+
+def take_profile() -> tuple[dict[str, float], int]:
+    """Seconds in each stage and tile-Gaussian pairs, over all renders since the last call."""
+    return _C.take_profile()

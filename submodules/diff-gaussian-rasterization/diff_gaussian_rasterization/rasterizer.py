@@ -1,0 +1,238 @@
+"""The public call, its argument checks, and the autograd function around the kernels."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import _C
+from ._checks import check_tensor
+
+
+class GaussianRasterizationSettings(NamedTuple):
+    """One view. Matrices are transposed (for row vectors), as 3DGS passes them; camera x right, y down, z forward."""
+
+    image_height: int
+    image_width: int
+    tanfovx: float  # tan of half the field of view; focal length in pixels = image_width / (2 tanfovx)
+    tanfovy: float
+    bg: Tensor  # (3,) background colour
+    scale_modifier: float
+    viewmatrix: Tensor  # (4, 4) world to camera
+    projmatrix: Tensor  # (4, 4) world to clip space; may hold an off-centre principal point
+    sh_degree: int  # 0 to 3
+    campos: Tensor  # (3,) world
+    prefiltered: bool = False  # accepted for compatibility: culling is always tested
+    debug: bool = False  # accepted for compatibility: arguments are always checked
+    antialiasing: bool = False  # opacity compensation of Mip-Splatting
+    statistics: bool = False  # collect RasterStatistics in the backward pass
+
+
+@dataclass
+class RasterStatistics:
+    """Per Gaussian over one view, set by the backward pass. w: its blending weight alpha * T at a pixel."""
+
+    weight_sum: Tensor  # (N,) sum of w
+    weight_max: Tensor  # (N,) max of w
+    pixels: Tensor  # (N,) int32, pixels it was blended into
+    removal_energy: Tensor  # (N,) sum over pixels of the squared change of colour if it were removed
+
+
+class GaussianRasterizer(nn.Module):
+    """Renders Gaussians; differentiable in all of them."""
+
+    def __init__(self, raster_settings: GaussianRasterizationSettings):
+        super().__init__()
+        self.raster_settings = raster_settings
+        self.statistics: RasterStatistics | None = None
+
+    def markVisible(self, positions: Tensor) -> Tensor:
+        """positions (N, 3) -> bool (N,): in front of the near plane."""
+        positions = check_tensor("positions", positions.detach(), (None, 3), (torch.float32, torch.float64))
+        matrix = self.raster_settings.viewmatrix.to(positions)
+        return positions @ matrix[:3, 2] + matrix[3, 2] > _C.near_plane
+
+    def forward(
+        self,
+        means3D: Tensor,  # (N, 3) world
+        means2D: Tensor,  # (N, 3), only receives a gradient: dL/d(projected mean) in NDC units, third column 0
+        opacities: Tensor,  # (N, 1) in [0, 1]
+        shs: Tensor | None = None,  # (N, K, 3) SH coefficients; without the first when dc is given
+        colors_precomp: Tensor | None = None,  # (N, 3) instead of shs
+        scales: Tensor | None = None,  # (N, 3) world
+        rotations: Tensor | None = None,  # (N, 4) quaternions (w, x, y, z), normalised inside
+        cov3D_precomp: Tensor | None = None,  # (N, 6) xx xy xz yy yz zz, instead of scales and rotations
+        dc: Tensor | None = None,  # (N, 1, 3) first SH coefficient
+        importance: Tensor | None = None,  # (N, 1) factor on alpha; absent: 1
+        error_carrier: Tensor | None = None,  # (N, 1) blended into a fourth output
+    ) -> tuple[Tensor, ...]:
+        """(color (3, H, W), radii (N,) int32 in pixels, inverse depth (1, H, W)), and with `error_carrier` also the
+        carrier's image A (1, H, W) = sum_k w_k e_k.
+
+        float32, or float64 throughout for verification. A Gaussian with values that are no numbers is not drawn and its
+        gradient is zero. Raises ValueError for arguments that do not fit, MemoryError when the view needs more than the
+        machine has.
+        """
+        gaussians = {
+            "means3D": means3D, "means2D": means2D, "opacities": opacities, "dc": dc, "shs": shs,
+            "colors_precomp": colors_precomp, "scales": scales, "rotations": rotations, "cov3D_precomp": cov3D_precomp,
+            "importance": importance, "error_carrier": error_carrier,
+        }
+        outputs = rasterize_gaussians(self.raster_settings, gaussians, self._receive_statistics)
+        return outputs if error_carrier is not None else outputs[:3]
+
+    def _receive_statistics(self, statistics: RasterStatistics) -> None:
+        self.statistics = statistics
+
+
+def rasterize_gaussians(settings: GaussianRasterizationSettings, gaussians: dict[str, Tensor | None], on_statistics):
+    """Checks the arguments and renders; see GaussianRasterizer.forward."""
+    checked = _check_gaussians(settings, gaussians)
+    view = _check_settings(settings, checked["means3D"])
+    return _Rasterize.apply(view, on_statistics, *(checked[name] for name in _ARGUMENTS))
+
+
+_ARGUMENTS = (
+    "means3D", "means2D", "scales", "rotations", "cov3D_precomp", "dc", "shs", "colors_precomp", "opacities",
+    "importance", "error_carrier",
+)
+
+
+def _check_gaussians(settings: GaussianRasterizationSettings, given: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
+    has_sh = given["shs"] is not None or given["dc"] is not None
+    if has_sh == (given["colors_precomp"] is not None):
+        raise ValueError("expected either shs (with or without dc) or colors_precomp, got "
+                         + ("both" if has_sh else "neither"))
+    has_shape = given["scales"] is not None or given["rotations"] is not None
+    if has_shape == (given["cov3D_precomp"] is not None):
+        raise ValueError("expected either scales and rotations or cov3D_precomp, got " + ("both" if has_shape else "neither"))
+    if has_shape and (given["scales"] is None or given["rotations"] is None):
+        raise ValueError("expected scales and rotations together, got only one of them")
+    means = check_tensor("means3D", given["means3D"], ("N", 3), (torch.float32, torch.float64))
+    n, dtype, device = means.shape[0], means.dtype, means.device
+    if device.type != "cpu":
+        raise ValueError(f"means3D: expected a tensor on cpu, the only device this build has kernels for, got {device}")
+    columns = {"means2D": (3,), "scales": (3,), "rotations": (4,), "cov3D_precomp": (6,), "dc": (1, 3), "shs": (None, 3),
+               "colors_precomp": (3,), "opacities": (1,), "importance": (1,), "error_carrier": (1,)}
+    checked = {name: None if given[name] is None else check_tensor(name, given[name], (n, *shape), dtype, device)
+               for name, shape in columns.items()}
+    checked["means3D"] = means
+    if has_sh:
+        _check_sh(settings.sh_degree, checked)
+    return checked
+
+
+def _check_sh(degree: int, checked: dict[str, Tensor | None]) -> None:
+    if not 0 <= degree <= _C.max_sh_degree:
+        raise ValueError(f"sh_degree: expected 0 to {_C.max_sh_degree}, got {degree}")
+    bases = sum(checked[name].shape[1] for name in ("dc", "shs") if checked[name] is not None)
+    if bases < (degree + 1) ** 2:
+        raise ValueError(f"shs: expected at least {(degree + 1) ** 2} coefficients for sh_degree {degree}, got {bases}")
+
+
+class _View(NamedTuple):
+    """Checked settings."""
+
+    width: int
+    height: int
+    tan_fov: tuple[float, float]
+    matrices: tuple[Tensor, Tensor, Tensor]  # view, projection, camera centre
+    background: Tensor
+    scale_modifier: float
+    sh_degree: int
+    antialiasing: bool
+    statistics: bool
+
+
+def _check_settings(s: GaussianRasterizationSettings, means: Tensor) -> _View:
+    width, height = int(s.image_width), int(s.image_height)
+    if width < 1 or height < 1:
+        raise ValueError(f"image size: expected at least 1 x 1 pixels, got {width} x {height}")
+    tan_fov = (float(s.tanfovx), float(s.tanfovy))
+    if not all(0 < t < float("inf") for t in tan_fov):
+        raise ValueError(f"tanfovx, tanfovy: expected positive finite numbers, got {tan_fov}")
+    shapes = {"viewmatrix": (4, 4), "projmatrix": (4, 4), "campos": (3,), "bg": (3,)}
+    tensors = {name: check_tensor(name, getattr(s, name), shape, (torch.float32, torch.float64), means.device).to(means.dtype)
+               for name, shape in shapes.items()}
+    return _View(width, height, tan_fov, (tensors["viewmatrix"], tensors["projmatrix"], tensors["campos"]), tensors["bg"],
+                 float(s.scale_modifier), int(s.sh_degree), bool(s.antialiasing), bool(s.statistics))
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _sh_layout(dc: Tensor | None, shs: Tensor | None) -> tuple[int, int, int, int, int]:
+    """Address and stride (in scalars) of the first SH coefficient and of the others, and how many there are in all."""
+    if dc is None and shs is None:
+        return 0, 0, 0, 0, 0
+    if dc is None:
+        count = shs.shape[1]
+        return _address(shs), 3 * count, _address(shs) + 3 * shs.element_size(), 3 * count, count
+    rest = 0 if shs is None else shs.shape[1]
+    return _address(dc), 3, _address(shs), 3 * rest, rest + 1
+
+
+class _Rasterize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, view: _View, on_statistics, *gaussians: Tensor | None):
+        means, _, scales, rotations, covariances, dc, shs, colors, opacities, importance, carrier = gaussians
+        kind = _C.RenderFloat if means.dtype == torch.float32 else _C.RenderDouble
+        render = kind(*map(_address, view.matrices), *view.tan_fov, view.scale_modifier, view.width, view.height,
+                      view.sh_degree, view.antialiasing)
+        render.set_gaussians(means.shape[0], _address(means), _address(scales), _address(rotations), _address(covariances),
+                             *_sh_layout(dc, shs), _address(colors), _address(opacities), _address(importance), _address(carrier))
+        size = (view.height, view.width)
+        color, inv_depth, transmittance = means.new_empty(3, *size), means.new_empty(1, *size), means.new_empty(size)
+        carrier_image = None if carrier is None else means.new_empty(1, *size)
+        radii = means.new_empty(means.shape[0], dtype=torch.int32)
+        blended = means.new_empty(size, dtype=torch.int32)
+        keep = any(ctx.needs_input_grad)
+        render.forward(_address(view.background), _address(color), _address(inv_depth), _address(carrier_image), _address(radii),
+                       _address(transmittance), _address(blended), keep, view.statistics, torch.get_num_threads())
+        if keep:
+            ctx.render, ctx.view, ctx.on_statistics = render, view, on_statistics
+            ctx.save_for_backward(*gaussians, radii, transmittance, blended)  # the kernels go on reading these
+        ctx.mark_non_differentiable(radii)
+        ctx.set_materialize_grads(False)
+        return color, radii, inv_depth, carrier_image
+
+    @staticmethod
+    def backward(ctx, grad_color, _, grad_inv_depth, grad_carrier):
+        *gaussians, radii, transmittance, blended = ctx.saved_tensors
+        grads = _empty_gradients(gaussians, ctx.needs_input_grad[2:])
+        means, means2d, scales, rotations, covariances, dc, shs, colors, opacities, importance, carrier = grads
+        sh_first, _, sh_rest, _, _ = _sh_layout(dc, shs)
+        statistics = _empty_statistics(gaussians[0]) if ctx.view.statistics else None
+        picture = [_picture_gradient(g, ctx.view, gaussians[0]) for g in (grad_color, grad_inv_depth, grad_carrier)]
+        if picture[0] is None:
+            picture[0] = gaussians[0].new_zeros(3, ctx.view.height, ctx.view.width)
+        ctx.render.backward(
+            *map(_address, picture),
+            [_address(means), _address(means2d), _address(scales), _address(rotations), _address(covariances), sh_first,
+             sh_rest, _address(colors), _address(opacities), _address(importance), _address(carrier)],
+            [0] * 4 if statistics is None else [_address(t) for t in vars(statistics).values()],
+            torch.get_num_threads())
+        if statistics is not None:
+            ctx.on_statistics(statistics)
+        return None, None, *grads
+
+
+def _picture_gradient(grad: Tensor | None, view: _View, like: Tensor) -> Tensor | None:
+    return None if grad is None else check_tensor("output gradient", grad, (None, view.height, view.width), like.dtype, like.device)
+
+
+def _empty_gradients(gaussians: list[Tensor | None], needed: tuple[bool, ...]) -> list[Tensor | None]:
+    """A gradient for each tensor that needs one. Scales and rotations, dc and shs share a kernel: both or neither."""
+    wanted = dict(zip(_ARGUMENTS, needed))
+    for pair in (("scales", "rotations"), ("dc", "shs")):
+        if any(wanted[name] for name in pair):
+            wanted.update(dict.fromkeys(pair, True))
+    return [torch.empty_like(t) if wanted[name] and t is not None else None for name, t in zip(_ARGUMENTS, gaussians)]
+
+
+def _empty_statistics(means: Tensor) -> RasterStatistics:
+    n = means.shape[0]
+    return RasterStatistics(means.new_empty(n), means.new_empty(n), means.new_empty(n, dtype=torch.int32), means.new_empty(n))

@@ -1,0 +1,45 @@
+"""Adam over the Gaussians that a view has seen."""
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import _C
+from ._checks import check_tensor
+
+
+class SparseGaussianAdam(torch.optim.Adam):
+    """Adam whose step leaves rows that were not visible, and their moments, as they are (Mallick et al. 2024).
+
+    Without bias correction: a row's number of steps is not the number of iterations.
+    """
+
+    def __init__(self, params, lr: float = 1e-3, eps: float = 1e-8, betas: tuple[float, float] = (0.9, 0.999)):
+        super().__init__(params=params, lr=lr, eps=eps, betas=betas)
+
+    @torch.no_grad()
+    def step(self, visibility: Tensor, N: int) -> None:
+        """visibility: bool (N,). Every parameter has N rows. Raises ValueError otherwise."""
+        visibility = check_tensor("visibility", visibility, (N,), torch.bool)
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None:
+                    self._step_rows(param, group, visibility)
+
+    def _step_rows(self, param: Tensor, group: dict, visibility: Tensor) -> None:
+        rows, device = visibility.shape[0], visibility.device
+        shape = (rows, *param.shape[1:])
+        if check_tensor("parameter", param, shape, torch.float32, device) is not param:
+            raise ValueError(f"parameter: expected a contiguous tensor, got strides {param.stride()}")
+        grad = check_tensor("gradient", param.grad, shape, torch.float32, device)
+        state = self.state[param]
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            state["exp_avg"] = torch.zeros_like(param)
+            state["exp_avg_sq"] = torch.zeros_like(param)
+        beta1, beta2 = group["betas"]
+        _C.adam_step(
+            rows, param.numel() // max(rows, 1), visibility.data_ptr(), param.data_ptr(), grad.data_ptr(),
+            state["exp_avg"].data_ptr(), state["exp_avg_sq"].data_ptr(),
+            group["lr"], group["eps"], beta1, beta2, torch.get_num_threads(),
+        )
