@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from scene import load_scene
+from scene_files import SIZE, blender_pose, quantised_photo, write_blender_scene
+from utils.ply import write_point_cloud
+
+
+def change_train(source, change) -> None:
+    """Let `change` edit the content of transforms_train.json."""
+    path = source / "transforms_train.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def load(source, **options):
+    return load_scene(source, quiet=True, **options)
+
+
+def test_eval_holds_out_the_test_file(tmp_path):
+    scene = load(write_blender_scene(tmp_path), eval=True)
+    assert [camera.image_name for camera in scene.train] == [
+        "train/r_0.png",
+        "train/r_1.png",
+        "train/r_2.png",
+    ]
+    assert [camera.image_name for camera in scene.test] == ["test/r_0.png", "test/r_1.png"]
+
+
+def test_without_eval_all_views_are_trained_on(tmp_path):
+    scene = load(write_blender_scene(tmp_path))
+    assert (len(scene.train), len(scene.test)) == (5, 0)
+
+
+def test_test_file_is_needed_only_for_eval(tmp_path):
+    write_blender_scene(tmp_path)
+    (tmp_path / "transforms_test.json").unlink()
+    assert len(load(tmp_path).train) == 3
+    with pytest.raises(FileNotFoundError, match="camera file not found: .*transforms_test.json"):
+        load(tmp_path, eval=True)
+
+
+def test_intrinsics_follow_the_angle(tmp_path):
+    camera = load(write_blender_scene(tmp_path, angle=0.7)).train[0]
+    assert camera.FoVx == pytest.approx(0.7)
+    assert camera.fx == camera.fy
+    assert (camera.width, camera.height, camera.cx, camera.cy) == (*SIZE, SIZE[0] / 2, SIZE[1] / 2)
+
+
+def test_pose_is_turned_from_opengl(tmp_path):
+    """A point in front of Blender's camera (its -z), above (+y), lies at +z and -y here."""
+    camera = load(write_blender_scene(tmp_path)).train[1]
+    in_blender = np.array([0.25, 0.5, -3.0, 1.0])
+    world = np.array(blender_pose(1)) @ in_blender
+    np.testing.assert_allclose(camera.world_to_camera @ world, (0.25, -0.5, 3.0, 1.0), atol=1e-12)
+    np.testing.assert_allclose(camera.camera_center, (2.0, -2.0, 4.0), atol=1e-6)
+
+
+def test_alpha_survives(tmp_path):
+    camera = load(write_blender_scene(tmp_path)).train[2]
+    assert np.array_equal(camera.image, quantised_photo(2, channels=4))
+
+
+def test_file_path_with_extension(tmp_path):
+    write_blender_scene(tmp_path)
+    change_train(tmp_path, lambda content: content["frames"][0].update(file_path="train/r_0.png"))
+    assert load(tmp_path).train[0].image_name == "train/r_0.png"
+
+
+def test_random_points_follow_the_seed_and_nothing_is_written(tmp_path, capsys):
+    write_blender_scene(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    scene = load_scene(tmp_path, seed=3)
+    assert (
+        f"No points3d.ply in {tmp_path}: starting from 100000 random points (seed 3)."
+        in capsys.readouterr().out
+    )
+    points = scene.points
+    assert points.xyz.shape == points.rgb.shape == (100_000, 3) and points.rgb.dtype == np.uint8
+    assert np.abs(points.xyz).max() <= 1.3 and points.xyz.std() == pytest.approx(1.3 / math.sqrt(3), rel=0.01)
+    assert points.rgb.min() == 0 and points.rgb.max() == 255
+    assert np.array_equal(load(tmp_path, seed=3).points.xyz, points.xyz)
+    assert not np.array_equal(load(tmp_path, seed=4).points.xyz, points.xyz)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_points3d_ply_is_used(tmp_path):
+    write_blender_scene(tmp_path)
+    write_point_cloud(tmp_path / "points3d.ply", np.array([[1.0, 2.0, 3.0]]), np.array([[4, 5, 6]], np.uint8))
+    points = load(tmp_path).points
+    assert points.xyz.tolist() == [[1, 2, 3]] and points.rgb.tolist() == [[4, 5, 6]]
+
+
+def test_empty_points3d_ply_is_refused(tmp_path):
+    write_blender_scene(tmp_path)
+    write_point_cloud(tmp_path / "points3d.ply", np.zeros((0, 3)), np.zeros((0, 3), np.uint8))
+    with pytest.raises(ValueError, match="points3d.ply holds no points"):
+        load(tmp_path)
+
+
+def test_image_folder_flag_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="-i images_4 is for COLMAP scenes"):
+        load(write_blender_scene(tmp_path), images="images_4")
+
+
+def _matrix(value):
+    return lambda content: content["frames"][1].update(transform_matrix=value)
+
+
+def _changed_pose(row: int, column: int, value: float):
+    pose = blender_pose(1)
+    pose[row][column] = value
+    return _matrix(pose)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda content: content.clear(), "needs a list 'frames' with at least one frame"),
+        (lambda content: content.update(frames=[]), "needs a list 'frames' with at least one frame"),
+        (
+            lambda content: content.pop("camera_angle_x"),
+            "camera_angle_x must be an angle in radians .* got None",
+        ),
+        (lambda content: content.update(camera_angle_x=0), "camera_angle_x must be .* got 0"),
+        (lambda content: content.update(camera_angle_x=float("nan")), "camera_angle_x must be .* got nan"),
+        (lambda content: content.update(camera_angle_x="0.7"), "camera_angle_x must be .* got '0.7'"),
+        (
+            lambda content: content.update(fl_x=20, k1=0.1),
+            "holds fl_x, k1: intrinsics as nerfstudio and instant-ngp",
+        ),
+        (lambda content: content["frames"][1].update(cx=3), "frame 1 holds cx: intrinsics as nerfstudio"),
+        (lambda content: content["frames"][1].pop("file_path"), "frame 1 has no file_path"),
+        (
+            lambda content: content["frames"][1].pop("transform_matrix"),
+            r"frame 1 \(train/r_1.png\): transform_matrix must be",
+        ),
+        (_matrix([[1, 2], [3]]), "transform_matrix must be 4 rows of 4 numbers"),
+        (_matrix([[10**400] * 4] * 4), "transform_matrix must be 4 rows of 4 numbers"),
+        (
+            _changed_pose(0, 3, float("nan")),
+            r"frame 1 \(train/r_1.png\): its pose holds a number that is not finite",
+        ),
+        (_changed_pose(0, 0, 2.0), "its pose is not a rotation and a translation"),
+        (_changed_pose(2, 2, -1.0), "its pose is not a rotation and a translation"),
+        (_changed_pose(3, 3, 2.0), "its pose is not a rotation and a translation"),
+        (
+            lambda content: content["frames"][1].update(file_path="train/r_0"),
+            r"names the image train/r_0.png 2 times",
+        ),
+    ],
+)
+def test_bad_transforms_are_refused(tmp_path, change, message):
+    write_blender_scene(tmp_path)
+    change_train(tmp_path, change)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path)
+
+
+def test_broken_json_is_named(tmp_path):
+    write_blender_scene(tmp_path)
+    (tmp_path / "transforms_train.json").write_text('{"frames": [')
+    with pytest.raises(ValueError, match="transforms_train.json is not valid JSON: Expecting value"):
+        load(tmp_path)
+    (tmp_path / "transforms_train.json").write_text("[1, 2]")
+    with pytest.raises(ValueError, match="transforms_train.json needs a list 'frames'"):
+        load(tmp_path)
+
+
+def test_missing_image_is_named(tmp_path):
+    write_blender_scene(tmp_path)
+    (tmp_path / "train/r_1.png").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"image not found: .*train/r_1.png \(1 of 3 images named in .*_train"
+    ):
+        load(tmp_path)
+
+
+def test_real_blender_scene(scenes_dir):
+    source = scenes_dir / "chair_blender"
+    if not source.is_dir():
+        pytest.skip(f"no {source}")
+    scene = load(source, eval=True)
+    assert (len(scene.train), len(scene.test)) == (100, 50)
+    camera = scene.train[0]
+    assert (camera.width, camera.height, camera.image.shape) == (400, 400, (400, 400, 4))
+    directions = [
+        camera.world_to_camera[2, :3] @ -camera.camera_center.double().numpy() for camera in scene.train
+    ]
+    assert min(directions) > 3.5, "every camera of this set looks at the origin from about 4 units away"
