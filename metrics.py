@@ -1,0 +1,231 @@
+"""Measure a run's pictures against the photos: python metrics.py -m OUTPUT [OUTPUT ...]"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Sequence
+
+import torch
+from diff_gaussian_rasterization import best_device
+from fused_ssim import fused_ssim
+from torch import Tensor
+
+from arguments.flags import Parser
+from utils.commands import run_command
+from utils.files import write_json
+from utils.images import read_image
+from utils.losses import psnr
+from utils.lpips import LPIPS, fetch_vgg16, read_vgg16
+from utils.progress import each
+
+SPLITS = ("test", "train")
+METRICS = ("SSIM", "PSNR", "LPIPS")
+
+# Written into results.json, so that a number is never without what it means.
+CONVENTIONS = {
+    "pictures": "8-bit PNG / 255, alpha ignored; a figure is the mean over the views",
+    "SSIM": "mean of the map over pixels and channels; Gaussian window 11 x 11, sigma 1.5; zeros outside",
+    "PSNR": "decibels, from the mean over pixels and channels of one view; null where infinite (no error)",
+    "LPIPS": "v0.1, VGG16, pictures fed in [0, 1] as for published 3DGS figures, not in its own [-1, 1]",
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A rendered picture and the photo it is measured against."""
+
+    render: Path
+    truth: Path
+
+
+Pairs = dict[str, list[Pair]]  # by split
+Values = dict[str, dict[str, "float | None"]]  # by metric and picture; None: infinite or not measured
+
+
+# Which pictures
+
+
+def find_methods(folder: Path) -> dict[str, Pairs]:
+    """The pairs of every method rendered in `folder`: {"ours_7000": {"test": [...], "train": [...]}}.
+
+    OSError or ValueError if there are none, or if they do not pair up.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"-m {folder}: there is no such folder")
+    names = {path.parent.name for split in SPLITS for path in (folder / split).glob("*/renders")}
+    methods = {name: {split: find_pairs(folder / split / name) for split in SPLITS} for name in names}
+    methods = {name: pairs for name, pairs in methods.items() if any(pairs.values())}
+    if not methods:
+        raise FileNotFoundError(
+            f"{folder}: no pictures in test/ or train/; first run `python render.py -m {folder}`"
+        )
+    return dict(
+        sorted(methods.items(), key=lambda item: (len(item[0]), item[0]))
+    )  # ours_7000 before ours_30000
+
+
+def find_pairs(folder: Path) -> list[Pair]:
+    """Pictures of one name in `renders` and `gt`, sorted. ValueError if counterpart or size do not fit."""
+    renders, truths = ({path.name for path in (folder / kind).glob("*.png")} for kind in ("renders", "gt"))
+    if renders != truths:
+        name = min(renders ^ truths)
+        there, lacking = ("renders", "gt") if name in renders else ("gt", "renders")
+        raise ValueError(f"{folder}: {there}/{name} has no counterpart in {lacking}/; run render.py again")
+    pairs = [Pair(folder / "renders" / name, folder / "gt" / name) for name in sorted(renders)]
+    for pair in pairs:
+        sizes = png_size(pair.render), png_size(pair.truth)
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                f"{pair.render} is {sizes[0]} pixels, but {pair.truth} is {sizes[1]}; run render.py again"
+            )
+    return pairs
+
+
+def png_size(path: Path) -> str:
+    """`640 x 480`, from the file's first bytes: cheap enough to check all pictures before measuring any."""
+    with open(path, "rb") as file:
+        start = file.read(24)
+    if len(start) < 24 or not start.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise ValueError(f"{path} is damaged or not a PNG file")
+    return f"{int.from_bytes(start[16:20], 'big')} x {int.from_bytes(start[20:24], 'big')}"
+
+
+# Measuring
+
+
+def load(path: Path, device: torch.device) -> Tensor:
+    """(1, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(read_image(path)[..., :3]).to(device).permute(2, 0, 1)[None].contiguous() / 255
+
+
+def measure(pairs: list[Pair], title: str, lpips: LPIPS | None, device: torch.device, quiet: bool) -> Values:
+    """Every metric of every pair."""
+    values: Values = {metric: {} for metric in METRICS}
+    for pair in each(pairs, title, quiet):
+        image, truth = load(pair.render, device), load(pair.truth, device)
+        name = pair.render.name
+        values["SSIM"][name] = fused_ssim(image, truth, padding="same", train=False).item()
+        values["PSNR"][name] = finite(psnr(image, truth).item())
+        values["LPIPS"][name] = finite(lpips(image, truth).item()) if lpips else None
+    return values
+
+
+def finite(value: float) -> float | None:
+    """JSON knows no infinity."""
+    return value if math.isfinite(value) else None
+
+
+def average(values: Values) -> dict[str, float | None]:
+    """Mean of each metric; None if there is nothing to average or a view has no finite value."""
+    means = {}
+    for metric, by_view in values.items():
+        numbers = list(by_view.values())
+        means[metric] = math.fsum(numbers) / len(numbers) if numbers and None not in numbers else None
+    return means
+
+
+def prepare_lpips(
+    options: argparse.Namespace, device: torch.device
+) -> tuple[LPIPS | None, str | None]:  # the measure, or why there is none
+    """A weights file asked for has to be right; without the usual one, the other metrics still count."""
+    if options.skip_lpips:
+        return None, "left out by --skip_lpips"
+    if options.lpips_weights:
+        return LPIPS(read_vgg16(options.lpips_weights), device), None
+    try:
+        return LPIPS(read_vgg16(fetch_vgg16(options.quiet)), device), None
+    except (OSError, ValueError) as problem:
+        return None, str(problem)
+
+
+# What is written and said
+
+
+def evaluate(
+    folder: Path,
+    methods: dict[str, Pairs],
+    lpips: LPIPS | None,
+    missing: str | None,
+    device: torch.device,
+    quiet: bool,
+) -> None:
+    """Measure a run's pictures; write results.json and per_view.json into its folder.
+
+    Figures of held-out views stand where others' tools look for them, those of training views in "train".
+    """
+    results: dict[str, Any] = {}
+    per_view: dict[str, Any] = {}
+    for method, pairs in methods.items():
+        if not quiet:
+            print(f"{folder} {method}")
+        values = {}
+        for split in SPLITS:
+            values[split] = measure(pairs[split], f"Measuring {split} views", lpips, device, quiet)
+            if not quiet:
+                print(summary(split, len(pairs[split]), average(values[split])))
+        per_view[method] = {**values["test"], "train": values["train"]}
+        results[method] = {
+            **average(values["test"]),
+            "train": average(values["train"]),
+            "views": {split: len(pairs[split]) for split in SPLITS},
+            "conventions": CONVENTIONS,
+            "lpips_missing": missing,
+        }
+    write_json(folder / "per_view.json", per_view)
+    write_json(folder / "results.json", results)
+
+
+def summary(split: str, views: int, means: dict[str, float | None]) -> str:
+    """One line, such as `  test    10 views   SSIM 0.9123   PSNR 28.12   LPIPS 0.1034`."""
+    if not views:
+        hint = " (views are held out by --eval in training)" if split == "test" else ""
+        return f"  {split:5}  no pictures{hint}"
+    digits = {"SSIM": 4, "PSNR": 2, "LPIPS": 4}
+    shown = {name: "none" if value is None else f"{value:.{digits[name]}f}" for name, value in means.items()}
+    return f"  {split:5} {views:4} views   " + "   ".join(f"{name} {value}" for name, value in shown.items())
+
+
+def metrics_parser() -> Parser:
+    parser = Parser(
+        prog="metrics.py",
+        usage="metrics.py -m OUTPUT [OUTPUT ...] [flags]",
+        description="Measure SSIM, PSNR and LPIPS of what render.py wrote; into results.json, per_view.json.",
+    )
+    parser.add_argument(
+        "-m",
+        "--model_paths",
+        nargs="+",
+        required=True,
+        type=Path,
+        metavar="OUTPUT",
+        help="folders of the runs",
+    )
+    lpips = parser.add_mutually_exclusive_group()
+    lpips.add_argument(
+        "--lpips_weights",
+        metavar="FILE",
+        help="VGG16's weights, as torchvision has them; without: torch hub's cache, or a 528 MB download",
+    )
+    lpips.add_argument(
+        "--skip_lpips", action="store_true", help="leave LPIPS out; it takes seconds a view on a CPU"
+    )
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = metrics_parser().parse_args(argv)
+    runs = {folder: find_methods(folder) for folder in options.model_paths}
+    device = best_device()
+    lpips, missing = prepare_lpips(options, device)
+    if missing and not options.quiet:
+        print(f"LPIPS is not measured: {missing}")
+    for folder, methods in runs.items():
+        evaluate(folder, methods, lpips, missing, device, options.quiet)
+
+
+if __name__ == "__main__":
+    run_command(main)
