@@ -1,0 +1,111 @@
+"""Every flag, default and bound, once; and how command line, variant and recorded run make settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Sequence
+
+from .flags import Parser, add_flags, check_bounds, refuse_unavailable, unavailable_flags
+from .settings import ModelSettings, OptimizationSettings, PipelineSettings, RunSettings
+
+__all__ = ["ModelSettings", "OptimizationSettings", "PipelineSettings", "RunSettings", "Settings", "VARIANTS"]
+__all__ += ["given_flags", "make_settings", "render_parser", "train_parser"]
+
+# What a variant changes of the defaults. A flag given on the command line wins over its variant.
+VARIANTS: dict[str, dict[str, Any]] = {"3dgs": {}}
+
+# Asked of one command: a later command that takes over the settings of a run does not take over these.
+OF_ONE_COMMAND = ("model_path", "start_checkpoint", "overwrite", "quiet", "data_device")
+
+
+@dataclass
+class Settings:
+    """All settings of a run, by group. Field names are unique across the groups."""
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    pipeline: PipelineSettings = field(default_factory=PipelineSettings)
+    optimization: OptimizationSettings = field(default_factory=OptimizationSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+
+    def flat(self) -> dict[str, Any]:
+        """All settings in one dictionary, as config.json and checkpoints record them."""
+        groups = (getattr(self, item.name) for item in dataclasses.fields(self))
+        return {name: value for group in groups for name, value in dataclasses.asdict(group).items()}
+
+    def of_scene(self) -> dict[str, Any]:
+        """What `scene.load_scene` needs to know."""
+        names = (
+            "source_path",
+            "images",
+            "resolution",
+            "white_background",
+            "eval",
+            "data_device",
+            "seed",
+            "quiet",
+        )
+        return {name: value for name, value in self.flat().items() if name in names}
+
+
+def train_parser() -> Parser:
+    parser = Parser(
+        prog="train.py",
+        usage="train.py -s SCENE [-m OUTPUT] [flags]",
+        description="Fit 3D Gaussians to the photos of a scene. Flags mean what they mean in 3DGS.",
+        epilog=_not_yet(ModelSettings, OptimizationSettings, RunSettings),
+    )
+    for group in (ModelSettings, RunSettings, OptimizationSettings, PipelineSettings):
+        add_flags(parser, group)
+    return parser
+
+
+def render_parser() -> Parser:
+    parser = Parser(
+        prog="render.py",
+        usage="render.py -m OUTPUT [flags]",
+        description="Render the views of a trained model to PNG files. Settings are the run's; flags win.",
+    )
+    which = parser.add_argument_group("Which pictures")
+    which.add_argument(
+        "--iteration", type=int, default=-1, metavar="N", help="saved iteration, -1: the newest"
+    )
+    which.add_argument("--skip_train", action="store_true", help="leave the training views out")
+    which.add_argument("--skip_test", action="store_true", help="leave the held-out views out")
+    for group in (ModelSettings, PipelineSettings):
+        add_flags(parser, group)
+    add_flags(parser, RunSettings, only=("seed", "threads", "quiet"))
+    return parser
+
+
+def _not_yet(*groups: type) -> str:
+    return "Known, but not available in this version: " + ", ".join(sum(map(unavailable_flags, groups), []))
+
+
+def given_flags(parser: Parser, arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """The flags given on the command line, and no others. ValueError for unknown and unavailable ones."""
+    given = vars(parser.parse_args(arguments))
+    for item in dataclasses.fields(Settings):
+        refuse_unavailable(item.default_factory, given)
+    return given
+
+
+def make_settings(given: dict[str, Any], recorded: dict[str, Any] | None = None) -> Settings:
+    """Defaults, under the variant, under the settings `recorded` by an earlier run, under the flags `given`.
+
+    Keys that are no setting are left out. ValueError names the first value out of its bound.
+    """
+    recorded = {name: value for name, value in (recorded or {}).items() if name not in OF_ONE_COMMAND}
+    variant = given.get("variant", recorded.get("variant", RunSettings.variant))
+    if variant not in VARIANTS:
+        raise ValueError(f"--variant: expected one of {', '.join(VARIANTS)}, got {variant!r}")
+    values = {**VARIANTS[variant], **recorded, **given}
+    return Settings(*(_fill(item.default_factory, values) for item in dataclasses.fields(Settings)))
+
+
+def _fill(group: type, values: dict[str, Any]) -> Any:
+    known = {item.name: values[item.name] for item in dataclasses.fields(group) if item.name in values}
+    known = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
+    filled = group(**known)
+    check_bounds(filled)
+    return filled

@@ -1,0 +1,138 @@
+"""Dataclass fields as command-line flags: name, default, unit, bound and sentence of each stand once."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Callable, Iterable, NoReturn
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a value must satisfy, with the words that say so."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def at_least(low: float) -> Bound:
+    return Bound(f"at least {low}", lambda value: value >= low)
+
+
+def above(low: float) -> Bound:
+    return Bound(f"above {low}", lambda value: value > low)
+
+
+def between(low: float, high: float) -> Bound:
+    return Bound(f"{low} to {high}", lambda value: low <= value <= high)
+
+
+def one_of(*choices: str) -> Bound:
+    return Bound("one of " + ", ".join(choices), lambda value: value in choices)
+
+
+def flag(
+    default: Any,
+    sentence: str,
+    *,
+    unit: str = "",
+    bound: Bound | None = None,
+    short: str = "",
+    unavailable: str = "",
+) -> Any:
+    """A dataclass field that is also a flag.
+
+    default: its type is the flag's type; False makes a switch, a tuple takes one or more whole numbers.
+    unavailable: why the flag cannot be given yet; giving it is an error with this reason.
+    """
+    about = {"sentence": sentence, "unit": unit, "bound": bound, "short": short, "unavailable": unavailable}
+    return field(default=default, metadata=about)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without guessed abbreviations, whose errors are ValueErrors like everyone else's."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (see {self.prog} --help)")
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=36, width=110)
+
+
+def add_flags(
+    parser: argparse.ArgumentParser, settings_class: type, only: Iterable[str] | None = None
+) -> None:
+    """Give `parser` one flag per field of `settings_class`. Flags not given leave no trace when parsed."""
+    group = parser.add_argument_group(settings_class.__doc__.splitlines()[0].rstrip("."))
+    for item in dataclasses.fields(settings_class):
+        if only is None or item.name in only:
+            names = [item.metadata["short"]] if item.metadata["short"] else []
+            group.add_argument(*names, f"--{item.name}", default=argparse.SUPPRESS, **_how_to_read(item))
+
+
+def _how_to_read(item: dataclasses.Field) -> dict[str, Any]:
+    text = argparse.SUPPRESS if item.metadata["unavailable"] else _help_text(item).replace("%", "%%")
+    if item.default is False:
+        return {"action": "store_true", "help": text}
+    if isinstance(item.default, tuple):
+        return {"nargs": "+", "type": int, "metavar": "N", "help": text}
+    kind = type(item.default)
+    return {"type": kind, "metavar": {int: "N", float: "X", str: "TEXT"}[kind], "help": text}
+
+
+def _help_text(item: dataclasses.Field) -> str:
+    notes = []
+    if item.metadata["unit"]:
+        notes.append(item.metadata["unit"])
+    if item.metadata["bound"]:
+        notes.append(item.metadata["bound"].words)
+    if item.default is not False and item.default not in ("", ()):
+        shown = " ".join(map(str, item.default)) if isinstance(item.default, tuple) else item.default
+        notes.append(f"default {shown}")
+    return item.metadata["sentence"] + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def unavailable_flags(settings_class: type) -> list[str]:
+    """The flags of `settings_class` that are known, but whose feature does not exist yet."""
+    return [f"--{item.name}" for item in dataclasses.fields(settings_class) if item.metadata["unavailable"]]
+
+
+def refuse_unavailable(settings_class: type, given: dict[str, Any]) -> None:
+    """ValueError for the first flag in `given` whose feature does not exist yet."""
+    for item in dataclasses.fields(settings_class):
+        if item.name in given and item.metadata["unavailable"]:
+            raise ValueError(f"--{item.name} is not available yet: {item.metadata['unavailable']}")
+
+
+def check_bounds(settings: Any) -> None:
+    """ValueError for the first field that is not finite, of the wrong type or out of its bound."""
+    for item in dataclasses.fields(settings):
+        value = getattr(settings, item.name)
+        if isinstance(item.default, tuple) != isinstance(value, (tuple, list)):
+            raise ValueError(f"--{item.name}: expected {_kind(item)}, got {value!r}")
+        for single in value if isinstance(value, (tuple, list)) else [value]:
+            _check_one(item, single)
+
+
+def _check_one(item: dataclasses.Field, value: Any) -> None:
+    kind = int if isinstance(item.default, tuple) else type(item.default)
+    right_type = type(value) is kind or (kind is float and type(value) is int)
+    if not right_type or (kind is float and not math.isfinite(value)):
+        raise ValueError(f"--{item.name}: expected {_kind(item)}, got {value!r}")
+    bound = item.metadata["bound"]
+    if bound and not bound.holds(value):
+        raise ValueError(f"--{item.name}: expected {bound.words}, got {value!r}")
+
+
+def _kind(item: dataclasses.Field) -> str:
+    if isinstance(item.default, tuple):
+        return "whole numbers"
+    kind = type(item.default)
+    return {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}[kind]

@@ -1,0 +1,324 @@
+"""The Gaussians: one table of per-Gaussian parameters, and all that is done by looping over it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Callable
+
+import numpy as np
+import torch
+from diff_gaussian_rasterization import SparseGaussianAdam
+from plyfile import PlyData, PlyElement, PlyParseError
+from simple_knn._C import distCUDA2
+from torch import Tensor
+
+from arguments import OptimizationSettings
+from utils.files import write_atomically
+from utils.sh import base_count, degree_of, rgb_to_sh
+
+ADAM_EPSILON = 1e-15  # Kerbl et al. 2023: gradients of single Gaussians are far below torch's default of 1e-8
+SMALLEST_SQUARED_DISTANCE = 1e-7  # of neighbours, so that coinciding points get a scale that has a logarithm
+ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One trained property of a Gaussian, stored unconstrained."""
+
+    name: str
+    shape: Callable[[int], tuple[int, ...]]  # from the number of SH bases K
+    columns: Callable[[int], list[str]]  # of a PLY file, from K
+    activation: Callable[[Tensor], Tensor]
+    learning_rate: Callable[[OptimizationSettings], float]
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One number that is collected per Gaussian between densifications; zero for new Gaussians."""
+
+    name: str
+    dtype: torch.dtype
+
+
+def _same(raw: Tensor) -> Tensor:
+    return raw
+
+
+def _numbered(prefix: str, count: int) -> list[str]:
+    return [f"{prefix}_{index}" for index in range(count)]
+
+
+# The order is that of the columns of a 3DGS PLY file. The rate of positions is for an extent of 1.
+PARAMETERS = (
+    Parameter("means", lambda k: (3,), lambda k: ["x", "y", "z"], _same, lambda o: o.position_lr_init),
+    Parameter("sh_dc", lambda k: (1, 3), lambda k: _numbered("f_dc", 3), _same, lambda o: o.feature_lr),
+    Parameter(
+        "sh_rest",
+        lambda k: (k - 1, 3),
+        lambda k: _numbered("f_rest", 3 * (k - 1)),
+        _same,
+        lambda o: o.feature_lr / 20,
+    ),
+    Parameter("opacities", lambda k: (1,), lambda k: ["opacity"], torch.sigmoid, lambda o: o.opacity_lr),
+    Parameter("scales", lambda k: (3,), lambda k: _numbered("scale", 3), torch.exp, lambda o: o.scaling_lr),
+    Parameter(
+        "quats",
+        lambda k: (4,),
+        lambda k: _numbered("rot", 4),
+        torch.nn.functional.normalize,
+        lambda o: o.rotation_lr,
+    ),
+)
+STATISTICS = (
+    Statistic("gradient_sum", torch.float32),  # of the norms of the screen gradients, NDC units
+    Statistic("gradient_views", torch.int32),  # in which the Gaussian was drawn
+    Statistic("max_radius", torch.int32),  # pixels
+)
+NORMALS = ["nx", "ny", "nz"]  # in 3DGS's files, always 0, after the positions
+
+
+class GaussianModel:
+    """N Gaussians. `raw` holds the unconstrained tensors by name, the properties their activated values."""
+
+    def __init__(self, raw: dict[str, Tensor]) -> None:
+        """`raw`: one tensor (N, ...) per entry of PARAMETERS; K follows from `sh_rest`."""
+        self.raw = {row.name: raw[row.name].detach() for row in PARAMETERS}
+        self.sh_degree = degree_of(1 + self.raw["sh_rest"].shape[1])
+        self.active_sh_degree = self.sh_degree
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.statistics: dict[str, Tensor] = {}
+        self.reset_statistics()
+
+    @classmethod
+    def from_points(
+        cls,
+        xyz: np.ndarray,  # (P, 3) world
+        rgb: np.ndarray,  # (P, 3) uint8
+        sh_degree: int,
+        opacity: float,
+        device: torch.device,
+    ) -> GaussianModel:
+        """One round Gaussian per point, as large as its 3 nearest neighbours are far (Kerbl et al. 2023)."""
+        if len(xyz) == 0:
+            raise ValueError("the scene has no points to start from")
+        means = torch.as_tensor(np.asarray(xyz, np.float32), device=device)
+        colours = torch.as_tensor(np.asarray(rgb), device=device).float() / 255
+        count, log_scales = len(means), _initial_scales(means).log()
+        sh_rest = torch.zeros(count, base_count(sh_degree) - 1, 3, device=device)
+        raw = {
+            "means": means,
+            "sh_dc": rgb_to_sh(colours)[:, None, :],
+            "sh_rest": sh_rest,
+            "opacities": torch.full((count, 1), opacity, device=device).logit(),
+            "scales": log_scales[:, None].repeat(1, 3),
+            "quats": torch.tensor([1.0, 0, 0, 0], device=device).repeat(count, 1),
+        }
+        return cls(raw)
+
+    def __len__(self) -> int:
+        return len(self.raw["means"])
+
+    @property
+    def device(self) -> torch.device:
+        return self.raw["means"].device
+
+    @property
+    def means(self) -> Tensor:  # (N, 3) world
+        return self.raw["means"]
+
+    @property
+    def sh_dc(self) -> Tensor:  # (N, 1, 3)
+        return self.raw["sh_dc"]
+
+    @property
+    def sh_rest(self) -> Tensor:  # (N, K - 1, 3)
+        return self.raw["sh_rest"]
+
+    @property
+    def opacities(self) -> Tensor:  # (N, 1) in (0, 1)
+        return self.activated("opacities")
+
+    @property
+    def scales(self) -> Tensor:  # (N, 3) world units
+        return self.activated("scales")
+
+    @property
+    def quats(self) -> Tensor:  # (N, 4) w x y z, unit
+        return self.activated("quats")
+
+    def activated(self, name: str) -> Tensor:
+        return _ROW[name].activation(self.raw[name])
+
+    # Training
+
+    def start_training(self, settings: OptimizationSettings) -> None:
+        """Give every parameter gradients and an Adam group of its own, without state."""
+        for name in self.raw:
+            self.raw[name] = torch.nn.Parameter(self.raw[name].contiguous())
+        groups = [
+            {"params": [self.raw[row.name]], "lr": row.learning_rate(settings), "name": row.name}
+            for row in PARAMETERS
+        ]
+        if settings.optimizer_type == "sparse_adam":
+            self.optimizer = SparseGaussianAdam(groups, lr=0.0, eps=ADAM_EPSILON)
+        else:
+            self.optimizer = torch.optim.Adam(groups, lr=0.0, eps=ADAM_EPSILON, fused=True)
+
+    def set_learning_rate(self, name: str, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            if group["name"] == name:
+                group["lr"] = rate
+
+    def step(self, visible: Tensor) -> None:  # (N,) bool
+        """One Adam step on the gradients at hand, which are dropped. Sparse Adam leaves the invisible alone.
+
+        Nothing happens if rows came or went since the backward pass: their new tensors have no gradients.
+        """
+        if self.raw["means"].grad is None:
+            return
+        if isinstance(self.optimizer, SparseGaussianAdam):
+            self.optimizer.step(visible, len(self))
+        else:
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def reset_statistics(self) -> None:
+        self.statistics = {
+            row.name: torch.zeros(len(self), dtype=row.dtype, device=self.device) for row in STATISTICS
+        }
+
+    # Row surgery: parameters, their Adam moments and the statistics always move together
+
+    def rows(self, mask: Tensor) -> dict[str, Tensor]:  # (N,) bool
+        """Copies of the raw parameters of the chosen Gaussians."""
+        return {name: values.detach()[mask] for name, values in self.raw.items()}
+
+    def append(self, rows: dict[str, Tensor]) -> None:
+        """Add Gaussians given by raw parameters (M, ...), with zero Adam moments and zero statistics."""
+        count = len(rows["means"])
+        for name in self.raw:
+            self._replace(
+                name, torch.cat([self.raw[name].detach(), rows[name]]), lambda m: _with_zeros(m, count)
+            )
+        self.statistics = {name: _with_zeros(values, count) for name, values in self.statistics.items()}
+
+    def keep(self, mask: Tensor) -> None:  # (N,) bool
+        """Drop the Gaussians that `mask` does not choose."""
+        for name in self.raw:
+            self._replace(name, self.raw[name].detach()[mask], lambda moment: moment[mask])
+        self.statistics = {name: values[mask] for name, values in self.statistics.items()}
+
+    def overwrite(self, name: str, values: Tensor) -> None:
+        """Set one raw parameter of all Gaussians and forget its Adam moments."""
+        self._replace(name, values.detach(), torch.zeros_like)
+
+    def _replace(self, name: str, values: Tensor, change_moment: Callable[[Tensor], Tensor]) -> None:
+        old = self.raw[name]
+        self.raw[name] = torch.nn.Parameter(values) if isinstance(old, torch.nn.Parameter) else values
+        if self.optimizer is None:
+            return
+        for group in self.optimizer.param_groups:
+            if group["name"] == name:
+                group["params"] = [self.raw[name]]
+        state = self.optimizer.state.pop(old, None)
+        if state:
+            for moment in ADAM_MOMENTS:
+                state[moment] = change_moment(state[moment])
+            self.optimizer.state[self.raw[name]] = state
+
+    # Files
+
+    def save_ply(self, path: str | os.PathLike) -> None:
+        """Write the standard 3DGS PLY: little-endian float32, raw values, SH channel after channel."""
+        names = _ply_columns(self.sh_degree)
+        vertices = np.zeros(len(self), dtype=[(name, "<f4") for name in names])
+        for row in PARAMETERS:
+            values = _channels_first(self.raw[row.name].detach()).cpu().numpy()
+            for index, column in enumerate(row.columns(base_count(self.sh_degree))):
+                vertices[column] = values[:, index]
+        file = PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<")
+        write_atomically(path, file.write)
+
+    @classmethod
+    def load_ply(cls, path: str | os.PathLike, device: torch.device) -> GaussianModel:
+        """Read a 3DGS PLY of SH degree 0 to 3. ValueError if it is none, FileNotFoundError if missing."""
+        try:
+            with open(path, "rb") as file:
+                vertices = PlyData.read(file, mmap=False)["vertex"]
+        except (PlyParseError, KeyError, ValueError) as problem:
+            raise ValueError(f"{path}: not a PLY file of Gaussians ({problem})") from problem
+        present = {item.name for item in vertices.properties}
+        bases = 1 + sum(name.startswith("f_rest_") for name in present) // 3
+        try:
+            missing = [
+                name for name in _ply_columns(degree_of(bases)) if name not in present and name not in NORMALS
+            ]
+        except ValueError as problem:
+            raise ValueError(f"{path}: {problem}") from problem
+        if missing:
+            raise ValueError(f"{path}: not a PLY file of Gaussians, it has no {', '.join(missing)}")
+        return cls({row.name: _read_parameter(row, vertices, bases).to(device) for row in PARAMETERS})
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Everything per Gaussian that training depends on: parameters, Adam state, statistics."""
+        tensors = {f"raw.{name}": values.detach() for name, values in self.raw.items()}
+        tensors |= {f"statistics.{name}": values for name, values in self.statistics.items()}
+        for name, values in self.raw.items():
+            for key, value in self.optimizer.state.get(values, {}).items():
+                tensors[f"adam.{name}.{key}"] = torch.as_tensor(value)
+        return tensors
+
+    @classmethod
+    def from_state(
+        cls, tensors: dict[str, Tensor], settings: OptimizationSettings, device: torch.device
+    ) -> GaussianModel:
+        """The model that `state_tensors` described, ready to train on. ValueError names a missing tensor."""
+        needed = [f"raw.{row.name}" for row in PARAMETERS] + [f"statistics.{row.name}" for row in STATISTICS]
+        missing = [name for name in needed if name not in tensors]
+        if missing:
+            raise ValueError(f"the checkpoint has no {', '.join(missing)}")
+        model = cls({row.name: tensors[f"raw.{row.name}"].to(device) for row in PARAMETERS})
+        model.statistics = {row.name: tensors[f"statistics.{row.name}"].to(device) for row in STATISTICS}
+        model.start_training(settings)
+        for key, value in tensors.items():
+            if key.startswith("adam."):
+                _, name, entry = key.split(".")
+                model.optimizer.state[model.raw[name]][entry] = value.to(device)
+        return model
+
+
+_ROW = {row.name: row for row in PARAMETERS}
+
+
+def _initial_scales(means: Tensor) -> Tensor:  # (P, 3) -> (P,)
+    return distCUDA2(means).clamp_min(SMALLEST_SQUARED_DISTANCE).sqrt()
+
+
+def _with_zeros(values: Tensor, count: int) -> Tensor:
+    return torch.cat([values, values.new_zeros(count, *values.shape[1:])])
+
+
+def _ply_columns(sh_degree: int) -> list[str]:
+    columns = [name for row in PARAMETERS for name in row.columns(base_count(sh_degree))]
+    return columns[:3] + NORMALS + columns[3:]
+
+
+def _read_parameter(row: Parameter, vertices: PlyElement, bases: int) -> Tensor:
+    columns = row.columns(bases)
+    values = np.empty((len(vertices), len(columns)), np.float32)
+    for index, column in enumerate(columns):
+        values[:, index] = vertices[column]
+    return _channels_last(torch.from_numpy(values), row.shape(bases))
+
+
+def _channels_first(values: Tensor) -> Tensor:
+    """(N, bases, 3) -> (N, 3 * bases) with all of red first; (N, C) stays."""
+    return values.transpose(1, 2).flatten(1) if values.dim() == 3 else values
+
+
+def _channels_last(values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The inverse of `_channels_first`."""
+    if len(shape) == 1:
+        return values
+    return values.reshape(len(values), shape[1], shape[0]).transpose(1, 2).contiguous()

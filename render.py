@@ -1,0 +1,80 @@
+"""Render the views of a trained model to PNG files: python render.py -m OUTPUT"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diff_gaussian_rasterization import best_device
+from torch import Tensor
+
+from arguments import Settings, given_flags, make_settings, render_parser
+from gaussian_model import GaussianModel
+from scene import Camera, load_scene
+from utils import run_folder
+from utils.commands import run_command
+from utils.images import write_png
+from utils.progress import each
+from utils.rendering import render
+
+
+def recorded_settings(folder: Path) -> dict[str, Any]:
+    """The settings of the run in `folder`; of a run of another 3DGS program those in cfg_args."""
+    recorded = run_folder.read_cfg_args(folder) | run_folder.read_config(folder).get("settings", {})
+    if recorded.get("train_test_exp"):
+        raise ValueError(
+            f"{folder} was trained with train_test_exp, whose exposures this version cannot render"
+        )
+    return recorded
+
+
+@torch.no_grad()
+def render_views(
+    cameras: list[Camera], model: GaussianModel, settings: Settings, split: str, renders: Path, truths: Path
+) -> None:
+    """Write what model and photos show, numbered alike; earlier pictures there are replaced."""
+    for folder in (renders, truths):
+        run_folder.remove_pictures(folder)
+    background = torch.full((3,), float(settings.model.white_background), device=model.device)
+    for index, camera in enumerate(each(cameras, f"Rendering {split} views", settings.run.quiet)):
+        name = f"{index:05d}.png"
+        write_png(
+            renders / name, to_bytes(render(camera, model, background, **vars(settings.pipeline)).image)
+        )
+        write_png(truths / name, to_bytes(camera.ground_truth(background, model.device)))
+    if not settings.run.quiet:
+        print(f"{len(cameras)} {split} views: {renders}")
+
+
+def to_bytes(image: Tensor) -> Any:
+    """(3, H, W) in [0, 1] -> (H, W, 3) uint8 array, rounded."""
+    return (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def main() -> None:
+    given = given_flags(render_parser())
+    if not given.get("model_path"):
+        raise ValueError("which run? give its folder with -m")
+    if given["skip_train"] and given["skip_test"]:
+        raise ValueError("--skip_train and --skip_test together leave nothing to render")
+    folder = Path(given["model_path"])
+    settings = make_settings(given, recorded_settings(folder))
+    iteration = run_folder.choose_iteration(folder, given["iteration"])
+    if settings.run.threads:
+        torch.set_num_threads(settings.run.threads)
+
+    model = GaussianModel.load_ply(run_folder.point_cloud_path(folder, iteration), best_device())
+    model.active_sh_degree = min(model.sh_degree, settings.model.sh_degree)
+    scene = load_scene(**settings.of_scene())
+    for split, cameras, skip in (
+        ("train", scene.train, given["skip_train"]),
+        ("test", scene.test, given["skip_test"]),
+    ):
+        if cameras and not skip:
+            paths = (run_folder.pictures_path(folder, split, iteration, kind) for kind in ("renders", "gt"))
+            render_views(cameras, model, settings, split, *paths)
+
+
+if __name__ == "__main__":
+    run_command(main)

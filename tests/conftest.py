@@ -1,0 +1,26 @@
+"""What all tests share: the project on the import path, and the real scenes where they are present."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))
+
+
+@pytest.fixture(scope="session")
+def project_dir() -> Path:
+    return PROJECT
+
+
+@pytest.fixture(scope="session")
+def scenes_dir() -> Path:
+    """The folder of real scenes: $SCENES, or ../shared/scenes beside the project; skips without one."""
+    folder = Path(os.environ.get("SCENES", PROJECT.parent / "shared" / "scenes"))
+    if not folder.is_dir():
+        pytest.skip(f"no real scenes at {folder} (set SCENES)")
+    return folder

@@ -1,0 +1,136 @@
+import dataclasses
+import math
+
+import pytest
+from arguments import (
+    ModelSettings,
+    OptimizationSettings,
+    PipelineSettings,
+    RunSettings,
+    given_flags,
+    make_settings,
+    render_parser,
+    train_parser,
+)
+
+# The public command line of 3DGS: what its users' scripts rely on.
+DEFAULTS_OF_3DGS = {
+    "sh_degree": 3, "images": "images", "depths": "", "resolution": -1, "white_background": False,
+    "train_test_exp": False, "eval": False, "convert_SHs_python": False, "compute_cov3D_python": False,
+    "debug": False,
+    "antialiasing": False, "iterations": 30_000, "position_lr_init": 0.00016, "position_lr_final": 0.0000016,
+    "position_lr_delay_mult": 0.01, "position_lr_max_steps": 30_000, "feature_lr": 0.0025,
+    "opacity_lr": 0.025,
+    "scaling_lr": 0.005, "rotation_lr": 0.001, "exposure_lr_init": 0.01, "exposure_lr_final": 0.001,
+    "exposure_lr_delay_steps": 0, "exposure_lr_delay_mult": 0.0, "percent_dense": 0.01, "lambda_dssim": 0.2,
+    "densification_interval": 100, "opacity_reset_interval": 3000, "densify_from_iter": 500,
+    "densify_until_iter": 15_000, "densify_grad_threshold": 0.0002, "depth_l1_weight_init": 1.0,
+    "depth_l1_weight_final": 0.01, "random_background": False, "optimizer_type": "default",
+    "test_iterations": (7_000, 30_000), "save_iterations": (7_000, 30_000), "checkpoint_iterations": (),
+    "quiet": False, "debug_from": -1, "detect_anomaly": False, "ip": "127.0.0.1", "port": 6009,
+}  # fmt: skip
+GROUPS = (ModelSettings, PipelineSettings, OptimizationSettings, RunSettings)
+
+
+def settings_of(*arguments, recorded=None):
+    return make_settings(given_flags(train_parser(), arguments), recorded)
+
+
+def test_defaults_are_those_of_3dgs():
+    flat = settings_of().flat()
+    assert {name: flat[name] for name in DEFAULTS_OF_3DGS} == DEFAULTS_OF_3DGS
+
+
+def test_names_are_unique_across_groups_and_every_flag_is_explained():
+    names = [item.name for group in GROUPS for item in dataclasses.fields(group)]
+    assert len(names) == len(set(names))
+    assert all(item.metadata["sentence"] for group in GROUPS for item in dataclasses.fields(group))
+
+
+def test_all_defaults_respect_their_bounds():
+    make_settings({})
+
+
+def test_short_flags_and_lists():
+    settings = settings_of("-s", "a", "-m", "b", "-i", "images_4", "-r", "2", "-w", "--test_iterations", "-1")
+    model = settings.model
+    assert (model.source_path, model.model_path, model.images, model.resolution) == ("a", "b", "images_4", 2)
+    assert model.white_background and settings.run.test_iterations == (-1,)
+    assert settings_of("--save_iterations", "1", "20").run.save_iterations == (1, 20)
+
+
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        (["--iteration", "3"], "--iteration"),  # an abbreviation of --iterations
+        (["--white"], "--white"),
+        (["--iterations", "many"], "invalid int value: 'many'"),
+        (["--iterations", "0"], "--iterations: expected at least 1, got 0"),
+        (["-r", "0"], "--resolution: expected -1 or at least 1, got 0"),
+        (["--sh_degree", "4"], "--sh_degree: expected 0 to 3, got 4"),
+        (["--lambda_dssim", "1.5"], "--lambda_dssim: expected 0 to 1, got 1.5"),
+        (["--feature_lr", "nan"], "--feature_lr: expected a finite number, got nan"),
+        (["--initial_opacity", "1"], "--initial_opacity: expected above 0 and below 1, got 1.0"),
+        (["--optimizer_type", "sgd"], "--optimizer_type: expected one of default, sparse_adam, got 'sgd'"),
+        (["--variant", "best"], "--variant: expected one of 3dgs, got 'best'"),
+        (["-d", "depths"], "--depths is not available yet: depth supervision"),
+        (["--train_test_exp"], "--train_test_exp is not available yet: per-image exposure"),
+        (["--port", "6009"], "--port is not available yet: the network viewer"),
+        (["--ip", "127.0.0.1"], "--ip is not available yet"),
+        (["--exposure_lr_init", "0.01"], "--exposure_lr_init is not available yet"),
+        (["--depth_l1_weight_final", "0.1"], "--depth_l1_weight_final is not available yet"),
+    ],
+)
+def test_bad_flags_are_refused_with_a_sentence(arguments, complaint):
+    with pytest.raises(ValueError) as refusal:
+        settings_of(*arguments)
+    assert complaint in str(refusal.value)
+
+
+def test_given_wins_over_recorded_wins_over_default():
+    recorded = {
+        "antialiasing": True,
+        "resolution": 4,
+        "test_iterations": [5],
+        "quiet": True,
+        "no_such_setting": 1,
+    }
+    settings = settings_of("-r", "2", recorded=recorded)
+    assert settings.model.resolution == 2
+    assert settings.pipeline.antialiasing
+    assert settings.run.test_iterations == (5,)
+    assert not settings.run.quiet  # asked of the earlier command only
+
+
+def test_recorded_values_are_checked_too():
+    for value in ("2", math.inf, [1], True):
+        with pytest.raises(ValueError, match="--resolution: expected a whole number"):
+            settings_of(recorded={"resolution": value})
+
+
+def test_a_recorded_run_gives_the_same_settings_again():
+    first = settings_of("-s", "a", "--iterations", "7", "--checkpoint_iterations", "3", "4")
+    again = settings_of(recorded=first.flat())
+    assert again.flat() == first.flat()
+
+
+def test_help_names_every_available_flag_with_default_and_unit(capsys):
+    with pytest.raises(SystemExit) as leaving:
+        given_flags(train_parser(), ["--help"])
+    assert leaving.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for group in GROUPS:
+        for item in dataclasses.fields(group):
+            assert f"--{item.name}" in text
+    assert "mean view-space position gradient that densifies (NDC units; at least 0; default 0.0002)" in text
+    assert "seed of everything random (at least 0; default 0)" in text
+
+
+def test_render_knows_the_flags_of_scene_and_pipeline():
+    given = given_flags(
+        render_parser(), ["-m", "x", "--iteration", "7", "--skip_train", "-w", "--antialiasing"]
+    )
+    assert given == {"model_path": "x", "iteration": 7, "skip_train": True, "skip_test": False,
+                     "white_background": True, "antialiasing": True}  # fmt: skip
+    with pytest.raises(ValueError, match="--iterations"):
+        given_flags(render_parser(), ["--iterations", "7"])

@@ -1,0 +1,261 @@
+"""The commands as a user runs them, on a scene of nine tiny pictures."""
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from plyfile import PlyData
+from tiny_scene import HEIGHT, VIEWS, WIDTH, write_tiny_scene
+from utils.commands import run_command
+from utils.run_folder import read_cfg_args
+
+ITERATIONS = 12
+# Everything that happens in a long run happens in these 12 iterations too.
+FLAGS = f"""--iterations {ITERATIONS} --densify_from_iter 2 --densification_interval 3
+    --opacity_reset_interval 5 --densify_grad_threshold 0.001 --sh_degree_interval 3
+    --save_iterations 7 --checkpoint_iterations 7 --test_iterations 6 12 --threads 1""".split()
+
+
+def run(project_dir, *arguments):
+    """The command in a process of its own."""
+    command = [sys.executable, *map(str, (project_dir / arguments[0], *arguments[1:]))]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def run_here(monkeypatch):
+    """The command in this process, which is faster; with the same result."""
+
+    def run_main(*arguments):
+        main = importlib.import_module(arguments[0].removesuffix(".py")).main
+        monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                run_command(main)
+            except SystemExit as leaving:
+                code = leaving.code
+        return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+    threads = torch.get_num_threads()
+    yield run_main
+    torch.set_num_threads(threads)
+
+
+def fails(process, complaint):
+    assert process.returncode == 2, process.stderr
+    assert process.stderr.startswith("error: ") and process.stderr.count("\n") == 1, process.stderr
+    assert complaint in process.stderr
+    return True
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    return write_tiny_scene(tmp_path_factory.mktemp("scene"))
+
+
+@pytest.fixture(scope="module")
+def trained(project_dir, scene, tmp_path_factory):
+    """A finished run and what it printed."""
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    process = run(project_dir, "train.py", "-s", scene, "-m", folder, "--eval", "--antialiasing", *FLAGS)
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ""
+    return folder, process.stdout
+
+
+def ply(folder, iteration=ITERATIONS):
+    return folder / "point_cloud" / f"iteration_{iteration}" / "point_cloud.ply"
+
+
+def test_training_leaves_the_folder_everyones_tools_expect(trained, scene):
+    folder, _ = trained
+    files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    files = [name for name in files if "tfevents" not in name]
+    assert files == ["cameras.json", "cfg_args", "chkpnt7.safetensors", "config.json", "input.ply",
+                     "point_cloud/iteration_12/point_cloud.ply",
+                     "point_cloud/iteration_7/point_cloud.ply"]  # fmt: skip
+    assert read_cfg_args(folder)["source_path"] == str(scene)
+    cameras = json.loads((folder / "cameras.json").read_text())
+    assert [camera["id"] for camera in cameras] == list(range(VIEWS))
+    assert [camera["img_name"] for camera in cameras[:3]] == ["view_0.png", "view_8.png", "view_1.png"]
+    assert len(PlyData.read(folder / "input.ply")["vertex"]["red"]) == 60
+
+
+def test_gaussians_are_finite_and_grew(trained):
+    folder, _ = trained
+    vertices = PlyData.read(ply(folder))["vertex"].data
+    assert len(vertices.dtype.names) == 62
+    assert len(vertices) != 60
+    assert all(np.isfinite(vertices[name]).all() for name in vertices.dtype.names)
+
+
+def test_the_run_is_recorded(trained):
+    config = json.loads((trained[0] / "config.json").read_text())
+    assert config["finished"] and config["iteration"] == ITERATIONS and config["seed"] == 0
+    assert config["settings"]["densification_interval"] == 3 and config["settings"]["antialiasing"]
+    assert config["views"] == {"train": 7, "test": 2}
+    assert config["timing"]["training_seconds"] > 0
+    assert config["measures"]["12"]["gaussians"] == len(PlyData.read(ply(trained[0]))["vertex"].data)
+    assert config["measures"]["12"]["train"]["PSNR"] > 5
+    assert config["machine"]["instruction_set"] and config["machine"]["threads"] == 1
+    assert config["versions"]["torch"]
+
+
+def test_training_says_how_it_goes(trained):
+    text = trained[1]
+    assert "[ITER 6] Evaluating test: L1 " in text and "[ITER 12] Evaluating train: L1 " in text
+    assert "[12/12] loss " in text and "PSNR " in text and "it/s" in text
+    assert text.count("\r") == 0
+
+
+def test_one_seed_gives_the_same_bytes_another_does_not(project_dir, run_here, scene, trained, tmp_path):
+    arguments = ("train.py", "-s", scene, "--eval", "--antialiasing", "--quiet", *FLAGS)
+    process = run(project_dir, *arguments, "-m", tmp_path / "again")
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
+    for iteration in (7, ITERATIONS):
+        assert ply(tmp_path / "again", iteration).read_bytes() == ply(trained[0], iteration).read_bytes()
+    assert run_here(*arguments, "-m", tmp_path / "other", "--seed", "1").returncode == 0
+    assert ply(tmp_path / "other").read_bytes() != ply(trained[0]).read_bytes()
+
+
+def test_a_resumed_run_ends_in_the_same_bytes(run_here, trained, tmp_path):
+    checkpoint = trained[0] / "chkpnt7.safetensors"
+    process = run_here("train.py", "--start_checkpoint", checkpoint, "-m", tmp_path / "resumed", "--quiet")
+    assert process.returncode == 0, process.stderr
+    assert ply(tmp_path / "resumed").read_bytes() == ply(trained[0]).read_bytes()
+
+
+def test_resuming_refuses_what_does_not_fit(run_here, scene, trained, tmp_path):
+    resume = ("train.py", "--start_checkpoint", trained[0] / "chkpnt7.safetensors", "-m", tmp_path / "x")
+    assert fails(run_here(*resume, "--sh_degree", "2"), "--sh_degree: the checkpoint has 3, got 2")
+    assert fails(run_here(*resume, "--iterations", "7"), "at iteration 7 already")
+    assert fails(run_here(*resume, "-s", scene / "images"), "no scene in")
+    other = ("train.py", "-m", tmp_path / "x", "--start_checkpoint")
+    assert fails(run_here(*other, tmp_path / "none.safetensors"), "no such checkpoint")
+    assert fails(run_here(*other, ply(trained[0])), "not a checkpoint written by train.py")
+    assert not (tmp_path / "x").exists()
+
+
+def test_sparse_adam_torch_paths_and_random_background(run_here, scene, tmp_path):
+    flags = "--optimizer_type sparse_adam --convert_SHs_python --compute_cov3D_python --random_background -w"
+    flags = flags.split()
+    process = run_here("train.py", "-s", scene, "-m", tmp_path / "run", "--quiet", *flags, *FLAGS)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert len(PlyData.read(ply(tmp_path / "run"))["vertex"].data) > 0
+
+
+def test_rendering_writes_pictures_and_their_photos(run_here, scene, trained):
+    folder, _ = trained
+    process = run_here("render.py", "-m", folder)
+    assert (process.returncode, process.stderr) == (0, "")
+    for split, count in (("train", 7), ("test", 2)):
+        for kind in ("renders", "gt"):
+            pictures = sorted((folder / split / "ours_12" / kind).iterdir())
+            assert [path.name for path in pictures] == [f"{index:05d}.png" for index in range(count)]
+            assert all(cv2.imread(str(path)).shape == (HEIGHT, WIDTH, 3) for path in pictures)
+    truth = cv2.imread(str(folder / "test" / "ours_12" / "gt" / "00001.png"))
+    assert np.array_equal(truth, cv2.imread(str(scene / "images" / "view_8.png")))
+    shown = cv2.imread(str(folder / "test" / "ours_12" / "renders" / "00001.png"))
+    assert 0 < np.abs(shown.astype(int) - truth).mean() < 100
+
+
+def test_rendering_flags_win_over_the_record_and_old_pictures_go(run_here, trained):
+    folder, _ = trained
+    stale = folder / "train" / "ours_7" / "renders" / "00099.png"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"")
+    process = run_here("render.py", "-m", folder, "--iteration", "7", "--skip_test", "-r", "2", "--quiet")
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
+    assert not stale.exists() and not (folder / "test" / "ours_7").exists()
+    assert cv2.imread(str(stale.with_name("00000.png"))).shape == (HEIGHT // 2, WIDTH // 2, 3)
+
+
+def test_runs_of_other_3dgs_programs_can_be_rendered(run_here, scene, trained, tmp_path):
+    target = tmp_path / "point_cloud" / "iteration_3" / "point_cloud.ply"
+    target.parent.mkdir(parents=True)
+    target.write_bytes(ply(trained[0]).read_bytes())
+    cfg = "Namespace(data_device='cuda', depths='', eval=True, images='images', model_path='elsewhere', "
+    cfg += f"resolution=-1, sh_degree=3, source_path={str(scene)!r}, white_background=True, of_a_fork=7)"
+    (tmp_path / "cfg_args").write_text(cfg)
+    process = run_here("render.py", "-m", tmp_path, "--skip_train", "--antialiasing", "--quiet")
+    assert (process.returncode, process.stderr) == (0, "")
+    assert len(list((tmp_path / "test" / "ours_3" / "renders").iterdir())) == 2
+
+
+def test_an_earlier_run_is_replaced_only_when_asked(run_here, scene, tmp_path):
+    folder = tmp_path / "run"
+    ply(folder, 500).parent.mkdir(parents=True)
+    ply(folder, 500).write_bytes(b"precious")
+    (folder / "notes.txt").write_text("mine")
+    train = ("train.py", "-s", scene, "-m", folder, "--iterations", "2", "--quiet")
+    assert fails(run_here(*train), "holds an earlier run")
+    assert ply(folder, 500).read_bytes() == b"precious"
+    assert run_here(*train, "--overwrite").returncode == 0
+    assert not ply(folder, 500).exists() and ply(folder, 2).exists() and (folder / "notes.txt").exists()
+
+
+def test_default_output_folder(run_here, scene, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_here("train.py", "-s", scene, "--iterations", "1").returncode == 0
+    (folder,) = (tmp_path / "output").iterdir()
+    assert len(folder.name) == 10 and int(folder.name, 16) >= 0
+
+
+def test_mistakes_are_one_line_and_leave_nothing_behind(run_here, scene, trained, tmp_path):
+    out = ("-m", tmp_path / "out")
+    assert fails(run_here("train.py"), "which scene?")
+    assert fails(run_here("train.py", "-s", tmp_path / "none", *out), "none")
+    assert fails(run_here("train.py", "-s", scene, *out, "--no_such_flag"), "--no_such_flag")
+    assert fails(run_here("train.py", "-s", scene, *out, "--port", "1"), "--port is not available yet")
+    assert fails(
+        run_here("train.py", "-s", scene, *out, "--data_device", "tpu"), "--data_device: expected cpu"
+    )
+    assert fails(run_here("render.py"), "which run?")
+    assert fails(run_here("render.py", *out), "not the folder of a run")
+    assert fails(run_here("render.py", "-m", trained[0], "--iteration", "8"), "not saved, only 7, 12")
+    assert fails(run_here("render.py", "-m", trained[0], "--skip_train", "--skip_test"), "nothing to render")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mistake_ends_the_process_with_2(project_dir):
+    assert fails(
+        run(project_dir, "train.py", "--iterations", "0"), "--iterations: expected at least 1, got 0"
+    )
+
+
+def test_ctrl_c_says_where_things_stand(project_dir, scene, tmp_path):
+    command = [sys.executable, str(project_dir / "train.py"), "-s", str(scene), "-m", str(tmp_path / "run")]
+    command += [
+        "--save_iterations",
+        "5",
+        "--checkpoint_iterations",
+        "5",
+        "--iterations",
+        "1000000",
+        "--threads",
+        "1",
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=project_dir
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "chkpnt5.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted at iteration " in errors and "of 1000000" in errors and "Traceback" not in errors
+    assert "the Gaussians of iterations 5; go on with --start_checkpoint" in errors
+    assert not list((tmp_path / "run").rglob("*.part"))
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["finished"] is False

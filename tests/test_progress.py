@@ -1,0 +1,94 @@
+import io
+import sys
+import types
+
+import torch
+from utils import progress as progress_module
+from utils.progress import Progress, each
+from utils.tensorboard import TensorBoardLog
+from utils.view_order import ViewOrder
+
+
+def test_plain_lines_hold_the_numbers_and_no_control_characters(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
+    bar = Progress(0, 1000, terminal=False)
+    for iteration in range(10, 1001, 10):
+        now[0] += 2.0  # 5 it/s
+        bar.update(iteration, 0.5, 20.0, 12_345)
+    bar.close()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "[50/1000] loss 0.5000, PSNR 20.00, 12,345 Gaussians, 5.0 it/s, 03:10 left"
+    assert len(lines) == 20 and lines[-1].startswith("[1000/1000]") and lines[-1].endswith("00:00 left")
+
+
+def test_numbers_are_moving_averages(capsys):
+    bar = Progress(0, 20, terminal=False)
+    bar.update(10, 1.0, 10.0, 1)
+    bar.update(20, 0.0, 20.0, 1)
+    assert "loss 0.6000, PSNR 14.00" in capsys.readouterr().out
+
+
+def test_a_terminal_gets_a_bar(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    bar = Progress(0, 100, terminal=True)
+    bar.update(50, 0.25, 30.0, 7)
+    bar.close()
+    assert "50/100" in screen.getvalue() and "loss 0.2500, PSNR 30.00, 7 Gaussians" in screen.getvalue()
+
+
+def test_quiet_is_quiet(capsys):
+    bar = Progress(0, 10, quiet=True, terminal=True)
+    bar.update(10, 1.0, 1.0, 1)
+    bar.say("something")
+    assert list(each([1, 2], "Counting", quiet=True)) == [1, 2]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_tensorboard_gets_the_names_of_3dgs_where_it_is_installed(monkeypatch, tmp_path):
+    written = []
+
+    class Writer:
+        def __init__(self, folder):
+            written.append(folder)
+
+        def add_scalar(self, name, value, step):
+            written.append((name, value, step))
+
+        def add_histogram(self, name, values, step):
+            written.append((name, len(values), step))
+
+        def close(self):
+            written.append("closed")
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Writer))
+    log = TensorBoardLog(tmp_path)
+    log.training(10, 0.5, 20.0, 7)
+    log.views(10, "test", 0.1, 25.0)
+    log.opacities(10, torch.zeros(3, 1))
+    log.close()
+    assert written[0] == str(tmp_path) and written[-1] == "closed"
+    assert ("train_loss_patches/total_loss", 0.5, 10) in written and ("total_points", 7, 10) in written
+    assert ("test/loss_viewpoint - psnr", 25.0, 10) in written and (
+        "scene/opacity_histogram",
+        3,
+        10,
+    ) in written
+
+
+def test_without_tensorboard_nothing_happens(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    log = TensorBoardLog(tmp_path)
+    log.training(10, 0.5, 20.0, 7)
+    log.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_view_comes_once_before_any_comes_again():
+    order = ViewOrder(5, torch.Generator().manual_seed(0))
+    rounds = [[order.next() for _ in range(5)] for _ in range(20)]
+    assert all(sorted(visited) == list(range(5)) for visited in rounds)
+    assert len(set(map(tuple, rounds))) > 10
+    again = ViewOrder(5, torch.Generator().manual_seed(0))
+    assert [again.next() for _ in range(5)] == rounds[0]

@@ -1,0 +1,34 @@
+"""Checkpoints: one safetensors file with tensors and a JSON record. Nothing in it is ever executed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from utils.files import write_atomically
+
+RECORD = "record"  # the metadata entry that holds the JSON
+
+
+def save_checkpoint(path: str | os.PathLike, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
+    contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    content = safetensors.torch.save(contiguous, {RECORD: json.dumps(record)})
+    write_atomically(path, lambda file: file.write(content))
+
+
+def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors on the CPU and the record. FileNotFoundError, or ValueError for a file that is none of ours."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            record = json.loads((file.metadata() or {})[RECORD])
+            return {name: file.get_tensor(name) for name in file.keys()}, record
+    except (SafetensorError, KeyError, ValueError) as problem:
+        raise ValueError(f"{path}: not a checkpoint written by train.py (chkpntN.safetensors)") from problem

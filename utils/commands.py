@@ -1,0 +1,30 @@
+"""What all commands share: one line on stderr for a mistake, an answer to Ctrl-C, the usual exit codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Callable
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+def run_command(main: Callable[[], object]) -> None:
+    """Call `main` and leave the process with 0, 2 (bad input, `error: ...` on stderr) or 130 (Ctrl-C).
+
+    ValueError and OSError are how the library reports bad input; with `--debug` on the command line their
+    traceback is kept. Everything else is a defect of ours and is not hidden.
+    """
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        if "--debug" in sys.argv:
+            raise
+        sys.exit(_say(f"error: {error}", EXIT_BAD_INPUT))
+    except KeyboardInterrupt as interruption:
+        sys.exit(_say(f"\ninterrupted {interruption}".rstrip(), EXIT_INTERRUPTED))
+
+
+def _say(message: str, code: int) -> int:
+    print(message, file=sys.stderr)
+    return code

@@ -1,0 +1,83 @@
+"""Progress of a training run: a live bar on a terminal, plain timed lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Iterator, Sequence, TypeVar
+
+from tqdm import tqdm
+
+EMA_KEEP = 0.6  # share of the old value when a new one comes in, as in 3DGS's progress bar
+SECONDS_BETWEEN_LINES = 10.0
+Item = TypeVar("Item")
+
+
+class Progress:
+    """Shows loss and PSNR (exponential moving averages), number of Gaussians, it/s and time left.
+
+    Read numbers off the device every `Progress.INTERVAL` iterations only: each read waits for a GPU.
+    """
+
+    INTERVAL = 10
+
+    def __init__(self, first: int, last: int, quiet: bool = False, terminal: bool | None = None) -> None:
+        """`first`: iterations already done. `terminal`: None finds out from stderr."""
+        self._done, self._last, self._quiet = first, last, quiet
+        self._shown, self._shown_time = first, time.monotonic()  # by the last line
+        self._averages: dict[str, float] = {}
+        terminal = sys.stderr.isatty() if terminal is None else terminal
+        live = terminal and not quiet
+        self._bar = tqdm(total=last, initial=first, desc="Training", dynamic_ncols=True) if live else None
+
+    def update(self, iteration: int, loss: float, psnr: float, gaussians: int) -> None:
+        """Take in the numbers of `iteration`; show them when it is time to."""
+        for name, value in (("loss", loss), ("PSNR", psnr)):
+            old = self._averages.get(name, value)
+            self._averages[name] = EMA_KEEP * old + (1 - EMA_KEEP) * value
+        advanced, self._done = iteration - self._done, iteration
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._numbers(gaussians), refresh=False)
+            self._bar.update(advanced)
+        elif not self._quiet and (self._seconds() >= SECONDS_BETWEEN_LINES or iteration == self._last):
+            print(self._line(gaussians), flush=True)
+            self._shown, self._shown_time = iteration, time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Print a line without tearing the bar apart."""
+        if self._bar is not None:
+            self._bar.write(text)
+        elif not self._quiet:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._shown_time
+
+    def _numbers(self, gaussians: int) -> str:
+        return (
+            f"loss {self._averages['loss']:.4f}, PSNR {self._averages['PSNR']:.2f}, {gaussians:,} Gaussians"
+        )
+
+    def _line(self, gaussians: int) -> str:
+        rate = (self._done - self._shown) / max(
+            self._seconds(), 1e-9
+        )  # recent: growth makes iterations slower
+        left = tqdm.format_interval((self._last - self._done) / max(rate, 1e-9))
+        return f"[{self._done}/{self._last}] {self._numbers(gaussians)}, {rate:.1f} it/s, {left} left"
+
+
+def each(items: Sequence[Item], title: str, quiet: bool = False) -> Iterator[Item]:
+    """Go through `items` with a bar on a terminal, a timed line now and then elsewhere."""
+    if quiet or sys.stderr.isatty():
+        yield from tqdm(items, desc=title, disable=quiet, dynamic_ncols=True)
+        return
+    next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+    for index, item in enumerate(items):
+        if time.monotonic() >= next_line:
+            next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+            print(f"{title} [{index}/{len(items)}]", flush=True)
+        yield item

@@ -1,0 +1,86 @@
+"""The one caller of the rasterizer: a camera and Gaussians in, a picture out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diff_gaussian_rasterization import GaussianRasterizationSettings, GaussianRasterizer
+from torch import Tensor
+
+from utils.rotations import covariances
+from utils.sh import sh_to_rgb
+
+
+@dataclass
+class RenderOutput:
+    """What one view shows. After a backward pass, `means2d.grad` holds screen gradients in NDC units."""
+
+    image: Tensor  # (3, H, W), not clamped
+    invdepth: Tensor  # (1, H, W) inverse depth, blended as colours are
+    radii: Tensor  # (N,) pixels, 0 where not drawn
+    means2d: Tensor  # (N, 3)
+    error_image: Tensor | None  # (1, H, W) blended error carrier, if one was given
+    rasterizer: GaussianRasterizer  # holds the statistics of the backward pass, if asked for
+
+
+def render(
+    camera: Any,  # scene.camera.Camera
+    model: Any,  # GaussianModel
+    background: Tensor,  # (3,)
+    *,
+    antialiasing: bool = False,
+    convert_SHs_python: bool = False,
+    compute_cov3D_python: bool = False,
+    debug: bool = False,
+    scaling_modifier: float = 1.0,
+    importance: Tensor | None = None,  # (N, 1)
+    error_carrier: Tensor | None = None,  # (N, 1)
+    statistics: bool = False,
+) -> RenderOutput:
+    """Draw `model` as `camera` sees it, over `background`; differentiable where gradients are enabled."""
+    matrices = camera.matrices(model.device)
+    rasterizer = GaussianRasterizer(
+        GaussianRasterizationSettings(
+            image_height=camera.height,
+            image_width=camera.width,
+            tanfovx=math.tan(camera.FoVx / 2),
+            tanfovy=math.tan(camera.FoVy / 2),
+            bg=background,
+            scale_modifier=scaling_modifier,
+            viewmatrix=matrices.world_view_transform,
+            projmatrix=matrices.full_proj_transform,
+            sh_degree=model.active_sh_degree,
+            campos=matrices.camera_center,
+            debug=debug,
+            antialiasing=antialiasing,
+            statistics=statistics,
+        )
+    )
+    means2d = torch.zeros_like(model.means, requires_grad=torch.is_grad_enabled())
+    image, radii, invdepth, *rest = rasterizer(
+        means3D=model.means,
+        means2D=means2d,
+        opacities=model.opacities,
+        importance=importance,
+        error_carrier=error_carrier,
+        **_colours(model, matrices.camera_center, convert_SHs_python),
+        **_shapes(model, scaling_modifier, compute_cov3D_python),
+    )
+    return RenderOutput(image, invdepth, radii, means2d, rest[0] if rest else None, rasterizer)
+
+
+def _colours(model: Any, camera_center: Tensor, in_torch: bool) -> dict[str, Tensor]:
+    if not in_torch:
+        return {"dc": model.sh_dc, "shs": model.sh_rest}
+    directions = torch.nn.functional.normalize(model.means - camera_center, dim=-1)
+    sh = torch.cat([model.sh_dc, model.sh_rest], 1)
+    return {"colors_precomp": sh_to_rgb(model.active_sh_degree, sh, directions)}
+
+
+def _shapes(model: Any, scaling_modifier: float, in_torch: bool) -> dict[str, Tensor]:
+    if not in_torch:  # the rasterizer normalises quaternions itself, with the gradient of doing so
+        return {"scales": model.scales, "rotations": model.raw["quats"]}
+    return {"cov3D_precomp": covariances(scaling_modifier * model.scales, model.quats)}

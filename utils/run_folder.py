@@ -1,0 +1,179 @@
+"""The folder of a run, laid out as everyone's 3DGS tools expect it, with our own record beside that.
+
+cfg_args                                        settings of scene and model, for others' tools
+config.json                                     ours: all settings, versions, machine, timing, results
+cameras.json, input.ply                         what the run started from
+point_cloud/iteration_N/point_cloud.ply         the Gaussians
+chkpntN.safetensors                             everything needed to go on training
+train|test/ours_N/{renders,gt}/00000.png        pictures, by render.py
+results.json, per_view.json                     measures, by metrics.py
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from utils.files import write_json, write_text
+
+# What a run writes and a new run in the same folder replaces; all else in the folder is not ours to touch.
+RUN_FILES = (
+    "point_cloud/iteration_*/point_cloud.ply",
+    "chkpnt*.safetensors",
+    "train/ours_*/renders/*.png",
+    "train/ours_*/gt/*.png",
+    "test/ours_*/renders/*.png",
+    "test/ours_*/gt/*.png",
+    "results.json",
+    "per_view.json",
+    "events.out.tfevents.*",
+)
+
+
+def point_cloud_path(folder: Path, iteration: int) -> Path:
+    return folder / "point_cloud" / f"iteration_{iteration}" / "point_cloud.ply"
+
+
+def checkpoint_path(folder: Path, iteration: int) -> Path:
+    return folder / f"chkpnt{iteration}.safetensors"
+
+
+def pictures_path(folder: Path, split: str, iteration: int, kind: str) -> Path:
+    """Folder of pictures; split: `train` or `test`; kind: `renders` or `gt`."""
+    return folder / split / f"ours_{iteration}" / kind
+
+
+def saved_iterations(folder: Path) -> list[int]:
+    """Iterations whose Gaussians are saved, ascending."""
+    found = (re.fullmatch(r"iteration_(\d+)", path.parent.name) for path in folder.glob(RUN_FILES[0]))
+    return sorted(int(match.group(1)) for match in found if match)
+
+
+def choose_iteration(folder: Path, iteration: int = -1) -> int:
+    """`iteration` if it is saved, the newest one for -1. FileNotFoundError tells what there is instead."""
+    saved = saved_iterations(folder)
+    if not saved:
+        raise FileNotFoundError(
+            f"{folder}: no trained model here (expected point_cloud/iteration_N/point_cloud.ply)"
+        )
+    if iteration == -1:
+        return saved[-1]
+    if iteration not in saved:
+        raise FileNotFoundError(
+            f"{folder}: iteration {iteration} is not saved, only {', '.join(map(str, saved))}"
+        )
+    return iteration
+
+
+def holds_results(folder: Path) -> bool:
+    """Whether an earlier run left Gaussians or checkpoints here."""
+    return bool(saved_iterations(folder)) or any(folder.glob("chkpnt*.safetensors"))
+
+
+def remove_results(folder: Path) -> None:
+    """Delete what an earlier run wrote, and folders that this leaves empty."""
+    for pattern in RUN_FILES:
+        for path in list(folder.glob(pattern)):
+            path.unlink()
+            _remove_empty(path.parent, folder)
+
+
+def remove_pictures(folder: Path) -> None:
+    """Delete the numbered pictures of an earlier rendering: it may have had more views."""
+    for path in folder.glob("*.png"):
+        if path.stem.isdigit():
+            path.unlink()
+
+
+def _remove_empty(path: Path, top: Path) -> None:
+    while path != top and not any(path.iterdir()):
+        path.rmdir()
+        path = path.parent
+
+
+# cfg_args
+
+
+def write_cfg_args(folder: Path, settings: dict[str, Any]) -> None:
+    """Write `settings` as text `Namespace(name=value, ...)`, which other 3DGS tools read."""
+    write_text(
+        folder / "cfg_args",
+        f"Namespace({', '.join(f'{name}={value!r}' for name, value in settings.items())})",
+    )
+
+
+def read_cfg_args(folder: Path) -> dict[str, Any]:
+    """Read `cfg_args` without running it. ValueError if it is more than `Namespace` with literal values."""
+    path = folder / "cfg_args"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder}: no cfg_args here, so this is not the folder of a run")
+    malformed = ValueError(f"{path}: expected Namespace(name=value, ...) with plain values")
+    try:
+        call = ast.parse(path.read_text(encoding="utf-8").strip(), mode="eval").body
+        is_namespace = (
+            isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Namespace"
+        )
+        if not is_namespace or call.args or any(word.arg is None for word in call.keywords):
+            raise malformed
+        return {word.arg: ast.literal_eval(word.value) for word in call.keywords}
+    except (SyntaxError, ValueError, RecursionError) as problem:
+        raise malformed from problem
+
+
+# config.json
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    write_json(folder / "config.json", config)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The run's own record; empty for a run of another program. ValueError if the file is damaged."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise ValueError(f"{path}: not readable as JSON ({problem})") from problem
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: expected a JSON object")
+    return config
+
+
+def versions() -> dict[str, str]:
+    """Versions of what takes part in a run, and the project's commit (empty outside a git checkout)."""
+    found = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    return found | {"commit": _commit()}
+
+
+def machine(kernels: dict[str, Any]) -> dict[str, Any]:
+    """What a run ran on; `kernels`: instruction set and threads, as the rasterizer reports them."""
+    system = {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()}
+    return system | {"instruction_set": kernels.get("isa"), "threads": kernels.get("threads")}
+
+
+def _commit() -> str:
+    project = Path(__file__).resolve().parent.parent
+    command = ["git", "-C", str(project), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    return ""
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
