@@ -19,7 +19,8 @@ def check_tensor(
 
     shape: a size per dimension; `None` or a letter (which the message then shows) stands for any size.
     device: `None` accepts any.
-    Raises TypeError for what is no tensor, else ValueError; both name the argument, what was expected and what came.
+    Raises TypeError for what is no tensor, else ValueError; both name the argument, what was expected and
+    what came.
     """
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: expected {_expected(shape, dtype, device)}, got {type(tensor).__name__}")

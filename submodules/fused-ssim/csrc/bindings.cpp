@@ -1,0 +1,25 @@
+// Python sees addresses as integers: fused_ssim/__init__.py has checked what lies there.
+#include <nanobind/nanobind.h>
+
+#include "cpu/ssim.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+template <class T>
+double ssim(uintptr_t x, uintptr_t y, uintptr_t weight, uintptr_t map, uintptr_t grad, int64_t planes, int64_t height,
+            int64_t width, int64_t margin, double c1, double c2, double scale, int threads) {
+    const gs::SsimProblem<T> problem = {
+        reinterpret_cast<const T*>(x), reinterpret_cast<const T*>(y), reinterpret_cast<const T*>(weight),
+        reinterpret_cast<T*>(map), reinterpret_cast<T*>(grad), planes, height, width, margin, T(c1), T(c2), T(scale)};
+    return gs::ssim(problem, threads);
+}
+
+}  // namespace
+
+NB_MODULE(_kernels, m) {
+    m.def("ssim_f32", &ssim<float>, nb::call_guard<nb::gil_scoped_release>());
+    m.def("ssim_f64", &ssim<double>, nb::call_guard<nb::gil_scoped_release>());
+    m.def("cpu_isa", [] { return gs::isa_name(gs::cpu_isa()); });
+}

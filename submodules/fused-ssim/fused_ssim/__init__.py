@@ -1,0 +1,145 @@
+"""Structural similarity (SSIM) of images, differentiable to the first of them, in one pass over the pixels.
+
+Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity", equation 13,
+with an 11x11 Gaussian window of standard deviation 1.5. Under "same" padding the images continue as zeros outside;
+under "valid" only windows that lie inside count. float32, and float64 for checks.
+"""
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from . import _kernels
+from ._checks import check_tensor
+
+__all__ = ["FusedSSIMMap", "fused_ssim", "fused_ssim_map"]
+
+# (K L)^2 of Wang et al. for K1 = 0.01, K2 = 0.03 and values in [0, 1].
+C1 = 0.01**2
+C2 = 0.03**2
+
+_MARGINS = {"same": 0, "valid": 5}
+_WINDOW = 11
+
+
+def fused_ssim(img1: Tensor, img2: Tensor, padding: str = "same", train: bool = True) -> Tensor:
+    """Mean SSIM of two batches of images, a scalar of their dtype.
+
+    img1, img2: (B, C, H, W) float32 or float64 on one device, values in [0, 1]. padding: "same" or "valid".
+    train: whether a gradient, to img1 alone, may be asked for.
+    Raises ValueError or TypeError for other shapes, dtypes, devices or padding, for no pixels, and when img2
+    needs a gradient.
+    """
+    margin = _check_padding(padding)
+    img1, img2 = _check_images(img1, img2, margin)
+    if train and torch.is_grad_enabled():
+        _refuse_gradient(img2.requires_grad)
+        if img1.requires_grad:
+            return _FusedSSIM.apply(img1, img2, margin)
+    return _mean(img1, img2, margin)
+
+
+def fused_ssim_map(img1: Tensor, img2: Tensor, padding: str = "same") -> Tensor:
+    """SSIM at every pixel: (B, C, H, W), or (B, C, H - 10, W - 10) under "valid"; differentiable to img1.
+
+    Arguments and errors as for `fused_ssim`.
+    """
+    if torch.is_grad_enabled():
+        _refuse_gradient(isinstance(img2, Tensor) and img2.requires_grad)
+    return FusedSSIMMap.apply(C1, C2, img1, img2, padding)
+
+
+class FusedSSIMMap(torch.autograd.Function):
+    """The SSIM map for autograd: `FusedSSIMMap.apply(C1, C2, img1, img2, padding="same", train=True)`."""
+
+    @staticmethod
+    def forward(
+        ctx, c1: float, c2: float, img1: Tensor, img2: Tensor, padding: str = "same", train: bool = True
+    ) -> Tensor:
+        ctx.margin = _check_padding(padding)
+        img1, img2 = _check_images(img1, img2, ctx.margin)
+        ctx.constants = (c1, c2)
+        if train:
+            ctx.save_for_backward(img1, img2)
+        ssim_map = img1.new_empty(_map_shape(img1, ctx.margin))
+        _run(img1, img2, ctx.margin, c1, c2, ssim_map=ssim_map)
+        return ssim_map
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_map: Tensor):
+        _refuse_gradient(ctx.needs_input_grad[3])
+        img1, img2 = ctx.saved_tensors
+        grad = torch.empty_like(img1)
+        _run(img1, img2, ctx.margin, *ctx.constants, weight=grad_map.contiguous(), grad=grad)
+        return None, None, grad, None, None, None
+
+
+class _FusedSSIM(torch.autograd.Function):
+    """The mean. Every SSIM value counts alike, so the gradient is known as soon as the map is: one pass."""
+
+    @staticmethod
+    def forward(ctx, img1: Tensor, img2: Tensor, margin: int) -> Tensor:
+        grad = torch.empty_like(img1)
+        ctx.save_for_backward(grad)
+        return _mean(img1, img2, margin, grad)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_mean: Tensor):
+        (grad,) = ctx.saved_tensors
+        return grad * grad_mean, None, None
+
+
+def _check_padding(padding: str) -> int:
+    if padding not in _MARGINS:
+        raise ValueError(f'padding: expected "same" or "valid", got {padding!r}')
+    return _MARGINS[padding]
+
+
+def _check_images(img1: Tensor, img2: Tensor, margin: int) -> tuple[Tensor, Tensor]:
+    img1 = check_tensor("img1", img1, ("B", "C", "H", "W"), (torch.float32, torch.float64))
+    if not img1.is_cpu:
+        raise ValueError(f"img1: expected a tensor on cpu, which is all this build has, got {img1.device}")
+    img2 = check_tensor("img2", img2, tuple(img1.shape), img1.dtype, img1.device)
+    smallest = _WINDOW if margin else 1
+    if img1.numel() == 0 or min(img1.shape[2:]) < smallest:
+        least = f"at least one image of {smallest}x{smallest} pixels"
+        raise ValueError(f"img1: expected {least}, got shape {tuple(img1.shape)}")
+    return img1, img2
+
+
+def _refuse_gradient(img2_needs_it: bool) -> None:
+    if img2_needs_it:
+        raise ValueError("img2: expected a tensor that needs no gradient, which only img1 gets")
+
+
+def _map_shape(images: Tensor, margin: int) -> torch.Size:
+    batch, channels, height, width = images.shape
+    return torch.Size((batch, channels, height - 2 * margin, width - 2 * margin))
+
+
+def _mean(img1: Tensor, img2: Tensor, margin: int, grad: Tensor | None = None) -> Tensor:
+    """The mean SSIM, and its gradient in `grad` where given."""
+    count = _map_shape(img1, margin).numel()
+    return img1.new_tensor(_run(img1, img2, margin, C1, C2, grad=grad, scale=1 / count) / count)
+
+
+def _run(
+    img1: Tensor,  # (B, C, H, W)
+    img2: Tensor,  # (B, C, H, W)
+    margin: int,
+    c1: float,
+    c2: float,
+    *,
+    weight: Tensor | None = None,  # of each SSIM value in what `grad` differentiates; as ssim_map
+    ssim_map: Tensor | None = None,  # out, (B, C, H - 2 margin, W - 2 margin)
+    grad: Tensor | None = None,  # out, (B, C, H, W)
+    scale: float = 1.0,  # of grad
+) -> float:
+    """Fills ssim_map and grad where given; returns the sum of the map."""
+    batch, channels, height, width = img1.shape
+    kernel = _kernels.ssim_f32 if img1.dtype == torch.float32 else _kernels.ssim_f64
+    addresses = [0 if t is None else t.data_ptr() for t in (img1, img2, weight, ssim_map, grad)]
+    return kernel(*addresses, batch * channels, height, width, margin, c1, c2, scale, torch.get_num_threads())
