@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import replace
 
 import pytest
@@ -12,6 +11,7 @@ from torch import Tensor
 
 import raster_scenes as scenes
 import reference
+from benchmarks import gsplat_twin
 from raster_scenes import make_view
 
 FLOAT64 = torch.float64
@@ -344,77 +344,28 @@ def test_nothing_to_render():
     assert len(out.radii) == 0 and not out.invdepth.any()
 
 
-# gsplat 1.5.3's plain-torch twin of its kernels, an independent reading of the same equations. Of what it
-# needs from compiled code only the segmented product is replaced; which pairs are blended is decided here,
-# from gsplat's own numbers.
-
-
-@pytest.fixture(scope="module")
-def gsplat_torch():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pytest.importorskip("gsplat", reason="gsplat is not installed")
-        pytest.importorskip("nerfacc", reason="nerfacc, which gsplat's torch twin needs, is not installed")
-        from gsplat.cuda import _torch_impl
-    return _torch_impl
-
-
-def segmented_weights(alphas: Tensor, *, ray_indices: Tensor, n_rays: int):
-    """nerfacc.render_weight_from_alpha: alpha times the exclusive product of (1 - alpha) along each ray."""
-    counts = torch.bincount(ray_indices, minlength=n_rays)
-    first = (counts.cumsum(0) - counts)[ray_indices]
-    rank = torch.arange(len(alphas)) - first
-    table = alphas.new_zeros(n_rays, int(counts.max()))
-    table = table.index_put((ray_indices, rank), alphas)
-    through = torch.cat([torch.ones_like(table[:, :1]), (1 - table).cumprod(1)[:, :-1]], dim=1)
-    trans = through[ray_indices, rank]
-    return alphas * trans, trans
-
-
-def blended_pairs(means2d, conics, opacities, depths, view) -> tuple[Tensor, Tensor]:
-    """Gaussian and pixel of every pair that is blended, pixel-major, front to back."""
-    order = depths.argsort()
-    order = order[depths[order] > 0.2]
-    delta = reference.pixel_centres(view)[:, None] - means2d[order]
-    a, b, c = conics[order].unbind(1)
-    power = -0.5 * (a * delta[..., 0] ** 2 + c * delta[..., 1] ** 2) - b * delta[..., 0] * delta[..., 1]
-    alpha = opacities[order] * power.exp()
-    passes = alpha >= 1 / 255
-    blended = passes & (torch.where(passes, 1 - alpha, 1.0).cumprod(1) >= 1e-4)
-    pixel, rank = blended.nonzero(as_tuple=True)
-    return order[rank], pixel
-
-
-def gsplat_color(twin, view, inputs) -> Tensor:
-    """(3, H, W) through gsplat's own covariance, projection, SH and compositing."""
-    covariance, _ = twin._quat_scale_to_covar_preci(
-        inputs["rotations"], inputs["scales"], compute_preci=False
-    )
+def gsplat_color(view, inputs) -> Tensor:
+    """(3, H, W) by gsplat's torch twin."""
     focal = view.width / (2 * view.tanfovx)
-    intrinsics = tensor((focal, 0, view.width / 2), (0, focal, view.height / 2), (0, 0, 1))
-    _, means2d, depths, conics, compensation = twin._fully_fused_projection(
-        inputs["means3D"], covariance, view.viewmatrix.T[None], intrinsics[None], view.width, view.height,
-        near_plane=0.2, calc_compensations=view.antialiasing,
-    )  # fmt: skip
-    opacities = inputs["opacities"][None, :, 0]
-    if view.antialiasing:
-        opacities = opacities * compensation
-    colors = twin._spherical_harmonics(view.sh_degree, inputs["means3D"] - view.campos, inputs["shs"])
-    colors = (colors + 0.5).clamp_min(0)[None]
-    with torch.no_grad():
-        gaussian, pixel = blended_pairs(means2d[0], conics[0], opacities[0], depths[0], view)
-    color, alpha = twin.accumulate(
-        means2d, conics, opacities, colors, gaussian, pixel, torch.zeros_like(pixel), view.width, view.height
+    return gsplat_twin.render(
+        view.viewmatrix.T,
+        tensor((focal, 0, view.width / 2), (0, focal, view.height / 2), (0, 0, 1)),
+        (view.width, view.height),
+        view.background,
+        view.sh_degree,
+        means=inputs["means3D"],
+        quats=inputs["rotations"],
+        scales=inputs["scales"],
+        opacities=inputs["opacities"],
+        sh=inputs["shs"],
+        antialiasing=view.antialiasing,
     )
-    return (color + (1 - alpha) * view.background)[0].permute(2, 0, 1)
 
 
+@pytest.mark.skipif(not gsplat_twin.is_installed(), reason="gsplat and nerfacc are not installed")
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
 @pytest.mark.parametrize("antialiasing", [False, True])
-def test_against_gsplats_torch_twin(gsplat_torch, monkeypatch, antialiasing, degree):
-    import nerfacc
-
-    monkeypatch.setattr(nerfacc, "render_weight_from_alpha", segmented_weights)
+def test_against_gsplats_torch_twin(antialiasing, degree):
     scene = scenes.random_scene(
         20 + degree,
         degree=degree,
@@ -428,14 +379,16 @@ def test_against_gsplats_torch_twin(gsplat_torch, monkeypatch, antialiasing, deg
     scene = scene.rows(
         (scene.inputs["opacities"][:, 0] <= 0.98) & (covariance.diagonal(dim1=1, dim2=2).sum(1) > 1e-5)
     )
-    # gsplat has no projection matrix: take what follows from the field of view, not rounded to float32
+    # gsplat derives projection and camera centre from the field of view and the pose: not rounded to float32
     projection = torch.diag(tensor(1 / scene.view.tanfovx, 1 / scene.view.tanfovy, 1, 0))
     projection[2, 3] = 1
-    scene = scenes.away_from_cutoffs(scene.with_view(projmatrix=scene.view.viewmatrix @ projection), 1e-6)
+    pose = scene.view.viewmatrix
+    scene = scene.with_view(projmatrix=pose @ projection, campos=torch.linalg.inv(pose)[3, :3])
+    scene = scenes.away_from_cutoffs(scene, 1e-6)
 
     ours, theirs = scenes.leaves(scene, FLOAT64), scenes.leaves(scene, FLOAT64)
     color = reference.render(scene.view, **ours).color
-    twin = gsplat_color(gsplat_torch, scene.view, theirs)
+    twin = gsplat_color(scene.view, theirs)
     torch.testing.assert_close(color, twin, rtol=0, atol=1e-12)
     weight = scenes.cotangents(scene.view.height, scene.view.width)["color"]
     (color * weight).sum().backward()

@@ -1,0 +1,1 @@
+"""The bundled demo scene: geometry, textures, cameras, rendering and COLMAP model."""
