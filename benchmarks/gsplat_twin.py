@@ -1,10 +1,10 @@
-"""gsplat's plain-torch twin of its kernels (1.5.3, Apache-2.0, no dependency): a yardstick, an oracle in tests.
+"""gsplat's plain-torch twin of its kernels (1.5.3, Apache-2.0, optional): a yardstick, an oracle in tests.
 
 An independent reading of the same equations. gsplat's own code projects, evaluates spherical harmonics and
-composites; what it needs compiled code for is written here: which pairs are blended, and the segmented product
-along rays. It clamps alpha at 0.999 (3DGS: 0.99), has no lower bound for the antialiasing compensation, and
-linearises the projection up to 0.3 half fields of view beyond the image's borders, which for an off-centre
-principal point are not 1.3 from the axis as in 3DGS.
+composites; what it needs compiled code for is written here: which pairs are blended, and the segmented
+product along rays. It clamps alpha at 0.999 (3DGS: 0.99), has no lower bound for the antialiasing
+compensation, and linearises the projection up to 0.3 half fields of view beyond the image's borders, which
+for an off-centre principal point are not 1.3 from the axis as in 3DGS.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def total(watch: Stopwatch) -> float:
 
 
 def compare_with_twin(model: GaussianModel, camera, background, watch: Stopwatch) -> None:
-    """Time and picture. Where rounding decides otherwise about a pair at alpha 1/255, pixels differ by some 1e-3."""
+    """Time and picture. Where rounding decides about a pair at alpha 1/255, a pixel differs by some 1e-3."""
     twin = gsplat_twin.milliseconds(model, camera, background)
     ours = statistics.median(r + b for r, b in zip(watch.stages["render"], watch.stages["backward"]))
     print(f"gsplat's torch twin, render and backward: {twin:.0f} ms, {twin / ours:.0f} times ours")

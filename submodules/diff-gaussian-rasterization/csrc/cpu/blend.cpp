@@ -1,4 +1,7 @@
-// Per tile: front-to-back blending of its list, and the gradients back to front. A pack of lanes is a run of pixels in a row.
+// Per tile: front-to-back blending of its list, and the gradients back to front.
+//
+// A tile is 4x4 blocks of 4x4 pixels, and its pixels are kept block after block: 16 neighbours are one AVX-512 register (or two
+// or four smaller ones), so that a small Gaussian fills most of the lanes that it touches.
 #include "parallel.h"
 #include "packs.h"
 #include "stages.h"
@@ -8,17 +11,13 @@ namespace GS_ISA {
 namespace {
 
 constexpr int kPixels = kTile * kTile;
+constexpr int kSide = 4;                      // pixels along a block
+constexpr int kBlock = kSide * kSide;         // pixels in a block, and blocks in a tile
+static_assert(kTile == kSide * kSide, "blocks in a row of the tile");
 constexpr int kPrefetch = 4;  // list entries ahead
 
 template <class T> using Lanes = Pack<T, NativeWidth<T>::value>;
 template <class T> using LaneMask = Mask<T, NativeWidth<T>::value>;
-
-// 0, 1, 2, ... in lanes.
-template <class T> GS_INLINE Lanes<T> lane_numbers() {
-    T n[NativeWidth<T>::value];
-    for (int i = 0; i < NativeWidth<T>::value; ++i) n[i] = T(i);
-    return Lanes<T>::load(n);
-}
 
 // The part of the image that a tile covers.
 struct TileArea {
@@ -32,53 +31,84 @@ struct TileArea {
     GS_INLINE bool is_whole() const { return columns == kTile && rows == kTile; }  // a constant size is copied faster
 };
 
+// Where the run of kSide pixels at column kSide * b of row r lies in a tile.
+GS_INLINE int run_start(int r, int b) { return (r / kSide * kSide + b) * kBlock + r % kSide * kSide; }
+
 template <class T> GS_INLINE void load_plane(const TileArea& area, int width, const T* image, T outside, T* tile) {
     const T* row = image + int64_t(area.y) * width + area.x;
-    if (area.is_whole()) {
-        for (int r = 0; r < kTile; ++r, row += width) memcpy(tile + r * kTile, row, kTile * sizeof(T));
-        return;
-    }
-    for (int i = 0; i < kPixels; ++i) tile[i] = outside;
-    for (int r = 0; r < area.rows; ++r, row += width) memcpy(tile + r * kTile, row, area.columns * sizeof(T));
+    if (!area.is_whole())
+        for (int i = 0; i < kPixels; ++i) tile[i] = outside;
+    for (int r = 0; r < area.rows; ++r, row += width)
+        for (int b = 0; kSide * b < area.columns; ++b) {
+            const int left = area.columns - kSide * b;
+            if (left >= kSide)
+                memcpy(tile + run_start(r, b), row + kSide * b, kSide * sizeof(T));
+            else
+                for (int c = 0; c < left; ++c) tile[run_start(r, b) + c] = row[kSide * b + c];
+        }
 }
 
 template <class T> GS_INLINE void store_plane(const TileArea& area, int width, const T* tile, T* image) {
     T* row = image + int64_t(area.y) * width + area.x;
-    if (area.is_whole()) {
-        for (int r = 0; r < kTile; ++r, row += width) memcpy(row, tile + r * kTile, kTile * sizeof(T));
-        return;
-    }
-    for (int r = 0; r < area.rows; ++r, row += width) memcpy(row, tile + r * kTile, area.columns * sizeof(T));
+    for (int r = 0; r < area.rows; ++r, row += width)
+        for (int b = 0; kSide * b < area.columns; ++b) {
+            const int left = area.columns - kSide * b;
+            if (left >= kSide)
+                memcpy(row + kSide * b, tile + run_start(r, b), kSide * sizeof(T));
+            else
+                for (int c = 0; c < left; ++c) row[kSide * b + c] = tile[run_start(r, b) + c];
+        }
 }
 
-// Rows of the tile (bit r: row r) that the cut of a splat meets: on each, the exponent is largest where the row crosses the
-// axis of the ellipse, or at the end of the row nearest to it.
-template <class T> GS_INLINE uint32_t rows_met(const Splat<T>& s, const TileArea& area) {
+// For each lane of a pack that starts at lane `first` of 16: its column (or row) of four.
+template <class T> GS_INLINE Lanes<T> lane_columns(int first) {
+    T n[NativeWidth<T>::value];
+    for (int i = 0; i < NativeWidth<T>::value; ++i) n[i] = T((first + i) % kSide);
+    return Lanes<T>::load(n);
+}
+template <class T> GS_INLINE Lanes<T> lane_rows(int first) {
+    T n[NativeWidth<T>::value];
+    for (int i = 0; i < NativeWidth<T>::value; ++i) n[i] = T((first + i) / kSide);
+    return Lanes<T>::load(n);
+}
+
+// Blocks of the tile (bit b: block b) that the cut of a splat meets: the part of the cut in a block's band of rows reaches from
+// `left` to `right` (splat_math.h, cut_in_band, here for all blocks at once).
+template <class T> GS_INLINE uint32_t blocks_met(const Splat<T>& s, const TileArea& area) {
     using P = Lanes<T>;
-    constexpr int W = NativeWidth<T>::value;
-    const T slack = T(1e-3);  // rounding; the blend tests each pixel exactly
-    const P first(T(area.x) + T(0.5) - s.x), last(T(area.x + kTile) - T(0.5) - s.x);
-    const P quad_u(s.quad_u), quad_v(s.quad_v), shear(s.shear), cut(s.log2_cut - slack);
-    const P top = lane_numbers<T>() + P(T(area.y) + T(0.5) - s.y);
-    uint32_t rows = 0;
-    for (int r = 0; r < kTile; r += W) {
-        const P dy = top + P(T(r));
-        const P axis = shear * dy;
-        const P u = min(max(axis, first), last) - axis;
-        rows |= bits(fma(quad_u * u, u, quad_v * dy * dy) >= cut) << r;
+    const P slack(T(0.01)), last(T(kSide - 1)), zero(T(0));  // pixels that rounding may cost; each pixel is tested exactly
+    const P x0(T(area.x) + T(0.5) - s.x), y0(T(area.y) + T(0.5) - s.y), side{T(kSide)};
+    const P shear(s.shear), cut(s.log2_cut), quad_v(s.quad_v), inv_quad_u(T(1) / s.quad_u);
+    uint32_t blocks = 0;
+    for (int first = 0; first < kBlock; first += NativeWidth<T>::value) {
+        const P left_edge = fma(lane_columns<T>(first), side, x0), right_edge = left_edge + last;
+        const P top = fma(lane_rows<T>(first), side, y0), bottom = top + last;
+        const P dy_right = min(max(P(s.dy_right), top), bottom), dy_left = min(max(P(-s.dy_right), top), bottom);
+        const P rest_right = max((cut - quad_v * dy_right * dy_right) * inv_quad_u, zero);
+        const P rest_left = max((cut - quad_v * dy_left * dy_left) * inv_quad_u, zero);
+        const P right = fma(shear, dy_right, sqrt(rest_right)), left = shear * dy_left - sqrt(rest_left);
+        const P half_height(s.half_height + T(0.01));
+        const Mask<T, NativeWidth<T>::value> in_columns = (right + slack >= left_edge) & (right_edge + slack >= left);
+        const Mask<T, NativeWidth<T>::value> in_rows = (half_height >= top) & (bottom >= P(T(0)) - half_height);
+        blocks |= bits(in_columns & in_rows) << first;
     }
-    return rows;
+    return blocks;
 }
 
-// What a row of pixels shares in one splat's exponent.
-template <class T> struct RowExponent {
-    Lanes<T> axis, base;
-    GS_INLINE RowExponent(const Splat<T>& s, T dy) : axis(s.shear * dy), base(s.quad_v * dy * dy) {}
-};
+// Where the pixels of a pack lie relative to a splat's mean.
+template <class T> struct Offsets { Lanes<T> dx, dy; };
 
-template <class T> GS_INLINE Lanes<T> gaussian_at(const Splat<T>& s, const RowExponent<T>& row, Lanes<T> dx) {
-    const Lanes<T> u = dx - row.axis;
-    return exp2_nonpositive(fma(Lanes<T>(s.quad_u) * u, u, row.base));
+// The pack that starts at lane `first` of a block; what does not depend on the block, a compiler keeps out of loops over blocks.
+template <class T> GS_INLINE Offsets<T> offsets(const Splat<T>& s, const TileArea& area, int block, int first) {
+    static constexpr T kStart[kSide] = {0, kSide, 2 * kSide, 3 * kSide};
+    const Lanes<T> dx = lane_columns<T>(first) + Lanes<T>(T(area.x) + T(0.5) - s.x);
+    const Lanes<T> dy = lane_rows<T>(first) + Lanes<T>(T(area.y) + T(0.5) - s.y);
+    return {dx + Lanes<T>(kStart[block % kSide]), dy + Lanes<T>(kStart[block / kSide])};
+}
+
+template <class T> GS_INLINE Lanes<T> gaussian_at(const Splat<T>& s, const Offsets<T>& d) {
+    const Lanes<T> u = d.dx - Lanes<T>(s.shear) * d.dy, v = Lanes<T>(s.quad_v) * d.dy;
+    return exp2_nonpositive(fma(Lanes<T>(s.quad_u) * u, u, v * d.dy));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -113,30 +143,28 @@ GS_INLINE bool blend_pixels(const Splat<T>& s, Lanes<T> gaussian, int32_t entry,
     return any(ends);
 }
 
-template <class T> GS_INLINE bool row_ended(const ForwardTile<T>& tile, int row) {
+template <class T> GS_INLINE bool block_ended(const ForwardTile<T>& tile, int block) {
     using P = Lanes<T>;
     P top(T(-1));
-    for (int c = 0; c < kTile; c += NativeWidth<T>::value) top = max(top, P::load(tile.transmittance + row * kTile + c));
+    for (int i = 0; i < kBlock; i += NativeWidth<T>::value) top = max(top, P::load(tile.transmittance + block * kBlock + i));
     return !any(P(T(0)) < top);
 }
 
 template <class T, bool kWithCarrier>
 void blend_list(const Splat<T>* splats, const uint32_t* list, int64_t length, const TileArea& area, ForwardTile<T>& tile) {
-    using P = Lanes<T>;
-    constexpr int W = NativeWidth<T>::value;
-    uint32_t open_rows = (1u << area.rows) - 1;
-    const P column = lane_numbers<T>() + P(T(area.x) + T(0.5));
-    for (int64_t entry = 0; entry < length && open_rows; ++entry) {
+    uint32_t open_blocks = 0;
+    for (int b = 0; b < kBlock; ++b) open_blocks |= uint32_t(!block_ended(tile, b)) << b;
+    for (int64_t entry = 0; entry < length && open_blocks; ++entry) {
         const Splat<T>& s = splats[list[entry]];
         if (entry + kPrefetch < length) __builtin_prefetch(&splats[list[entry + kPrefetch]]);
-        const P dx = column - P(s.x);
-        for (uint32_t rows = rows_met(s, area) & open_rows; rows; rows &= rows - 1) {
-            const int r = __builtin_ctz(rows);
-            const RowExponent<T> row(s, T(area.y + r) + T(0.5) - s.y);
+        for (uint32_t blocks = blocks_met(s, area) & open_blocks; blocks; blocks &= blocks - 1) {
+            const int b = __builtin_ctz(blocks);
             bool ended = false;
-            for (int c = 0; c < kTile; c += W)
-                ended |= blend_pixels<T, kWithCarrier>(s, gaussian_at(s, row, dx + P(T(c))), int32_t(entry), r * kTile + c, tile);
-            if (ended && row_ended(tile, r)) open_rows &= ~(1u << r);
+            for (int first = 0; first < kBlock; first += NativeWidth<T>::value) {
+                const Lanes<T> gaussian = gaussian_at(s, offsets(s, area, b, first));
+                ended |= blend_pixels<T, kWithCarrier>(s, gaussian, int32_t(entry), b * kBlock + first, tile);
+            }
+            if (ended && block_ended(tile, b)) open_blocks &= ~(1u << b);
         }
     }
 }
@@ -145,7 +173,7 @@ template <class T> GS_INLINE void open_tile(const TileArea& area, ForwardTile<T>
     memset(&tile, 0, sizeof tile);
     for (int r = 0; r < kTile; ++r)
         for (int c = 0; c < kTile; ++c)
-            tile.transmittance[r * kTile + c] = r < area.rows && c < area.columns ? T(1) : T(-1);
+            tile.transmittance[run_start(r, c / kSide) + c % kSide] = r < area.rows && c < area.columns ? T(1) : T(-1);
 }
 
 template <class T> GS_INLINE void store_tile(const TileArea& area, ForwardTile<T>& tile, const Picture<T>& out) {
@@ -192,7 +220,7 @@ template <class T> struct BackwardTile {
     T grad_inv_depth[kPixels];
     T grad_carrier[kPixels];
     int32_t blended[kPixels];
-    int32_t row_blended[kTile];
+    int32_t block_blended[kBlock];  // the largest of each block
 };
 
 // The sums over the pixels of one tile for one Gaussian (PairSum), in lanes.
@@ -203,9 +231,10 @@ template <class T> struct PairLanes {
 };
 
 template <class T, class Pass>
-GS_INLINE void blend_pixels_backward(const Splat<T>& s, Lanes<T> gaussian, Lanes<T> dx, T dy, int32_t entry, int at,
-                                     BackwardTile<T>& tile, PairLanes<T>& sums) {
+GS_INLINE void blend_pixels_backward(const Splat<T>& s, const Offsets<T>& d, int32_t entry, int at, BackwardTile<T>& tile,
+                                     PairLanes<T>& sums) {
     using P = Lanes<T>;
+    const P gaussian = gaussian_at(s, d);
     const P footprint = P(s.opacity) * gaussian;
     const LaneMask<T> blends = (footprint >= P(kMinAlpha<T>)) & index_above(tile.blended + at, entry, P());
     if (!any(blends)) return;
@@ -250,19 +279,20 @@ GS_INLINE void blend_pixels_backward(const Splat<T>& s, Lanes<T> gaussian, Lanes
     before.store(tile.transmittance + at);
 
     const P x = zero_unless(blends & (modulated < P(kMaxAlpha<T>)), gaussian * grad_alpha);
-    const P x_dx = x * dx;
+    const P x_dx = x * d.dx, x_dy = x * d.dy;
     sums.sum[kX] = sums.sum[kX] + x;
     sums.sum[kXdx] = sums.sum[kXdx] + x_dx;
-    sums.add(kXdxdx, x_dx, dx);
-    sums.add(kXdy, x, P(dy));
-    sums.add(kXdxdy, x_dx, P(dy));
-    sums.add(kXdydy, x * P(dy), P(dy));
+    sums.sum[kXdy] = sums.sum[kXdy] + x_dy;
+    sums.add(kXdxdx, x_dx, d.dx);
+    sums.add(kXdxdy, x_dx, d.dy);
+    sums.add(kXdydy, x_dy, d.dy);
 }
 
-template <class T> GS_INLINE uint32_t rows_reaching(const BackwardTile<T>& tile, int32_t entry) {
-    uint32_t rows = 0;
-    for (int r = 0; r < kTile; r += NativeWidth<T>::value) rows |= bits(index_above(tile.row_blended + r, entry, Lanes<T>())) << r;
-    return rows;
+template <class T> GS_INLINE uint32_t blocks_reaching(const BackwardTile<T>& tile, int32_t entry) {
+    uint32_t blocks = 0;
+    for (int b = 0; b < kBlock; b += NativeWidth<T>::value)
+        blocks |= bits(index_above(tile.block_blended + b, entry, Lanes<T>())) << b;
+    return blocks;
 }
 
 template <class T, class Pass> GS_INLINE void store_sums(PairLanes<T>& sums, T* out) {
@@ -274,27 +304,19 @@ template <class T, class Pass> GS_INLINE void store_sums(PairLanes<T>& sums, T* 
 template <class T, class Pass>
 void blend_list_backward(const Splat<T>* splats, const uint32_t* list, int64_t length, const TileArea& area, BackwardTile<T>& tile,
                          T* pair_sums) {
-    using P = Lanes<T>;
-    constexpr int W = NativeWidth<T>::value;
     constexpr int width = pair_width(Pass::statistics);
-    const P column = lane_numbers<T>() + P(T(area.x) + T(0.5));
     int32_t last = 0;
-    for (int32_t b : tile.row_blended) last = b > last ? b : last;
+    for (int32_t b : tile.block_blended) last = b > last ? b : last;
     memset(pair_sums + int64_t(last) * width, 0, sizeof(T) * width * (length - last));
     for (int32_t entry = last - 1; entry >= 0; --entry) {
         const Splat<T>& s = splats[list[entry]];
         if (entry >= kPrefetch) __builtin_prefetch(&splats[list[entry - kPrefetch]]);
-        const P first_dx = column - P(s.x);
         PairLanes<T> sums;
         sums.clear();
-        for (uint32_t rows = rows_met(s, area) & rows_reaching(tile, entry); rows; rows &= rows - 1) {
-            const int r = __builtin_ctz(rows);
-            const T dy = T(area.y + r) + T(0.5) - s.y;
-            const RowExponent<T> row(s, dy);
-            for (int c = 0; c < kTile; c += W) {
-                const P dx = first_dx + P(T(c));
-                blend_pixels_backward<T, Pass>(s, gaussian_at(s, row, dx), dx, dy, entry, r * kTile + c, tile, sums);
-            }
+        for (uint32_t blocks = blocks_met(s, area) & blocks_reaching(tile, entry); blocks; blocks &= blocks - 1) {
+            const int b = __builtin_ctz(blocks);
+            for (int first = 0; first < kBlock; first += NativeWidth<T>::value)
+                blend_pixels_backward<T, Pass>(s, offsets(s, area, b, first), entry, b * kBlock + first, tile, sums);
         }
         store_sums<T, Pass>(sums, pair_sums + int64_t(entry) * width);
     }
@@ -316,10 +338,10 @@ GS_INLINE void load_tile(const TileArea& area, const Picture<T>& picture, const 
             tile.behind[i] += tile.behind_color[c][i] * tile.grad_color[c][i];
         }
     }
-    for (int r = 0; r < kTile; ++r) {
-        tile.row_blended[r] = 0;
-        for (int c = 0; c < kTile; ++c)
-            if (tile.blended[r * kTile + c] > tile.row_blended[r]) tile.row_blended[r] = tile.blended[r * kTile + c];
+    for (int b = 0; b < kBlock; ++b) {
+        tile.block_blended[b] = 0;
+        for (int i = b * kBlock; i < (b + 1) * kBlock; ++i)
+            if (tile.blended[i] > tile.block_blended[b]) tile.block_blended[b] = tile.blended[i];
     }
 }
 

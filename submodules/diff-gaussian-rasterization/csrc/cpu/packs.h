@@ -75,6 +75,11 @@ template <class T, int W> GS_INLINE Pack<T, W> zero_unless(Mask<T, W> m, Pack<T,
     return {(typename Pack<T, W>::Lanes)((Ints)a.lanes & m.lanes)};
 }
 
+template <class T, int W> GS_INLINE Pack<T, W> sqrt(Pack<T, W> a) {
+    for (int i = 0; i < W; ++i) a.lanes[i] = sizeof(T) == 4 ? T(__builtin_sqrtf(float(a.lanes[i]))) : T(__builtin_sqrt(double(a.lanes[i])));
+    return a;
+}
+
 // Lanes of `index` (int32 in memory): those in the mask become `value`.
 template <class T, int W> GS_INLINE void store_index(Mask<T, W> m, int32_t value, int32_t* index) {
     for (int i = 0; i < W; ++i) index[i] = m.lanes[i] ? value : index[i];
@@ -132,9 +137,10 @@ GS_INLINE Mask16 operator>=(Pack16 a, Pack16 b) { return {_mm512_cmp_ps_mask(a.l
 GS_INLINE Pack16 select(Mask16 m, Pack16 a, Pack16 b) { return {_mm512_mask_blend_ps(m.lanes, b.lanes, a.lanes)}; }
 GS_INLINE Pack16 min(Pack16 a, Pack16 b) { return {_mm512_min_ps(a.lanes, b.lanes)}; }
 GS_INLINE Pack16 max(Pack16 a, Pack16 b) { return {_mm512_max_ps(a.lanes, b.lanes)}; }
+GS_INLINE Pack16 sqrt(Pack16 a) { return {_mm512_sqrt_ps(a.lanes)}; }
 GS_INLINE Pack16 zero_unless(Mask16 m, Pack16 a) { return {_mm512_maskz_mov_ps(m.lanes, a.lanes)}; }
 GS_INLINE void store_index(Mask16 m, int32_t value, int32_t* index) {
-    _mm512_mask_storeu_epi32(index, m.lanes, _mm512_set1_epi32(value));
+    _mm512_storeu_si512(index, _mm512_mask_set1_epi32(_mm512_loadu_si512(index), m.lanes, value));
 }
 GS_INLINE Mask16 index_above(const int32_t* index, int32_t value, Pack16) {
     return {_mm512_cmpgt_epi32_mask(_mm512_loadu_si512(index), _mm512_set1_epi32(value))};
@@ -149,12 +155,14 @@ GS_INLINE Pack16 exp2_nonpositive(Pack16 x) {
 #if defined(__AVX2__)
 GS_INLINE uint32_t bits(Mask<float, 8> m) { return uint32_t(_mm256_movemask_ps((__m256)m.lanes)); }
 GS_INLINE bool any(Mask<float, 8> m) { return bits(m) != 0; }
+GS_INLINE Pack<float, 8> sqrt(Pack<float, 8> a) { return {(Pack<float, 8>::Lanes)_mm256_sqrt_ps((__m256)a.lanes)}; }
 GS_INLINE void store_index(Mask<float, 8> m, int32_t value, int32_t* index) {
     _mm256_maskstore_epi32(index, (__m256i)m.lanes, _mm256_set1_epi32(value));
 }
 #elif defined(__SSE2__)
 GS_INLINE uint32_t bits(Mask<float, 4> m) { return uint32_t(_mm_movemask_ps((__m128)m.lanes)); }
 GS_INLINE bool any(Mask<float, 4> m) { return bits(m) != 0; }
+GS_INLINE Pack<float, 4> sqrt(Pack<float, 4> a) { return {(Pack<float, 4>::Lanes)_mm_sqrt_ps((__m128)a.lanes)}; }
 #endif
 
 template <class T, int W> GS_INLINE Pack<T, W> reciprocal(Pack<T, W> x) { return Pack<T, W>(T(1)) / x; }
@@ -209,7 +217,9 @@ template <int kCount> GS_INLINE void lane_sums(const Pack16* p, float* out) {
     const auto at = [&](int i) __attribute__((always_inline)) { return i < kCount ? p[i].lanes : _mm512_setzero_ps(); };
     const __m512 q0 = add_transposed(at(0), at(1), at(2), at(3)), q1 = add_transposed(at(4), at(5), at(6), at(7));
     const __m512 q2 = add_transposed(at(8), at(9), at(10), at(11)), q3 = add_transposed(at(12), at(13), at(14), at(15));
-    _mm512_mask_storeu_ps(out, __mmask16((1u << kCount) - 1), add_blocks(add_blocks(q0, q1), add_blocks(q2, q3)));
+    float sums[16];
+    _mm512_storeu_ps(sums, add_blocks(add_blocks(q0, q1), add_blocks(q2, q3)));
+    memcpy(out, sums, kCount * sizeof(float));
 }
 #elif defined(__AVX2__)
 GS_INLINE __m256 add_transposed(__m256 a, __m256 b, __m256 c, __m256 d) {
