@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import utils.openmp  # noqa: F401  before torch
+
 from pathlib import Path
 from typing import Any
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import utils.openmp  # noqa: F401  before torch
+
 import secrets
 import time
 from dataclasses import dataclass, field

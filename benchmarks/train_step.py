@@ -1,10 +1,10 @@
-"""One training iteration on the CPU: milliseconds per stage, pairs, nanoseconds per pair, share of the machine's peak.
+"""One training iteration on the CPU: milliseconds per stage, pairs, nanoseconds per pair, the machine's peak.
 
     python benchmarks/train_step.py -s $SCENES/fox -r 2 --threads 1
 
-Times the iteration that train.py runs (render, loss, backward, Adam) on the scene's initial Gaussians at full SH degree, over
-the first views in turn, and quotes medians. Where gsplat is installed, its plain-torch twin renders and differentiates the
-same Gaussians from the same camera in the same run.
+Times the iteration that train.py runs (render, loss, backward, Adam) on the scene's initial Gaussians at full
+SH degree, over the first views in turn, and quotes medians. Where gsplat is installed, its plain-torch twin
+renders and differentiates the same Gaussians from the same camera in the same run.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import utils.openmp  # noqa: F401  before torch
 import torch
 from diff_gaussian_rasterization import best_device, cpu_info, take_profile
 
@@ -46,7 +47,9 @@ class Stopwatch:
         self.lap_started = now
 
 
-def iteration(model: GaussianModel, camera, background, settings: OptimizationSettings, watch: Stopwatch) -> None:
+def iteration(
+    model: GaussianModel, camera, background, settings: OptimizationSettings, watch: Stopwatch
+) -> None:
     """The body of train.py's loop, with a clock between its lines."""
     watch.start()
     view = render(camera, model, background)
@@ -88,7 +91,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     scene = load_scene(args.source_path, resolution=args.resolution, quiet=True)
     settings = OptimizationSettings()
-    model = GaussianModel.from_points(scene.points.xyz, scene.points.rgb, 3, settings.initial_opacity, best_device())
+    model = GaussianModel.from_points(
+        scene.points.xyz, scene.points.rgb, 3, settings.initial_opacity, best_device()
+    )
     model.start_training(settings)
     model.active_sh_degree = 3
     background = torch.zeros(3)
@@ -122,7 +127,9 @@ def compare_with_twin(model: GaussianModel, camera, background, watch: Stopwatch
 def report(args: argparse.Namespace, camera, model: GaussianModel, watch: Stopwatch) -> None:
     kernels, pairs = take_profile()
     pairs //= args.iterations
-    print(f"{camera.width}x{camera.height} pixels, {len(model):,} Gaussians, {pairs:,} tile-Gaussian pairs, {cpu_info()}")
+    print(
+        f"{camera.width}x{camera.height} pixels, {len(model):,} Gaussians, {pairs:,} tile-Gaussian pairs, {cpu_info()}"
+    )
     for stage, times in watch.stages.items():
         low, _, high = statistics.quantiles(times, n=4)
         print(f"  {stage:20} {statistics.median(times):7.2f} ms   quartiles {low:.2f} to {high:.2f}")

@@ -1,4 +1,5 @@
 """The argument checks that CMake installs into every kernel package."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,4 +1,5 @@
 """The fused SSIM kernels against SSIM written with plain convolutions in float64."""
+
 from __future__ import annotations
 
 import os

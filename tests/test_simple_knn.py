@@ -1,4 +1,5 @@
 """Nearest-neighbour distances against all pairs in float64."""
+
 from __future__ import annotations
 
 import time

@@ -1,8 +1,8 @@
 // The instruction set of the CPU kernels, chosen at run time.
 //
-// A SIMD source (SIMD_SOURCES of kernels.cmake) is compiled once per instruction set. What it defines lives in namespace
-// gs::GS_ISA and it instantiates nothing from std:: — the linker keeps one copy of an inline function, and it could be the
-// AVX-512 one. It hands its functions to the rest of the program in a table:
+// A SIMD source (SIMD_SOURCES of kernels.cmake) is compiled once per instruction set. What it defines lives
+// in namespace gs::GS_ISA and it instantiates nothing from std:: — the linker keeps one copy of an inline
+// function, and it could be the AVX-512 one. It hands its functions to the rest of the program in a table:
 //
 //   // kernels.h
 //   namespace gs {
@@ -16,17 +16,25 @@
 #pragma once
 
 #if defined(GS_X86_KERNELS)
-#define GS_DECLARE_KERNELS(Table, name)     \
-    namespace scalar { extern const Table name; } \
-    namespace avx2 { extern const Table name; }   \
-    namespace avx512 { extern const Table name; }
-#define GS_SELECT_KERNELS(name)                                      \
-    (::gs::cpu_isa() == ::gs::Isa::avx512 ? ::gs::avx512::name       \
-     : ::gs::cpu_isa() == ::gs::Isa::avx2 ? ::gs::avx2::name         \
+#define GS_DECLARE_KERNELS(Table, name) \
+    namespace scalar {                  \
+    extern const Table name;            \
+    }                                   \
+    namespace avx2 {                    \
+    extern const Table name;            \
+    }                                   \
+    namespace avx512 {                  \
+    extern const Table name;            \
+    }
+#define GS_SELECT_KERNELS(name)                                \
+    (::gs::cpu_isa() == ::gs::Isa::avx512 ? ::gs::avx512::name \
+     : ::gs::cpu_isa() == ::gs::Isa::avx2 ? ::gs::avx2::name   \
                                           : ::gs::scalar::name)
 #else
 #define GS_DECLARE_KERNELS(Table, name) \
-    namespace scalar { extern const Table name; }
+    namespace scalar {                  \
+    extern const Table name;            \
+    }
 #define GS_SELECT_KERNELS(name) (::gs::cpu_isa(), ::gs::scalar::name)
 #endif
 
@@ -63,13 +71,15 @@ inline Isa choose_isa(const char* wish) {
     for (Isa isa : best_first) {
         if (!any && std::strcmp(wish, isa_name(isa)) != 0) continue;
         if (is_supported(isa)) return isa;
-        if (!any) throw std::invalid_argument(std::string("GS_CPU_ISA=") + wish + ": not supported by this CPU or build");
+        if (!any)
+            throw std::invalid_argument(std::string("GS_CPU_ISA=") + wish +
+                                        ": not supported by this CPU or build");
     }
     throw std::invalid_argument(std::string("GS_CPU_ISA=") + wish + ": expected scalar, avx2 or avx512");
 }
 
-// The best the CPU has, or what the environment variable GS_CPU_ISA asks for; read once per process and module.
-// Throws std::invalid_argument.
+// The best the CPU has, or what the environment variable GS_CPU_ISA asks for; read once per process and
+// module. Throws std::invalid_argument.
 inline Isa cpu_isa() {
     static const Isa isa = choose_isa(std::getenv("GS_CPU_ISA"));
     return isa;

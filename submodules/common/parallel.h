@@ -1,7 +1,8 @@
-// Loops over threads. What a loop body computes for an index must not depend on the thread that runs it: then the result
-// has the same bits for every number of threads.
+// Loops over threads. What a loop body computes for an index must not depend on the thread that runs it: then
+// the result has the same bits for every number of threads.
 //
-// Every function here has internal linkage, so that a SIMD source may include the file (see isa.h). Bodies must not throw.
+// Every function here has internal linkage, so that a SIMD source may include the file (see isa.h). Bodies
+// must not throw.
 #pragma once
 
 #include <stdint.h>
@@ -17,7 +18,8 @@
 namespace gs {
 namespace {
 
-// While it lives, the calling thread treats denormal numbers as zero: on x86 each costs a hundred cycles or more.
+// While it lives, the calling thread treats denormal numbers as zero: on x86 each costs a hundred cycles or
+// more.
 class FlushDenormals {
 #if defined(__SSE2__)
 public:
@@ -45,7 +47,8 @@ public:
 #endif
 }
 
-// body(i) for 0 <= i < n, `chunk` indices at a time to whichever of the `threads` threads is free: uneven work.
+// body(i) for 0 <= i < n, `chunk` indices at a time to whichever of the `threads` threads is free: uneven
+// work.
 template <class Body>
 inline void parallel_for(int64_t n, int threads, const Body& body, int64_t chunk = 1) {
 #if defined(_OPENMP)

@@ -2,6 +2,7 @@
 
 CMake installs this file as `_checks.py` into each package.
 """
+
 from __future__ import annotations
 
 import torch

@@ -1,9 +1,16 @@
 """Differentiable rasterizer of 3D Gaussians (Kerbl et al. 2023) with importance and an error carrier.
 
-The names and calls are those of the package that 3DGS projects import; `importance`, `error_carrier`, `statistics` are ours.
+The names and calls are those of the package that 3DGS projects import; `importance`, `error_carrier` and
+`statistics` are ours.
 """
+
 from .backends import best_device, cpu_info, take_profile
-from .rasterizer import GaussianRasterizationSettings, GaussianRasterizer, RasterStatistics, rasterize_gaussians
+from .rasterizer import (
+    GaussianRasterizationSettings,
+    GaussianRasterizer,
+    RasterStatistics,
+    rasterize_gaussians,
+)
 from .sparse_adam import SparseGaussianAdam
 
 __all__ = [

@@ -1,4 +1,5 @@
 """What the installed kernels run on."""
+
 from __future__ import annotations
 
 import torch
@@ -12,7 +13,7 @@ def best_device() -> torch.device:
 
 
 def cpu_info() -> dict[str, str | int]:
-    """Instruction set and number of threads of the CPU kernels. Results are bit-identical per build and instruction set."""
+    """Instruction set and threads of the CPU kernels. Results have the same bits per build and instruction set."""
     return {"isa": _C.isa(), "threads": torch.get_num_threads()}
 
 

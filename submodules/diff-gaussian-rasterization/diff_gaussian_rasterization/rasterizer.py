@@ -1,4 +1,5 @@
 """The public call, its argument checks, and the autograd function around the kernels."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -76,9 +77,17 @@ class GaussianRasterizer(nn.Module):
         machine has.
         """
         gaussians = {
-            "means3D": means3D, "means2D": means2D, "opacities": opacities, "dc": dc, "shs": shs,
-            "colors_precomp": colors_precomp, "scales": scales, "rotations": rotations, "cov3D_precomp": cov3D_precomp,
-            "importance": importance, "error_carrier": error_carrier,
+            "means3D": means3D,
+            "means2D": means2D,
+            "opacities": opacities,
+            "dc": dc,
+            "shs": shs,
+            "colors_precomp": colors_precomp,
+            "scales": scales,
+            "rotations": rotations,
+            "cov3D_precomp": cov3D_precomp,
+            "importance": importance,
+            "error_carrier": error_carrier,
         }
         outputs = rasterize_gaussians(self.raster_settings, gaussians, self._receive_statistics)
         return outputs if error_carrier is not None else outputs[:3]
@@ -87,7 +96,9 @@ class GaussianRasterizer(nn.Module):
         self.statistics = statistics
 
 
-def rasterize_gaussians(settings: GaussianRasterizationSettings, gaussians: dict[str, Tensor | None], on_statistics):
+def rasterize_gaussians(
+    settings: GaussianRasterizationSettings, gaussians: dict[str, Tensor | None], on_statistics
+):
     """Checks the arguments and renders; see GaussianRasterizer.forward."""
     checked = _check_gaussians(settings, gaussians)
     view = _check_settings(settings, checked["means3D"])
@@ -95,29 +106,59 @@ def rasterize_gaussians(settings: GaussianRasterizationSettings, gaussians: dict
 
 
 _ARGUMENTS = (
-    "means3D", "means2D", "scales", "rotations", "cov3D_precomp", "dc", "shs", "colors_precomp", "opacities",
-    "importance", "error_carrier",
+    "means3D",
+    "means2D",
+    "scales",
+    "rotations",
+    "cov3D_precomp",
+    "dc",
+    "shs",
+    "colors_precomp",
+    "opacities",
+    "importance",
+    "error_carrier",
 )
 
 
-def _check_gaussians(settings: GaussianRasterizationSettings, given: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
+def _check_gaussians(
+    settings: GaussianRasterizationSettings, given: dict[str, Tensor | None]
+) -> dict[str, Tensor | None]:
     has_sh = given["shs"] is not None or given["dc"] is not None
     if has_sh == (given["colors_precomp"] is not None):
-        raise ValueError("expected either shs (with or without dc) or colors_precomp, got "
-                         + ("both" if has_sh else "neither"))
+        raise ValueError(
+            "expected either shs (with or without dc) or colors_precomp, got "
+            + ("both" if has_sh else "neither")
+        )
     has_shape = given["scales"] is not None or given["rotations"] is not None
     if has_shape == (given["cov3D_precomp"] is not None):
-        raise ValueError("expected either scales and rotations or cov3D_precomp, got " + ("both" if has_shape else "neither"))
+        raise ValueError(
+            "expected either scales and rotations or cov3D_precomp, got "
+            + ("both" if has_shape else "neither")
+        )
     if has_shape and (given["scales"] is None or given["rotations"] is None):
         raise ValueError("expected scales and rotations together, got only one of them")
     means = check_tensor("means3D", given["means3D"], ("N", 3), (torch.float32, torch.float64))
     n, dtype, device = means.shape[0], means.dtype, means.device
     if device.type != "cpu":
-        raise ValueError(f"means3D: expected a tensor on cpu, the only device this build has kernels for, got {device}")
-    columns = {"means2D": (3,), "scales": (3,), "rotations": (4,), "cov3D_precomp": (6,), "dc": (1, 3), "shs": (None, 3),
-               "colors_precomp": (3,), "opacities": (1,), "importance": (1,), "error_carrier": (1,)}
-    checked = {name: None if given[name] is None else check_tensor(name, given[name], (n, *shape), dtype, device)
-               for name, shape in columns.items()}
+        raise ValueError(
+            f"means3D: expected a tensor on cpu, the only device this build has kernels for, got {device}"
+        )
+    columns = {
+        "means2D": (3,),
+        "scales": (3,),
+        "rotations": (4,),
+        "cov3D_precomp": (6,),
+        "dc": (1, 3),
+        "shs": (None, 3),
+        "colors_precomp": (3,),
+        "opacities": (1,),
+        "importance": (1,),
+        "error_carrier": (1,),
+    }
+    checked = {
+        name: None if given[name] is None else check_tensor(name, given[name], (n, *shape), dtype, device)
+        for name, shape in columns.items()
+    }
     checked["means3D"] = means
     if has_sh:
         _check_sh(settings.sh_degree, checked)
@@ -129,7 +170,9 @@ def _check_sh(degree: int, checked: dict[str, Tensor | None]) -> None:
         raise ValueError(f"sh_degree: expected 0 to {_C.max_sh_degree}, got {degree}")
     bases = sum(checked[name].shape[1] for name in ("dc", "shs") if checked[name] is not None)
     if bases < (degree + 1) ** 2:
-        raise ValueError(f"shs: expected at least {(degree + 1) ** 2} coefficients for sh_degree {degree}, got {bases}")
+        raise ValueError(
+            f"shs: expected at least {(degree + 1) ** 2} coefficients for sh_degree {degree}, got {bases}"
+        )
 
 
 class _View(NamedTuple):
@@ -154,10 +197,23 @@ def _check_settings(s: GaussianRasterizationSettings, means: Tensor) -> _View:
     if not all(0 < t < float("inf") for t in tan_fov):
         raise ValueError(f"tanfovx, tanfovy: expected positive finite numbers, got {tan_fov}")
     shapes = {"viewmatrix": (4, 4), "projmatrix": (4, 4), "campos": (3,), "bg": (3,)}
-    tensors = {name: check_tensor(name, getattr(s, name), shape, (torch.float32, torch.float64), means.device).to(means.dtype)
-               for name, shape in shapes.items()}
-    return _View(width, height, tan_fov, (tensors["viewmatrix"], tensors["projmatrix"], tensors["campos"]), tensors["bg"],
-                 float(s.scale_modifier), int(s.sh_degree), bool(s.antialiasing), bool(s.statistics))
+    tensors = {
+        name: check_tensor(name, getattr(s, name), shape, (torch.float32, torch.float64), means.device).to(
+            means.dtype
+        )
+        for name, shape in shapes.items()
+    }
+    return _View(
+        width,
+        height,
+        tan_fov,
+        (tensors["viewmatrix"], tensors["projmatrix"], tensors["campos"]),
+        tensors["bg"],
+        float(s.scale_modifier),
+        int(s.sh_degree),
+        bool(s.antialiasing),
+        bool(s.statistics),
+    )
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -180,21 +236,54 @@ class _Rasterize(torch.autograd.Function):
     def forward(ctx, view: _View, on_statistics, *gaussians: Tensor | None):
         means, _, scales, rotations, covariances, dc, shs, colors, opacities, importance, carrier = gaussians
         kind = _C.RenderFloat if means.dtype == torch.float32 else _C.RenderDouble
-        render = kind(*map(_address, view.matrices), *view.tan_fov, view.scale_modifier, view.width, view.height,
-                      view.sh_degree, view.antialiasing)
-        render.set_gaussians(means.shape[0], _address(means), _address(scales), _address(rotations), _address(covariances),
-                             *_sh_layout(dc, shs), _address(colors), _address(opacities), _address(importance), _address(carrier))
+        render = kind(
+            *map(_address, view.matrices),
+            *view.tan_fov,
+            view.scale_modifier,
+            view.width,
+            view.height,
+            view.sh_degree,
+            view.antialiasing,
+        )
+        render.set_gaussians(
+            means.shape[0],
+            _address(means),
+            _address(scales),
+            _address(rotations),
+            _address(covariances),
+            *_sh_layout(dc, shs),
+            _address(colors),
+            _address(opacities),
+            _address(importance),
+            _address(carrier),
+        )
         size = (view.height, view.width)
-        color, inv_depth, transmittance = means.new_empty(3, *size), means.new_empty(1, *size), means.new_empty(size)
+        color, inv_depth, transmittance = (
+            means.new_empty(3, *size),
+            means.new_empty(1, *size),
+            means.new_empty(size),
+        )
         carrier_image = None if carrier is None else means.new_empty(1, *size)
         radii = means.new_empty(means.shape[0], dtype=torch.int32)
         blended = means.new_empty(size, dtype=torch.int32)
         keep = any(ctx.needs_input_grad)
-        render.forward(_address(view.background), _address(color), _address(inv_depth), _address(carrier_image), _address(radii),
-                       _address(transmittance), _address(blended), keep, view.statistics, torch.get_num_threads())
+        render.forward(
+            _address(view.background),
+            _address(color),
+            _address(inv_depth),
+            _address(carrier_image),
+            _address(radii),
+            _address(transmittance),
+            _address(blended),
+            keep,
+            view.statistics,
+            torch.get_num_threads(),
+        )
         if keep:
             ctx.render, ctx.view, ctx.on_statistics = render, view, on_statistics
-            ctx.save_for_backward(*gaussians, radii, transmittance, blended)  # the kernels go on reading these
+            ctx.save_for_backward(
+                *gaussians, radii, transmittance, blended
+            )  # the kernels go on reading these
         ctx.mark_non_differentiable(radii)
         ctx.set_materialize_grads(False)
         return color, radii, inv_depth, carrier_image
@@ -203,25 +292,45 @@ class _Rasterize(torch.autograd.Function):
     def backward(ctx, grad_color, _, grad_inv_depth, grad_carrier):
         *gaussians, radii, transmittance, blended = ctx.saved_tensors
         grads = _empty_gradients(gaussians, ctx.needs_input_grad[2:])
-        means, means2d, scales, rotations, covariances, dc, shs, colors, opacities, importance, carrier = grads
+        means, means2d, scales, rotations, covariances, dc, shs, colors, opacities, importance, carrier = (
+            grads
+        )
         sh_first, _, sh_rest, _, _ = _sh_layout(dc, shs)
         statistics = _empty_statistics(gaussians[0]) if ctx.view.statistics else None
-        picture = [_picture_gradient(g, ctx.view, gaussians[0]) for g in (grad_color, grad_inv_depth, grad_carrier)]
+        picture = [
+            _picture_gradient(g, ctx.view, gaussians[0]) for g in (grad_color, grad_inv_depth, grad_carrier)
+        ]
         if picture[0] is None:
             picture[0] = gaussians[0].new_zeros(3, ctx.view.height, ctx.view.width)
         ctx.render.backward(
             *map(_address, picture),
-            [_address(means), _address(means2d), _address(scales), _address(rotations), _address(covariances), sh_first,
-             sh_rest, _address(colors), _address(opacities), _address(importance), _address(carrier)],
+            [
+                _address(means),
+                _address(means2d),
+                _address(scales),
+                _address(rotations),
+                _address(covariances),
+                sh_first,
+                sh_rest,
+                _address(colors),
+                _address(opacities),
+                _address(importance),
+                _address(carrier),
+            ],
             [0] * 4 if statistics is None else [_address(t) for t in vars(statistics).values()],
-            torch.get_num_threads())
+            torch.get_num_threads(),
+        )
         if statistics is not None:
             ctx.on_statistics(statistics)
         return None, None, *grads
 
 
 def _picture_gradient(grad: Tensor | None, view: _View, like: Tensor) -> Tensor | None:
-    return None if grad is None else check_tensor("output gradient", grad, (None, view.height, view.width), like.dtype, like.device)
+    return (
+        None
+        if grad is None
+        else check_tensor("output gradient", grad, (None, view.height, view.width), like.dtype, like.device)
+    )
 
 
 def _empty_gradients(gaussians: list[Tensor | None], needed: tuple[bool, ...]) -> list[Tensor | None]:
@@ -230,9 +339,14 @@ def _empty_gradients(gaussians: list[Tensor | None], needed: tuple[bool, ...]) -
     for pair in (("scales", "rotations"), ("dc", "shs")):
         if any(wanted[name] for name in pair):
             wanted.update(dict.fromkeys(pair, True))
-    return [torch.empty_like(t) if wanted[name] and t is not None else None for name, t in zip(_ARGUMENTS, gaussians)]
+    return [
+        torch.empty_like(t) if wanted[name] and t is not None else None
+        for name, t in zip(_ARGUMENTS, gaussians)
+    ]
 
 
 def _empty_statistics(means: Tensor) -> RasterStatistics:
     n = means.shape[0]
-    return RasterStatistics(means.new_empty(n), means.new_empty(n), means.new_empty(n, dtype=torch.int32), means.new_empty(n))
+    return RasterStatistics(
+        means.new_empty(n), means.new_empty(n), means.new_empty(n, dtype=torch.int32), means.new_empty(n)
+    )

@@ -1,4 +1,5 @@
 """Adam over the Gaussians that a view has seen."""
+
 from __future__ import annotations
 
 import torch
@@ -14,7 +15,9 @@ class SparseGaussianAdam(torch.optim.Adam):
     Without bias correction: a row's number of steps is not the number of iterations.
     """
 
-    def __init__(self, params, lr: float = 1e-3, eps: float = 1e-8, betas: tuple[float, float] = (0.9, 0.999)):
+    def __init__(
+        self, params, lr: float = 1e-3, eps: float = 1e-8, betas: tuple[float, float] = (0.9, 0.999)
+    ):
         super().__init__(params=params, lr=lr, eps=eps, betas=betas)
 
     @torch.no_grad()
@@ -39,7 +42,16 @@ class SparseGaussianAdam(torch.optim.Adam):
             state["exp_avg_sq"] = torch.zeros_like(param)
         beta1, beta2 = group["betas"]
         _C.adam_step(
-            rows, param.numel() // max(rows, 1), visibility.data_ptr(), param.data_ptr(), grad.data_ptr(),
-            state["exp_avg"].data_ptr(), state["exp_avg_sq"].data_ptr(),
-            group["lr"], group["eps"], beta1, beta2, torch.get_num_threads(),
+            rows,
+            param.numel() // max(rows, 1),
+            visibility.data_ptr(),
+            param.data_ptr(),
+            grad.data_ptr(),
+            state["exp_avg"].data_ptr(),
+            state["exp_avg_sq"].data_ptr(),
+            group["lr"],
+            group["eps"],
+            beta1,
+            beta2,
+            torch.get_num_threads(),
         )

@@ -8,11 +8,20 @@ namespace nb = nanobind;
 namespace {
 
 template <class T>
-double ssim(uintptr_t x, uintptr_t y, uintptr_t weight, uintptr_t map, uintptr_t grad, int64_t planes, int64_t height,
-            int64_t width, int64_t margin, double c1, double c2, double scale, int threads) {
-    const gs::SsimProblem<T> problem = {
-        reinterpret_cast<const T*>(x), reinterpret_cast<const T*>(y), reinterpret_cast<const T*>(weight),
-        reinterpret_cast<T*>(map), reinterpret_cast<T*>(grad), planes, height, width, margin, T(c1), T(c2), T(scale)};
+double ssim(uintptr_t x, uintptr_t y, uintptr_t weight, uintptr_t map, uintptr_t grad, int64_t planes,
+            int64_t height, int64_t width, int64_t margin, double c1, double c2, double scale, int threads) {
+    const gs::SsimProblem<T> problem = {reinterpret_cast<const T*>(x),
+                                        reinterpret_cast<const T*>(y),
+                                        reinterpret_cast<const T*>(weight),
+                                        reinterpret_cast<T*>(map),
+                                        reinterpret_cast<T*>(grad),
+                                        planes,
+                                        height,
+                                        width,
+                                        margin,
+                                        T(c1),
+                                        T(c2),
+                                        T(scale)};
     return gs::ssim(problem, threads);
 }
 

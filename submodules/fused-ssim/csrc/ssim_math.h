@@ -1,7 +1,7 @@
 // The formulas of structural similarity, once, for every back end.
 //
-// Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity", equation 13, over an 11x11
-// Gaussian window of standard deviation 1.5.
+// Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity", equation 13,
+// over an 11x11 Gaussian window of standard deviation 1.5.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -22,14 +22,22 @@ constexpr int kRadius = 5;
 
 // exp(-k^2 / (2 1.5^2)), normalised to sum 1 over k = -5 .. 5.
 template <class T>
-constexpr T kWindow[kRadius + 1] = {T(0.26601172486179434), T(0.21300553771125370), T(0.10936068950970001),
-                                    T(0.036000772128430824), T(0.0075987581352391842), T(0.0010283800844791099)};
+constexpr T kWindow[kRadius + 1] = {T(0.26601172486179434),   T(0.21300553771125370),
+                                    T(0.10936068950970001),   T(0.036000772128430824),
+                                    T(0.0075987581352391842), T(0.0010283800844791099)};
 
 // The windowed means on which SSIM depends: of x, y, x^2 + y^2 and x y.
-template <class V> struct Moments { V x, y, squares, product; };
+template <class V>
+struct Moments {
+    V x, y, squares, product;
+};
 
-// SSIM and its derivatives with respect to the means of x, x^2 (twice that: x is what it will be multiplied with) and x y.
-template <class V> struct Similarity { V value, d_x, d_squares_twice, d_product; };
+// SSIM and its derivatives with respect to the means of x, x^2 (twice that: x is what it will be multiplied
+// with) and x y.
+template <class V>
+struct Similarity {
+    V value, d_x, d_squares_twice, d_product;
+};
 
 // V: a number, or a vector of numbers of type T.
 template <class T, class V>

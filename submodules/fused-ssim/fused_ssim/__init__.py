@@ -4,6 +4,7 @@ Wang et al. 2004, "Image quality assessment: from error visibility to structural
 with an 11x11 Gaussian window of standard deviation 1.5. Under "same" padding the images continue as zeros outside;
 under "valid" only windows that lie inside count. float32, and float64 for checks.
 """
+
 from __future__ import annotations
 
 import torch

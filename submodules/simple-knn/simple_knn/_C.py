@@ -1,4 +1,5 @@
 """The one operator of this package, in a module of the name that 3DGS code bases import."""
+
 from __future__ import annotations
 
 import torch

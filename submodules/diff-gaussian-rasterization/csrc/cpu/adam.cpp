@@ -8,10 +8,11 @@ namespace gs {
 namespace GS_ISA {
 namespace {
 
-// Adam (Kingma and Ba 2015) without bias correction, as the sparse optimisers of this field have it (Mallick et al. 2024): a
-// row's step count is not the iteration count.
+// Adam (Kingma and Ba 2015) without bias correction, as the sparse optimisers of this field have it (Mallick
+// et al. 2024): a row's step count is not the iteration count.
 void step_row(const AdamStep& s, int64_t row) {
-    const float keep1 = float(s.beta1), take1 = float(1 - s.beta1), keep2 = float(s.beta2), take2 = float(1 - s.beta2);
+    const float keep1 = float(s.beta1), take1 = float(1 - s.beta1), keep2 = float(s.beta2),
+                take2 = float(1 - s.beta2);
     const int64_t end = (row + 1) * s.columns;
     for (int64_t i = row * s.columns; i < end; ++i) {
         const float g = s.grad[i];

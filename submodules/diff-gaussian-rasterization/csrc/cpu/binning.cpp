@@ -13,7 +13,8 @@ namespace {
 constexpr int64_t kPrefetch = 8;  // Gaussians ahead: in depth order they lie anywhere in memory
 
 // Calls f(tile) for the tiles that the cut ellipse of a splat meets, row by row.
-template <class T, class F> void for_each_tile(const Splat<T>& s, int width, int height, int tiles_x, const F& f) {
+template <class T, class F>
+void for_each_tile(const Splat<T>& s, int width, int height, int tiles_x, const F& f) {
     int x0, x1, y0, y1;
     pixel_range(s.x - s.half_width, s.x + s.half_width, width, x0, x1);
     pixel_range(s.y - s.half_height, s.y + s.half_height, height, y0, y1);
@@ -25,16 +26,26 @@ template <class T, class F> void for_each_tile(const Splat<T>& s, int width, int
             cut_in_band(s, T(top) + T(0.5) - s.y, T(bottom) + T(0.5) - s.y, left, right);
             pixel_range(s.x + left, s.x + right, width, x0, x1);
         }
-        for (int tile_x = x0 / kTile; x0 <= x1 && tile_x <= x1 / kTile; ++tile_x) f(int64_t(tile_y) * tiles_x + tile_x);
+        for (int tile_x = x0 / kTile; x0 <= x1 && tile_x <= x1 / kTile; ++tile_x)
+            f(int64_t(tile_y) * tiles_x + tile_x);
     }
 }
 
 // Positive floats order as their bits.
-uint32_t order_bits(float x) { uint32_t b; memcpy(&b, &x, sizeof b); return b; }
-uint64_t order_bits(double x) { uint64_t b; memcpy(&b, &x, sizeof b); return b; }
+uint32_t order_bits(float x) {
+    uint32_t b;
+    memcpy(&b, &x, sizeof b);
+    return b;
+}
+uint64_t order_bits(double x) {
+    uint64_t b;
+    memcpy(&b, &x, sizeof b);
+    return b;
+}
 
 // Stable least-significant-digit radix sort: equal depths keep the order of their indices.
-template <class Key> void sort_by_key(std::vector<std::pair<Key, uint32_t>>& items) {
+template <class Key>
+void sort_by_key(std::vector<std::pair<Key, uint32_t>>& items) {
     constexpr int kDigit = 11, kBuckets = 1 << kDigit;
     std::vector<std::pair<Key, uint32_t>> other(items.size());
     for (int shift = 0; shift < int(8 * sizeof(Key)); shift += kDigit) {
@@ -46,7 +57,8 @@ template <class Key> void sort_by_key(std::vector<std::pair<Key, uint32_t>>& ite
     }
 }
 
-template <class T> std::vector<uint32_t> depth_order(const Projected<T>& seen, int64_t count) {
+template <class T>
+std::vector<uint32_t> depth_order(const Projected<T>& seen, int64_t count) {
     using Key = decltype(order_bits(T()));
     std::vector<std::pair<Key, uint32_t>> items;
     items.reserve(count);
@@ -86,10 +98,12 @@ void check_memory(int64_t pairs, int bytes_per_pair) {
 
 }  // namespace
 
-// A counting sort by tile over the Gaussians in depth order: within a tile they stay in depth order. Each thread counts
-// and places one consecutive share of the Gaussians; where a pair ends up does not depend on how they are shared out.
+// A counting sort by tile over the Gaussians in depth order: within a tile they stay in depth order. Each
+// thread counts and places one consecutive share of the Gaussians; where a pair ends up does not depend on
+// how they are shared out.
 template <class T>
-void Bins::build(const Projected<T>& seen, int64_t count, int width, int height, int bytes_per_pair, int threads) {
+void Bins::build(const Projected<T>& seen, int64_t count, int width, int height, int bytes_per_pair,
+                 int threads) {
     tiles_x_ = (width + kTile - 1) / kTile;
     tiles_y_ = (height + kTile - 1) / kTile;
     const int64_t tiles = int64_t(tiles_x_) * tiles_y_;
@@ -107,7 +121,10 @@ void Bins::build(const Projected<T>& seen, int64_t count, int width, int height,
     parallel_for(shares, threads, [&](int64_t c) {
         for (int64_t r = share_start(c); r < share_start(c + 1); ++r) {
             int64_t n = 0;
-            for_each_tile(splat(r), width, height, tiles_x_, [&](int64_t t) { ++cursor[c][t]; ++n; });
+            for_each_tile(splat(r), width, height, tiles_x_, [&](int64_t t) {
+                ++cursor[c][t];
+                ++n;
+            });
             first_pair_[order[r] + 1] = n;
         }
     });

@@ -17,8 +17,10 @@ struct OutOfMemory {
 // Owns what TileLists and PairIndex point to.
 class Bins {
 public:
-    // Throws OutOfMemory before allocating when the pairs, with `bytes_per_pair` more for the backward pass, would not fit.
-    template <class T> void build(const Projected<T>&, int64_t count, int width, int height, int bytes_per_pair, int threads);
+    // Throws OutOfMemory before allocating when the pairs, with `bytes_per_pair` more for the backward pass,
+    // would not fit.
+    template <class T>
+    void build(const Projected<T>&, int64_t count, int width, int height, int bytes_per_pair, int threads);
 
     TileLists lists() const { return {tiles_x_, tiles_y_, tile_start_.data(), gaussians_.get()}; }
     PairIndex index() const { return {first_pair_.data(), entry_of_.get()}; }

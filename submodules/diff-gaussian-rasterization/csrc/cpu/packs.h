@@ -1,5 +1,6 @@
-// Packs of lanes: what the blend kernels are written in. The general form uses the vector extensions of GCC and Clang, which
-// become SSE, AVX2, NEON or plain code; AVX-512 has a form of its own because its masks are not vectors.
+// Packs of lanes: what the blend kernels are written in. The general form uses the vector extensions of GCC
+// and Clang, which become SSE, AVX2, NEON or plain code; AVX-512 has a form of its own because its masks are
+// not vectors.
 #pragma once
 
 #include <stdint.h>
@@ -15,39 +16,52 @@ namespace gs {
 namespace GS_ISA {
 
 // The compiler's vectors of W floats or doubles, and of integers of the same size.
-template <class T, int W> struct Vectors;
-template <int W> struct Vectors<float, W> {
+template <class T, int W>
+struct Vectors;
+template <int W>
+struct Vectors<float, W> {
     typedef float Lanes __attribute__((vector_size(W * 4)));
     typedef int32_t Ints __attribute__((vector_size(W * 4)));
 };
-template <int W> struct Vectors<double, W> {
+template <int W>
+struct Vectors<double, W> {
     typedef double Lanes __attribute__((vector_size(W * 8)));
     typedef int64_t Ints __attribute__((vector_size(W * 8)));
 };
 
 // Every lane of a mask is all ones or all zeros.
-template <class T, int W> struct Mask {
+template <class T, int W>
+struct Mask {
     typename Vectors<T, W>::Ints lanes;
 };
 
-template <class T, int W> GS_INLINE Mask<T, W> operator&(Mask<T, W> a, Mask<T, W> b) { return {a.lanes & b.lanes}; }
-template <class T, int W> GS_INLINE Mask<T, W> and_not(Mask<T, W> a, Mask<T, W> b) { return {a.lanes & ~b.lanes}; }
+template <class T, int W>
+GS_INLINE Mask<T, W> operator&(Mask<T, W> a, Mask<T, W> b) {
+    return {a.lanes & b.lanes};
+}
+template <class T, int W>
+GS_INLINE Mask<T, W> and_not(Mask<T, W> a, Mask<T, W> b) {
+    return {a.lanes & ~b.lanes};
+}
 
 // Bit i is lane i.
-template <class T, int W> GS_INLINE uint32_t bits(Mask<T, W> m) {
+template <class T, int W>
+GS_INLINE uint32_t bits(Mask<T, W> m) {
     uint32_t out = 0;
     for (int i = 0; i < W; ++i) out |= uint32_t(m.lanes[i] & 1) << i;
     return out;
 }
 
-template <class T, int W> GS_INLINE bool any(Mask<T, W> m) {
+template <class T, int W>
+GS_INLINE bool any(Mask<T, W> m) {
     uint64_t words[W * sizeof(T) / 8], all = 0;
     memcpy(words, &m, sizeof words);
     for (uint64_t w : words) all |= w;
     return all != 0;
 }
 
-template <class T, int W> struct Pack {
+template <class T, int W>
+struct Pack {
     using Lanes = typename Vectors<T, W>::Lanes;
     using Ints = typename Vectors<T, W>::Ints;
     Lanes lanes;
@@ -55,43 +69,84 @@ template <class T, int W> struct Pack {
     GS_INLINE Pack() {}
     GS_INLINE Pack(Lanes v) : lanes(v) {}
     GS_INLINE Pack(T x) : lanes(x - Lanes{}) {}
-    static GS_INLINE Pack load(const T* p) { Pack r; memcpy(&r.lanes, p, sizeof r.lanes); return r; }
+    static GS_INLINE Pack load(const T* p) {
+        Pack r;
+        memcpy(&r.lanes, p, sizeof r.lanes);
+        return r;
+    }
     GS_INLINE void store(T* p) const { memcpy(p, &lanes, sizeof lanes); }
 };
 
-template <class T, int W> GS_INLINE Pack<T, W> operator+(Pack<T, W> a, Pack<T, W> b) { return {a.lanes + b.lanes}; }
-template <class T, int W> GS_INLINE Pack<T, W> operator-(Pack<T, W> a, Pack<T, W> b) { return {a.lanes - b.lanes}; }
-template <class T, int W> GS_INLINE Pack<T, W> operator*(Pack<T, W> a, Pack<T, W> b) { return {a.lanes * b.lanes}; }
-template <class T, int W> GS_INLINE Pack<T, W> operator/(Pack<T, W> a, Pack<T, W> b) { return {a.lanes / b.lanes}; }
+template <class T, int W>
+GS_INLINE Pack<T, W> operator+(Pack<T, W> a, Pack<T, W> b) {
+    return {a.lanes + b.lanes};
+}
+template <class T, int W>
+GS_INLINE Pack<T, W> operator-(Pack<T, W> a, Pack<T, W> b) {
+    return {a.lanes - b.lanes};
+}
+template <class T, int W>
+GS_INLINE Pack<T, W> operator*(Pack<T, W> a, Pack<T, W> b) {
+    return {a.lanes * b.lanes};
+}
+template <class T, int W>
+GS_INLINE Pack<T, W> operator/(Pack<T, W> a, Pack<T, W> b) {
+    return {a.lanes / b.lanes};
+}
 // a * b + c; fused where the instruction set can.
-template <class T, int W> GS_INLINE Pack<T, W> fma(Pack<T, W> a, Pack<T, W> b, Pack<T, W> c) { return {a.lanes * b.lanes + c.lanes}; }
-template <class T, int W> GS_INLINE Mask<T, W> operator<(Pack<T, W> a, Pack<T, W> b) { return {a.lanes < b.lanes}; }
-template <class T, int W> GS_INLINE Mask<T, W> operator>=(Pack<T, W> a, Pack<T, W> b) { return {a.lanes >= b.lanes}; }
-template <class T, int W> GS_INLINE Pack<T, W> select(Mask<T, W> m, Pack<T, W> a, Pack<T, W> b) { return {m.lanes ? a.lanes : b.lanes}; }
-template <class T, int W> GS_INLINE Pack<T, W> min(Pack<T, W> a, Pack<T, W> b) { return {a.lanes < b.lanes ? a.lanes : b.lanes}; }
-template <class T, int W> GS_INLINE Pack<T, W> max(Pack<T, W> a, Pack<T, W> b) { return {a.lanes > b.lanes ? a.lanes : b.lanes}; }
-template <class T, int W> GS_INLINE Pack<T, W> zero_unless(Mask<T, W> m, Pack<T, W> a) {
+template <class T, int W>
+GS_INLINE Pack<T, W> fma(Pack<T, W> a, Pack<T, W> b, Pack<T, W> c) {
+    return {a.lanes * b.lanes + c.lanes};
+}
+template <class T, int W>
+GS_INLINE Mask<T, W> operator<(Pack<T, W> a, Pack<T, W> b) {
+    return {a.lanes < b.lanes};
+}
+template <class T, int W>
+GS_INLINE Mask<T, W> operator>=(Pack<T, W> a, Pack<T, W> b) {
+    return {a.lanes >= b.lanes};
+}
+template <class T, int W>
+GS_INLINE Pack<T, W> select(Mask<T, W> m, Pack<T, W> a, Pack<T, W> b) {
+    return {m.lanes ? a.lanes : b.lanes};
+}
+template <class T, int W>
+GS_INLINE Pack<T, W> min(Pack<T, W> a, Pack<T, W> b) {
+    return {a.lanes < b.lanes ? a.lanes : b.lanes};
+}
+template <class T, int W>
+GS_INLINE Pack<T, W> max(Pack<T, W> a, Pack<T, W> b) {
+    return {a.lanes > b.lanes ? a.lanes : b.lanes};
+}
+template <class T, int W>
+GS_INLINE Pack<T, W> zero_unless(Mask<T, W> m, Pack<T, W> a) {
     using Ints = typename Pack<T, W>::Ints;
     return {(typename Pack<T, W>::Lanes)((Ints)a.lanes & m.lanes)};
 }
 
-template <class T, int W> GS_INLINE Pack<T, W> sqrt(Pack<T, W> a) {
-    for (int i = 0; i < W; ++i) a.lanes[i] = sizeof(T) == 4 ? T(__builtin_sqrtf(float(a.lanes[i]))) : T(__builtin_sqrt(double(a.lanes[i])));
+template <class T, int W>
+GS_INLINE Pack<T, W> sqrt(Pack<T, W> a) {
+    for (int i = 0; i < W; ++i)
+        a.lanes[i] =
+            sizeof(T) == 4 ? T(__builtin_sqrtf(float(a.lanes[i]))) : T(__builtin_sqrt(double(a.lanes[i])));
     return a;
 }
 
 // Lanes of `index` (int32 in memory): those in the mask become `value`.
-template <class T, int W> GS_INLINE void store_index(Mask<T, W> m, int32_t value, int32_t* index) {
+template <class T, int W>
+GS_INLINE void store_index(Mask<T, W> m, int32_t value, int32_t* index) {
     for (int i = 0; i < W; ++i) index[i] = m.lanes[i] ? value : index[i];
 }
-template <class T, int W> GS_INLINE Mask<T, W> index_above(const int32_t* index, int32_t value, Pack<T, W>) {
+template <class T, int W>
+GS_INLINE Mask<T, W> index_above(const int32_t* index, int32_t value, Pack<T, W>) {
     Mask<T, W> m;
     for (int i = 0; i < W; ++i) m.lanes[i] = index[i] > value ? -1 : 0;
     return m;
 }
 
 // 2^x for x <= 0; relative error below 2e-7 (Cephes' minimax polynomial on [-1/2, 1/2]).
-template <class P> GS_INLINE P exp2_fraction(P f) {
+template <class P>
+GS_INLINE P exp2_fraction(P f) {
     P p = fma(f, P(1.535336188319500e-4f), P(1.339887440266574e-3f));
     p = fma(p, f, P(9.618437357674640e-3f));
     p = fma(p, f, P(5.550332471162809e-2f));
@@ -100,7 +155,8 @@ template <class P> GS_INLINE P exp2_fraction(P f) {
     return fma(p, f, P(1.0f));
 }
 
-template <int W> GS_INLINE Pack<float, W> exp2_nonpositive(Pack<float, W> x) {
+template <int W>
+GS_INLINE Pack<float, W> exp2_nonpositive(Pack<float, W> x) {
     using P = Pack<float, W>;
     x = max(x, P(-126.0f));
     const P magic(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer, held in the low bits
@@ -109,20 +165,25 @@ template <int W> GS_INLINE Pack<float, W> exp2_nonpositive(Pack<float, W> x) {
     return {(typename P::Lanes)((typename P::Ints)p.lanes + ((typename P::Ints)shifted.lanes << 23))};
 }
 
-template <int W> GS_INLINE Pack<double, W> exp2_nonpositive(Pack<double, W> x) {
+template <int W>
+GS_INLINE Pack<double, W> exp2_nonpositive(Pack<double, W> x) {
     for (int i = 0; i < W; ++i) x.lanes[i] = __builtin_exp2(x.lanes[i]);
     return x;
 }
 
 #if defined(__AVX512F__)
-template <> struct Mask<float, 16> { __mmask16 lanes; };
+template <>
+struct Mask<float, 16> {
+    __mmask16 lanes;
+};
 using Mask16 = Mask<float, 16>;
 GS_INLINE Mask16 operator&(Mask16 a, Mask16 b) { return {__mmask16(a.lanes & b.lanes)}; }
 GS_INLINE Mask16 and_not(Mask16 a, Mask16 b) { return {__mmask16(a.lanes & ~b.lanes)}; }
 GS_INLINE uint32_t bits(Mask16 m) { return m.lanes; }
 GS_INLINE bool any(Mask16 m) { return m.lanes != 0; }
 
-template <> struct Pack<float, 16> {
+template <>
+struct Pack<float, 16> {
     __m512 lanes;
     GS_INLINE Pack() {}
     GS_INLINE Pack(__m512 v) : lanes(v) {}
@@ -134,7 +195,9 @@ using Pack16 = Pack<float, 16>;
 GS_INLINE Pack16 fma(Pack16 a, Pack16 b, Pack16 c) { return {_mm512_fmadd_ps(a.lanes, b.lanes, c.lanes)}; }
 GS_INLINE Mask16 operator<(Pack16 a, Pack16 b) { return {_mm512_cmp_ps_mask(a.lanes, b.lanes, _CMP_LT_OQ)}; }
 GS_INLINE Mask16 operator>=(Pack16 a, Pack16 b) { return {_mm512_cmp_ps_mask(a.lanes, b.lanes, _CMP_GE_OQ)}; }
-GS_INLINE Pack16 select(Mask16 m, Pack16 a, Pack16 b) { return {_mm512_mask_blend_ps(m.lanes, b.lanes, a.lanes)}; }
+GS_INLINE Pack16 select(Mask16 m, Pack16 a, Pack16 b) {
+    return {_mm512_mask_blend_ps(m.lanes, b.lanes, a.lanes)};
+}
 GS_INLINE Pack16 min(Pack16 a, Pack16 b) { return {_mm512_min_ps(a.lanes, b.lanes)}; }
 GS_INLINE Pack16 max(Pack16 a, Pack16 b) { return {_mm512_max_ps(a.lanes, b.lanes)}; }
 GS_INLINE Pack16 sqrt(Pack16 a) { return {_mm512_sqrt_ps(a.lanes)}; }
@@ -155,17 +218,24 @@ GS_INLINE Pack16 exp2_nonpositive(Pack16 x) {
 #if defined(__AVX2__)
 GS_INLINE uint32_t bits(Mask<float, 8> m) { return uint32_t(_mm256_movemask_ps((__m256)m.lanes)); }
 GS_INLINE bool any(Mask<float, 8> m) { return bits(m) != 0; }
-GS_INLINE Pack<float, 8> sqrt(Pack<float, 8> a) { return {(Pack<float, 8>::Lanes)_mm256_sqrt_ps((__m256)a.lanes)}; }
+GS_INLINE Pack<float, 8> sqrt(Pack<float, 8> a) {
+    return {(Pack<float, 8>::Lanes)_mm256_sqrt_ps((__m256)a.lanes)};
+}
 GS_INLINE void store_index(Mask<float, 8> m, int32_t value, int32_t* index) {
     _mm256_maskstore_epi32(index, (__m256i)m.lanes, _mm256_set1_epi32(value));
 }
 #elif defined(__SSE2__)
 GS_INLINE uint32_t bits(Mask<float, 4> m) { return uint32_t(_mm_movemask_ps((__m128)m.lanes)); }
 GS_INLINE bool any(Mask<float, 4> m) { return bits(m) != 0; }
-GS_INLINE Pack<float, 4> sqrt(Pack<float, 4> a) { return {(Pack<float, 4>::Lanes)_mm_sqrt_ps((__m128)a.lanes)}; }
+GS_INLINE Pack<float, 4> sqrt(Pack<float, 4> a) {
+    return {(Pack<float, 4>::Lanes)_mm_sqrt_ps((__m128)a.lanes)};
+}
 #endif
 
-template <class T, int W> GS_INLINE Pack<T, W> reciprocal(Pack<T, W> x) { return Pack<T, W>(T(1)) / x; }
+template <class T, int W>
+GS_INLINE Pack<T, W> reciprocal(Pack<T, W> x) {
+    return Pack<T, W>(T(1)) / x;
+}
 #if defined(__AVX512F__)
 GS_INLINE Pack16 reciprocal(Pack16 x) {  // 14 bits and a Newton step
     const Pack16 r(_mm512_rcp14_ps(x.lanes));
@@ -174,14 +244,24 @@ GS_INLINE Pack16 reciprocal(Pack16 x) {  // 14 bits and a Newton step
 #endif
 
 // Lanes that a register of this build holds.
-template <class T> struct NativeWidth { static constexpr int value = 4; };
+template <class T>
+struct NativeWidth {
+    static constexpr int value = 4;
+};
 #if defined(__AVX512F__)
-template <> struct NativeWidth<float> { static constexpr int value = 16; };
+template <>
+struct NativeWidth<float> {
+    static constexpr int value = 16;
+};
 #elif defined(__AVX2__)
-template <> struct NativeWidth<float> { static constexpr int value = 8; };
+template <>
+struct NativeWidth<float> {
+    static constexpr int value = 8;
+};
 #endif
 
-template <class T, int W> GS_INLINE T lane_max(Pack<T, W> p) {
+template <class T, int W>
+GS_INLINE T lane_max(Pack<T, W> p) {
     T lanes[W];
     p.store(lanes);
     T out = lanes[0];
@@ -190,7 +270,8 @@ template <class T, int W> GS_INLINE T lane_max(Pack<T, W> p) {
 }
 
 // out[i] = sum of the lanes of p[i]: all together, as a transposition that adds.
-template <int kCount, class T, int W> GS_INLINE void lane_sums(const Pack<T, W>* p, T* out) {
+template <int kCount, class T, int W>
+GS_INLINE void lane_sums(const Pack<T, W>* p, T* out) {
     for (int i = 0; i < kCount; ++i) {
         T lanes[W];
         p[i].store(lanes);
@@ -212,11 +293,16 @@ GS_INLINE __m512 add_transposed(__m512 a, __m512 b, __m512 c, __m512 d) {
 GS_INLINE __m512 add_blocks(__m512 x, __m512 y) {
     return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x88), _mm512_shuffle_f32x4(x, y, 0xdd));
 }
-template <int kCount> GS_INLINE void lane_sums(const Pack16* p, float* out) {
+template <int kCount>
+GS_INLINE void lane_sums(const Pack16* p, float* out) {
     static_assert(kCount <= 16, "one register of results");
-    const auto at = [&](int i) __attribute__((always_inline)) { return i < kCount ? p[i].lanes : _mm512_setzero_ps(); };
-    const __m512 q0 = add_transposed(at(0), at(1), at(2), at(3)), q1 = add_transposed(at(4), at(5), at(6), at(7));
-    const __m512 q2 = add_transposed(at(8), at(9), at(10), at(11)), q3 = add_transposed(at(12), at(13), at(14), at(15));
+    const auto at = [&](int i) __attribute__((always_inline)) {
+        return i < kCount ? p[i].lanes : _mm512_setzero_ps();
+    };
+    const __m512 q0 = add_transposed(at(0), at(1), at(2), at(3)),
+                 q1 = add_transposed(at(4), at(5), at(6), at(7));
+    const __m512 q2 = add_transposed(at(8), at(9), at(10), at(11)),
+                 q3 = add_transposed(at(12), at(13), at(14), at(15));
     float sums[16];
     _mm512_storeu_ps(sums, add_blocks(add_blocks(q0, q1), add_blocks(q2, q3)));
     memcpy(out, sums, kCount * sizeof(float));
@@ -229,13 +315,17 @@ GS_INLINE __m256 add_transposed(__m256 a, __m256 b, __m256 c, __m256 d) {
     const __m256d high = _mm256_unpackhi_pd(_mm256_castps_pd(ab), _mm256_castps_pd(cd));
     return _mm256_add_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high));
 }
-template <int kCount> GS_INLINE void lane_sums(const Pack<float, 8>* p, float* out) {
-    const auto at = [&](int i) __attribute__((always_inline)) { return i < kCount ? (__m256)p[i].lanes : _mm256_setzero_ps(); };
+template <int kCount>
+GS_INLINE void lane_sums(const Pack<float, 8>* p, float* out) {
+    const auto at = [&](int i) __attribute__((always_inline)) {
+        return i < kCount ? (__m256)p[i].lanes : _mm256_setzero_ps();
+    };
     for (int first = 0; first < kCount; first += 8) {
         const __m256 x = add_transposed(at(first), at(first + 1), at(first + 2), at(first + 3));
         const __m256 y = add_transposed(at(first + 4), at(first + 5), at(first + 6), at(first + 7));
         float sums[8];
-        _mm256_storeu_ps(sums, _mm256_add_ps(_mm256_permute2f128_ps(x, y, 0x20), _mm256_permute2f128_ps(x, y, 0x31)));
+        _mm256_storeu_ps(
+            sums, _mm256_add_ps(_mm256_permute2f128_ps(x, y, 0x20), _mm256_permute2f128_ps(x, y, 0x31)));
         for (int i = first; i < first + 8 && i < kCount; ++i) out[i] = sums[i - first];
     }
 }

@@ -9,15 +9,20 @@ namespace {
 constexpr int64_t kBlock = 256;   // Gaussians a thread takes at a time
 constexpr int64_t kPrefetch = 4;  // Gaussians ahead
 
-template <class F> void for_each_gaussian(int64_t count, int threads, const F& f) { parallel_for(count, threads, f, kBlock); }
+template <class F>
+void for_each_gaussian(int64_t count, int threads, const F& f) {
+    parallel_for(count, threads, f, kBlock);
+}
 
-template <class T> Sym3<T> world_covariance(const Gaussians<T>& g, T modifier, int64_t i) {
+template <class T>
+Sym3<T> world_covariance(const Gaussians<T>& g, T modifier, int64_t i) {
     if (!g.covariances) return covariance3d(g.scales + 3 * i, modifier, g.quats + 4 * i);
     const T* c = g.covariances + 6 * i;
     return {c[0], c[1], c[2], c[3], c[4], c[5]};
 }
 
-template <class T> bool sh_color(const View<T>& v, const Gaussians<T>& g, int64_t i, T* color) {
+template <class T>
+bool sh_color(const View<T>& v, const Gaussians<T>& g, int64_t i, T* color) {
     T dir[3], basis[kMaxShBases];
     view_direction(v.campos, g.means + 3 * i, dir);
     if (v.sh_degree > 0 && !is_finite(dot3(dir, dir))) return false;
@@ -32,7 +37,8 @@ template <class T> bool sh_color(const View<T>& v, const Gaussians<T>& g, int64_
 }
 
 // The colour the pixels see; false when it is no number.
-template <class T> bool splat_color(const View<T>& v, const Gaussians<T>& g, int64_t i, T* color) {
+template <class T>
+bool splat_color(const View<T>& v, const Gaussians<T>& g, int64_t i, T* color) {
     if (g.colors) {
         for (int c = 0; c < 3; ++c) color[c] = g.colors[3 * i + c];
     } else {
@@ -44,8 +50,10 @@ template <class T> bool splat_color(const View<T>& v, const Gaussians<T>& g, int
     return true;
 }
 
-// Sets the splat and returns the radius, or 0 when nothing of the Gaussian is seen. Conditions are written so that a NaN fails.
-template <class T> int project_gaussian(const View<T>& v, const Gaussians<T>& g, int64_t i, Splat<T>& s, T& depth) {
+// Sets the splat and returns the radius, or 0 when nothing of the Gaussian is seen. Conditions are written so
+// that a NaN fails.
+template <class T>
+int project_gaussian(const View<T>& v, const Gaussians<T>& g, int64_t i, Splat<T>& s, T& depth) {
     const T* mean = g.means + 3 * i;
     T t[3], pixel[2];
     transform_point(v.view, mean, t);
@@ -63,7 +71,9 @@ template <class T> int project_gaussian(const View<T>& v, const Gaussians<T>& g,
     const T opacity = v.antialiasing ? g.opacities[i] * opacity_compensation(raw, cov) : g.opacities[i];
     s.importance = g.importance ? g.importance[i] : T(1);
     s.carrier = g.carrier ? g.carrier[i] : T(0);
-    if (!(opacity >= kMinAlpha<T>) || !is_finite(opacity) || !is_finite(s.importance) || !is_finite(s.carrier)) return 0;
+    if (!(opacity >= kMinAlpha<T>) || !is_finite(opacity) || !is_finite(s.importance) ||
+        !is_finite(s.carrier))
+        return 0;
     if (!splat_color(v, g, i, s.color)) return 0;
 
     s.x = pixel[0];
@@ -78,21 +88,27 @@ template <class T> int project_gaussian(const View<T>& v, const Gaussians<T>& g,
     return radius < T(INT32_MAX / 2) ? int(radius) : INT32_MAX / 2;
 }
 
-template <class T> void project(const View<T>& v, const Gaussians<T>& g, const Projected<T>& out, int threads) {
-    for_each_gaussian(g.count, threads, [&](int64_t i) { out.radii[i] = project_gaussian(v, g, i, out.splats[i], out.depths[i]); });
+template <class T>
+void project(const View<T>& v, const Gaussians<T>& g, const Projected<T>& out, int threads) {
+    for_each_gaussian(g.count, threads, [&](int64_t i) {
+        out.radii[i] = project_gaussian(v, g, i, out.splats[i], out.depths[i]);
+    });
 }
 
-template <class T> void store(T* out, int64_t i, int n, const T* values) {
+template <class T>
+void store(T* out, int64_t i, int n, const T* values) {
     if (out)
         for (int j = 0; j < n; ++j) out[n * i + j] = values[j];
 }
 
-template <class T> void clear(T* out, int64_t i, int64_t n) {
+template <class T>
+void clear(T* out, int64_t i, int64_t n) {
     if (out)
         for (int64_t j = 0; j < n; ++j) out[n * i + j] = T(0);
 }
 
-template <class T> void clear_gradients(const Gradients<T>& grad, const Gaussians<T>& g, int64_t i) {
+template <class T>
+void clear_gradients(const Gradients<T>& grad, const Gaussians<T>& g, int64_t i) {
     clear(grad.means, i, 3);
     clear(grad.means2d, i, 3);
     clear(grad.scales, i, 3);
@@ -109,41 +125,49 @@ template <class T> void clear_gradients(const Gradients<T>& grad, const Gaussian
 }
 
 // Adds one Gaussian's sums over its tiles, in the order of its pairs.
-template <class T> void reduce_pairs(const PairIndex& index, int64_t i, const T* pair_sums, bool statistics, T* total) {
+template <class T>
+void reduce_pairs(const PairIndex& index, int64_t i, const T* pair_sums, bool statistics, T* total) {
     const int width = pair_width(statistics);
     for (int64_t p = index.first_pair[i]; p < index.first_pair[i + 1]; ++p) {
         const T* sums = pair_sums + index.entry_of[p] * width;
-        const T weight_max = statistics && sums[kWeightMax] > total[kWeightMax] ? sums[kWeightMax] : total[kWeightMax];
+        const T weight_max =
+            statistics && sums[kWeightMax] > total[kWeightMax] ? sums[kWeightMax] : total[kWeightMax];
         for (int j = 0; j < width; ++j) total[j] += sums[j];
         if (statistics) total[kWeightMax] = weight_max;
     }
 }
 
 // A Gaussian's sums lie in as many places as it has tiles.
-template <class T> void prefetch_pairs(const PairIndex& index, int64_t i, const T* pair_sums, int width) {
-    for (int64_t p = index.first_pair[i]; p < index.first_pair[i + 1]; ++p) __builtin_prefetch(pair_sums + index.entry_of[p] * width);
+template <class T>
+void prefetch_pairs(const PairIndex& index, int64_t i, const T* pair_sums, int width) {
+    for (int64_t p = index.first_pair[i]; p < index.first_pair[i + 1]; ++p)
+        __builtin_prefetch(pair_sums + index.entry_of[p] * width);
 }
 
 // dL/d(conic), dL/d(mean in pixels) and dL/d(opacity after compensation) from the sums over pixels.
-template <class T> struct ScreenGradients {
+template <class T>
+struct ScreenGradients {
     Sym2<T> conic;
     T mean[2];
     T opacity, importance;
 };
 
-template <class T> ScreenGradients<T> screen_gradients(const Splat<T>& s, const Sym2<T>& conic, const T* sums) {
+template <class T>
+ScreenGradients<T> screen_gradients(const Splat<T>& s, const Sym2<T>& conic, const T* sums) {
     const T modulated = s.importance * s.opacity;
     ScreenGradients<T> g;
     g.opacity = s.importance * sums[kX];
     g.importance = s.opacity * sums[kX];
-    g.conic = {T(-0.5) * modulated * sums[kXdxdx], -modulated * sums[kXdxdy], T(-0.5) * modulated * sums[kXdydy]};
+    g.conic = {T(-0.5) * modulated * sums[kXdxdx], -modulated * sums[kXdxdy],
+               T(-0.5) * modulated * sums[kXdydy]};
     g.mean[0] = modulated * (conic.xx * sums[kXdx] + conic.xy * sums[kXdy]);
     g.mean[1] = modulated * (conic.xy * sums[kXdx] + conic.yy * sums[kXdy]);
     return g;
 }
 
 template <class T>
-GS_HD void store_sh(const Gradients<T>& grad, const Gaussians<T>& g, int64_t i, const T* basis, int bases, const T* grad_color) {
+GS_HD void store_sh(const Gradients<T>& grad, const Gaussians<T>& g, int64_t i, const T* basis, int bases,
+                    const T* grad_color) {
     T* first = grad.sh_first + i * g.sh_first_stride;
     T* rest = grad.sh_rest + i * g.sh_rest_stride;
     for (int c = 0; c < 3; ++c) first[c] = basis[0] * grad_color[c];
@@ -154,8 +178,8 @@ GS_HD void store_sh(const Gradients<T>& grad, const Gaussians<T>& g, int64_t i, 
 
 // The gradients of the SH coefficients, where asked for; the direction's share is added to dL/dmean.
 template <class T>
-void sh_backward(const View<T>& v, const Gaussians<T>& g, int64_t i, const T* color, const T* grad_color, const Gradients<T>& grad,
-                 T* grad_mean) {
+void sh_backward(const View<T>& v, const Gaussians<T>& g, int64_t i, const T* color, const T* grad_color,
+                 const Gradients<T>& grad, T* grad_mean) {
     T dir[3], basis[kMaxShBases], weight[kMaxShBases], gc[3];
     for (int c = 0; c < 3; ++c) gc[c] = color[c] > 0 ? grad_color[c] : T(0);
     const T inv_distance = view_direction(v.campos, g.means + 3 * i, dir);
@@ -172,7 +196,8 @@ void sh_backward(const View<T>& v, const Gaussians<T>& g, int64_t i, const T* co
 }
 
 template <class T>
-void project_gaussian_backward(const View<T>& v, const Gaussians<T>& g, int64_t i, const Splat<T>& s, const T* sums, const Gradients<T>& grad) {
+void project_gaussian_backward(const View<T>& v, const Gaussians<T>& g, int64_t i, const Splat<T>& s,
+                               const T* sums, const Gradients<T>& grad) {
     const T* mean = g.means + 3 * i;
     T t[3];
     transform_point(v.view, mean, t);
@@ -196,9 +221,12 @@ void project_gaussian_backward(const View<T>& v, const Gaussians<T>& g, int64_t 
     T grad_t[3] = {0, 0, -sums[kInvDepth] * square(s.inv_depth)};
     Sym3<T> grad_world;
     project_covariance_backward(v, point, affine, world, grad_cov, grad_world, grad_t);
-    const T packed[6] = {grad_world.xx, grad_world.xy, grad_world.xz, grad_world.yy, grad_world.yz, grad_world.zz};
+    const T packed[6] = {grad_world.xx, grad_world.xy, grad_world.xz,
+                         grad_world.yy, grad_world.yz, grad_world.zz};
     store(grad.covariances, i, 6, packed);
-    if (grad.scales) covariance3d_backward(g.scales + 3 * i, v.scale_modifier, g.quats + 4 * i, grad_world, grad.scales + 3 * i, grad.quats + 4 * i);
+    if (grad.scales)
+        covariance3d_backward(g.scales + 3 * i, v.scale_modifier, g.quats + 4 * i, grad_world,
+                              grad.scales + 3 * i, grad.quats + 4 * i);
 
     const T grad_ndc[3] = {screen.mean[0] * T(0.5) * T(v.width), screen.mean[1] * T(0.5) * T(v.height), T(0)};
     store(grad.means2d, i, 3, grad_ndc);
@@ -209,7 +237,8 @@ void project_gaussian_backward(const View<T>& v, const Gaussians<T>& g, int64_t 
     store(grad.means, i, 3, grad_mean);
 }
 
-template <class T> void store_statistics(const Statistics<T>& out, int64_t i, const T* sums) {
+template <class T>
+void store_statistics(const Statistics<T>& out, int64_t i, const T* sums) {
     out.weight_sum[i] = sums[kWeight];
     out.weight_max[i] = sums[kWeightMax];
     out.pixels[i] = int32_t(sums[kPixelCount]);
@@ -217,8 +246,9 @@ template <class T> void store_statistics(const Statistics<T>& out, int64_t i, co
 }
 
 template <class T>
-void project_backward(const View<T>& v, const Gaussians<T>& g, const Projected<T>& seen, const PairIndex& index, const T* pair_sums,
-                      bool statistics, const Gradients<T>& grad, const Statistics<T>& stats, int threads) {
+void project_backward(const View<T>& v, const Gaussians<T>& g, const Projected<T>& seen,
+                      const PairIndex& index, const T* pair_sums, bool statistics, const Gradients<T>& grad,
+                      const Statistics<T>& stats, int threads) {
     for_each_gaussian(g.count, threads, [&](int64_t i) {
         if (i + kPrefetch < g.count) prefetch_pairs(index, i + kPrefetch, pair_sums, pair_width(statistics));
         T sums[kAllSums] = {};

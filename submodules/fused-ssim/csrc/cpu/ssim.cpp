@@ -9,7 +9,8 @@
 namespace gs {
 namespace {
 
-// Long enough that the rows which neighbouring strips compute twice do not count, short enough to feed many cores.
+// Long enough that the rows which neighbouring strips compute twice do not count, short enough to feed many
+// cores.
 constexpr int64_t kStripHeight = 256;
 
 std::vector<SsimStrip> cut(int64_t planes, int64_t height, int64_t width) {
@@ -17,7 +18,8 @@ std::vector<SsimStrip> cut(int64_t planes, int64_t height, int64_t width) {
     for (int64_t plane = 0; plane < planes; ++plane)
         for (int64_t y = 0; y < height; y += kStripHeight)
             for (int64_t x = 0; x < width; x += kStripWidth)
-                strips.push_back({plane, y, std::min(y + kStripHeight, height), x, std::min(x + kStripWidth, width)});
+                strips.push_back(
+                    {plane, y, std::min(y + kStripHeight, height), x, std::min(x + kStripWidth, width)});
     return strips;
 }
 
@@ -31,7 +33,8 @@ double run(const SsimProblem<double>& problem, const SsimStrip& strip) {
 
 }  // namespace
 
-template <class T> double ssim(const SsimProblem<T>& problem, int threads) {
+template <class T>
+double ssim(const SsimProblem<T>& problem, int threads) {
     cpu_isa();  // throws here, not in a thread
     const std::vector<SsimStrip> strips = cut(problem.planes, problem.height, problem.width);
     std::vector<double> sums(strips.size());

@@ -7,14 +7,17 @@
 
 namespace gs {
 
-// Images are `planes` contiguous planes of height x width. With a margin, only pixels at least that far from the border have
-// an SSIM value; outside of an image there are zeros.
-template <class T> struct SsimProblem {
+// Images are `planes` contiguous planes of height x width. With a margin, only pixels at least that far from
+// the border have an SSIM value; outside of an image there are zeros.
+template <class T>
+struct SsimProblem {
     const T* x;
     const T* y;
-    const T* weight;  // of each SSIM value in the objective, (planes, height - 2 margin, width - 2 margin); null: all 1
+    const T* weight;  // of each SSIM value in the objective, (planes, height - 2 margin, width - 2 margin);
+                      // null: all 1
     T* map;           // out: SSIM values, shape as `weight`; null: not wanted
-    T* grad;          // out: scale * gradient of the weighted sum with respect to x, (planes, height, width); null: not wanted
+    T* grad;  // out: scale * gradient of the weighted sum with respect to x, (planes, height, width); null:
+              // not wanted
     int64_t planes, height, width;
     int64_t margin;
     T c1, c2;
@@ -22,7 +25,9 @@ template <class T> struct SsimProblem {
 };
 
 // A part of one plane: rows y0 .. y1, columns x0 .. x1, x1 - x0 <= kStripWidth.
-struct SsimStrip { int64_t plane, y0, y1, x0, x1; };
+struct SsimStrip {
+    int64_t plane, y0, y1, x0, x1;
+};
 
 // With a radius on each side a multiple of 64 columns, and a working set that the second-level cache holds.
 constexpr int64_t kStripWidth = 310;
@@ -35,6 +40,7 @@ struct SsimKernels {
 GS_DECLARE_KERNELS(SsimKernels, ssim_kernels)
 
 // Fills map and grad, returns the sum of all SSIM values. The same bits for every number of threads.
-template <class T> double ssim(const SsimProblem<T>& problem, int threads);
+template <class T>
+double ssim(const SsimProblem<T>& problem, int threads);
 
 }  // namespace gs

@@ -1,8 +1,10 @@
-// SSIM and its gradient over one strip, streaming down its rows: the windowed means of a few rows, their SSIM values and
-// derivatives, and the window over those never leave the cache. Compiled once per instruction set (isa.h).
+// SSIM and its gradient over one strip, streaming down its rows: the windowed means of a few rows, their SSIM
+// values and derivatives, and the window over those never leave the cache. Compiled once per instruction set
+// (isa.h).
 //
-// Rows are handled by fours, and so are columns: column 4 q + p of a row buffer lies in lane q of phase p. A window over
-// neighbouring columns is then one over neighbouring registers, as it is for rows, and four of them share their loads.
+// Rows are handled by fours, and so are columns: column 4 q + p of a row buffer lies in lane q of phase p. A
+// window over neighbouring columns is then one over neighbouring registers, as it is for rows, and four of
+// them share their loads.
 #include "cpu/ssim.h"
 #include "simd.h"
 #include "ssim_math.h"
@@ -13,19 +15,22 @@ namespace {
 
 constexpr int kHalo = 2 * kRadius;
 constexpr int kFour = 4;
-constexpr int kReach = kFour + kHalo;                         // what lies under the windows of four neighbours
-constexpr int kWait = (kHalo + kFour - 1) / kFour;            // fours that must follow one before its windows are full
-constexpr int kRing = (kWait + 1) * kFour;                    // rows that a filter keeps
-constexpr int kPhase = (kStripWidth + kHalo + 63) / 64 * 16;  // columns in a phase: a whole number of registers
-constexpr int kPhaseSpan = kPhase + 16;                       // the same and what lies under its windows
+constexpr int kReach = kFour + kHalo;               // what lies under the windows of four neighbours
+constexpr int kWait = (kHalo + kFour - 1) / kFour;  // fours that must follow one before its windows are full
+constexpr int kRing = (kWait + 1) * kFour;          // rows that a filter keeps
+constexpr int kPhase =
+    (kStripWidth + kHalo + 63) / 64 * 16;  // columns in a phase: a whole number of registers
+constexpr int kPhaseSpan = kPhase + 16;    // the same and what lies under its windows
 constexpr int kSpan = kFour * kPhaseSpan;
 
 static_assert(kReach / kFour < 16, "the windows of the last columns stay in the row");
 
-template <class T, int Length> using Row = T[kFour][Length];
+template <class T, int Length>
+using Row = T[kFour][Length];
 
 // The window around each of four neighbours.
-template <class T> inline void window(const Vec<T> (&values)[kReach], Vec<T> (&sums)[kFour]) {
+template <class T>
+inline void window(const Vec<T> (&values)[kReach], Vec<T> (&sums)[kFour]) {
     for (int g = 0; g < kFour; ++g) {
         const Vec<T>* centre = values + g + kRadius;
         sums[g] = kWindow<T>[0] * centre[0];
@@ -33,9 +38,11 @@ template <class T> inline void window(const Vec<T> (&values)[kReach], Vec<T> (&s
     }
 }
 
-// The separable window over F images at once. Four rows at a time go in, from kRadius rows above the first one wanted;
-// after kWait times, each time four rows come out. Column 0 is centred on column kRadius of what went in.
-template <class T, int F> class Filter {
+// The separable window over F images at once. Four rows at a time go in, from kRadius rows above the first
+// one wanted; after kWait times, each time four rows come out. Column 0 is centred on column kRadius of what
+// went in.
+template <class T, int F>
+class Filter {
 public:
     explicit Filter(int columns) : used_((columns + kFour - 1) / kFour) {}
 
@@ -46,10 +53,17 @@ public:
         if (++count_ <= kWait) return false;
         static_assert(kRing / kFour == 4, "one case each");
         switch (count_ % 4) {
-            case 0: down_columns<0>(); break;
-            case 1: down_columns<1>(); break;
-            case 2: down_columns<2>(); break;
-            default: down_columns<3>();
+            case 0:
+                down_columns<0>();
+                break;
+            case 1:
+                down_columns<1>();
+                break;
+            case 2:
+                down_columns<2>();
+                break;
+            default:
+                down_columns<3>();
         }
         return true;
     }
@@ -67,12 +81,14 @@ private:
     }
 
     // The oldest rows are the First four of the ring: a constant, so that the compiler knows all offsets.
-    template <int First> void down_columns() {
+    template <int First>
+    void down_columns() {
         for (int f = 0; f < F; ++f)
             for (int p = 0; p < kFour; ++p)
                 for (int i = 0; i < used_; i += kLanes<T>) {
                     Vec<T> values[kReach], sums[kFour];
-                    for (int k = 0; k < kReach; ++k) values[k] = load(&ring_[f][(First * kFour + k) % kRing][p][i]);
+                    for (int k = 0; k < kReach; ++k)
+                        values[k] = load(&ring_[f][(First * kFour + k) % kRing][p][i]);
                     window<T>(values, sums);
                     for (int g = 0; g < kFour; ++g) store(&out_[g][f][p][i], sums[g]);
                 }
@@ -84,17 +100,28 @@ private:
     int count_ = 0;
 };
 
-inline int clamp(int64_t value, int low, int high) { return value < low ? low : value > high ? high : int(value); }
+inline int clamp(int64_t value, int low, int high) {
+    return value < low ? low : value > high ? high : int(value);
+}
 
 // Columns begin .. end of a line that starts at column `origin` of an image.
-struct Span { int begin, end; };
+struct Span {
+    int begin, end;
+};
 
-inline Span inside(int64_t origin, int64_t width) { return {clamp(-origin, 0, kSpan), clamp(width - origin, 0, kSpan)}; }
+inline Span inside(int64_t origin, int64_t width) {
+    return {clamp(-origin, 0, kSpan), clamp(width - origin, 0, kSpan)};
+}
 
-template <class T> class Strip {
+template <class T>
+class Strip {
 public:
     Strip(const SsimProblem<T>& problem, const SsimStrip& strip)
-        : p_(problem), s_(strip), width_(int(strip.x1 - strip.x0)), moments_(width_ + kHalo), slopes_(width_) {
+        : p_(problem),
+          s_(strip),
+          width_(int(strip.x1 - strip.x0)),
+          moments_(width_ + kHalo),
+          slopes_(width_) {
         Span own = inside(s_.x0 - kRadius - p_.margin, p_.width - 2 * p_.margin);
         fill(weights_, own, 1);
         own = {clamp(own.begin, kRadius, kSpan), clamp(own.end, 0, kRadius + width_)};
@@ -102,7 +129,8 @@ public:
     }
 
     double run() {
-        const int64_t above = p_.grad ? kRadius : 0;  // the gradient of a row needs the slopes of rows around it
+        const int64_t above =
+            p_.grad ? kRadius : 0;  // the gradient of a row needs the slopes of rows around it
         const int64_t turns = (s_.y1 - s_.y0 + kFour - 1) / kFour + (p_.grad ? 2 : 1) * kWait;
         int64_t y_value = s_.y0 - above, y_grad = s_.y0;
         for (int64_t turn = 0; turn < turns; ++turn) {
@@ -111,7 +139,8 @@ public:
             for (int g = 0; g < kFour; ++g) compare(y_value + g, moments_.out()[g], slope_rows_[g]);
             y_value += kFour;
             if (!p_.grad || !slopes_.push(slope_rows_)) continue;
-            for (int g = 0; g < kFour && y_grad + g < s_.y1; ++g) write_gradient(y_grad + g, slopes_.out()[g]);
+            for (int g = 0; g < kFour && y_grad + g < s_.y1; ++g)
+                write_gradient(y_grad + g, slopes_.out()[g]);
             y_grad += kFour;
         }
         return sum_;
@@ -119,7 +148,8 @@ public:
 
 private:
     static void fill(Row<T, kPhaseSpan>& row, Span span, T value) {
-        for (int i = 0; i < kSpan; ++i) row[i % kFour][i / kFour] = i >= span.begin && i < span.end ? value : T(0);
+        for (int i = 0; i < kSpan; ++i)
+            row[i % kFour][i / kFour] = i >= span.begin && i < span.end ? value : T(0);
     }
 
     // Four image rows from row y and column x0 - kHalo on, with the products that SSIM averages.
@@ -161,7 +191,8 @@ private:
         }
     }
 
-    // SSIM of image row y and its slopes, from the row's windowed means. Column i is image column x0 - kRadius + i.
+    // SSIM of image row y and its slopes, from the row's windowed means. Column i is image column x0 -
+    // kRadius + i.
     void compare(int64_t y, const Row<T, kPhase> (&mean)[4], Row<T, kPhaseSpan> (&slopes)[3]) {
         if (y < p_.margin || y >= p_.height - p_.margin) {
             __builtin_memset(slopes, 0, sizeof slopes);
@@ -205,7 +236,8 @@ private:
 
     static void to_line(const Row<T, kPhase>& row, int columns, T (&line)[kSpan]) {
         for (int i = 0; i < (columns + kFour - 1) / kFour; i += kLanes<T>)
-            interleave<T>({load(&row[0][i]), load(&row[1][i]), load(&row[2][i]), load(&row[3][i])}, line + kFour * i);
+            interleave<T>({load(&row[0][i]), load(&row[1][i]), load(&row[2][i]), load(&row[3][i])},
+                          line + kFour * i);
     }
 
     // Image row y of the gradient, from the windowed slopes.
@@ -214,13 +246,14 @@ private:
         const T *x = p_.x + at, *x2 = p_.y + at;
         T* grad = p_.grad + at;
         const T scale = p_.scale;
-        T (&d_x)[kSpan] = lines_[0][0], (&d_squares)[kSpan] = lines_[0][1], (&d_product)[kSpan] = lines_[1][0];
+        T(&d_x)[kSpan] = lines_[0][0], (&d_squares)[kSpan] = lines_[0][1], (&d_product)[kSpan] = lines_[1][0];
         to_line(slopes[0], width_, d_x);
         to_line(slopes[1], width_, d_squares);
         to_line(slopes[2], width_, d_product);
         int i = 0;
         for (; i + kLanes<T> <= width_; i += kLanes<T>)
-            store(grad + i, scale * (load(d_x + i) + load(x + i) * load(d_squares + i) + load(x2 + i) * load(d_product + i)));
+            store(grad + i, scale * (load(d_x + i) + load(x + i) * load(d_squares + i) +
+                                     load(x2 + i) * load(d_product + i)));
         for (; i < width_; ++i) grad[i] = scale * (d_x[i] + x[i] * d_squares[i] + x2[i] * d_product[i]);
     }
 
@@ -233,12 +266,14 @@ private:
     alignas(64) Row<T, kPhaseSpan> pixels_[kFour][4] = {};
     alignas(64) Row<T, kPhaseSpan> slope_rows_[kFour][3] = {};
     alignas(64) Row<T, kPhase> values_;
-    alignas(64) Row<T, kPhaseSpan> weights_;  // of each column's SSIM value in the objective; zero where there is none
+    alignas(64) Row<T, kPhaseSpan> weights_;  // of each column's SSIM value in the objective; zero where
+                                              // there is none
     alignas(64) Row<T, kPhaseSpan> own_;      // one where a column's SSIM value belongs to this strip's sum
     double sum_ = 0;
 };
 
-template <class T> double strip(const SsimProblem<T>& problem, const SsimStrip& strip) {
+template <class T>
+double strip(const SsimProblem<T>& problem, const SsimStrip& strip) {
     return Strip<T>(problem, strip).run();
 }
 

@@ -1,4 +1,5 @@
-// A balanced k-d tree with tight boxes: exact, and as fast for clusters and duplicates as for points spread evenly.
+// A balanced k-d tree with tight boxes: exact, and as fast for clusters and duplicates as for points spread
+// evenly.
 #include "cpu/knn.h"
 
 #include <algorithm>
@@ -11,14 +12,16 @@ namespace gs {
 namespace {
 
 constexpr int kNeighbours = 3;
-constexpr int64_t kLeafPoints = 8;  // at most, except that a leaf never holds fewer than half of it in a larger tree
+constexpr int64_t kLeafPoints =
+    8;  // at most, except that a leaf never holds fewer than half of it in a larger tree
 
 struct Point {
     float at[3];
     int32_t index;
 };
 
-// Rounding is monotonic, so that no point of a box comes out nearer than the box as long as both go through here.
+// Rounding is monotonic, so that no point of a box comes out nearer than the box as long as both go through
+// here.
 inline float squared_length(float x, float y, float z) { return x * x + y * y + z * z; }
 
 struct Box {
@@ -71,8 +74,10 @@ public:
     int64_t leaves() const { return int64_t(1) << depth_; }
 
     // Visits the points of a leaf, each with what is nearest to it.
-    template <class Visit> void for_leaf(int64_t leaf, const Visit& visit) const {
-        for (int64_t i = begin(depth_, leaf); i < begin(depth_, leaf + 1); ++i) visit(points_[i], nearest(leaf, i));
+    template <class Visit>
+    void for_leaf(int64_t leaf, const Visit& visit) const {
+        for (int64_t i = begin(depth_, leaf); i < begin(depth_, leaf + 1); ++i)
+            visit(points_[i], nearest(leaf, i));
     }
 
     // Nodes that a thread takes at a time on this level.
@@ -97,7 +102,8 @@ private:
         if (level == depth_) return;
         const int axis = tight.widest_axis();
         const auto middle = points_.begin() + begin(level + 1, 2 * k + 1);
-        std::nth_element(first, middle, last, [axis](const Point& a, const Point& b) { return a.at[axis] < b.at[axis]; });
+        std::nth_element(first, middle, last,
+                         [axis](const Point& a, const Point& b) { return a.at[axis] < b.at[axis]; });
     }
 
     // From the point's own leaf up: what lies beside each ancestor is entered only if its box is near enough.
@@ -147,7 +153,8 @@ void mean_squared_distance(const float* points, int64_t count, float* mean_squar
         for (int i = 0; i < neighbours; ++i) sum += nearest.squares[i];
         mean_squares[p.index] = neighbours ? sum / float(neighbours) : 0.f;
     };
-    parallel_for(tree.leaves(), threads, [&](int64_t leaf) { tree.for_leaf(leaf, write); }, tree.leaf_chunk());
+    parallel_for(
+        tree.leaves(), threads, [&](int64_t leaf) { tree.for_leaf(leaf, write); }, tree.leaf_chunk());
 }
 
 }  // namespace gs
