@@ -6,16 +6,21 @@
 #   PYTHON        the interpreter to build it from            make test PYTHON=python3.12
 #   TORCH         the torch to install                        make demo TORCH=torch==2.11.0
 #   TORCH_INDEX   a package index with the torch build you want: CPU-only, or for a certain CUDA version
+#   LPIPS_WEIGHTS VGG16's weights, with which the demo measures LPIPS too
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 VENV ?= .venv
+DEMO_ITERATIONS ?= 5000
+LPIPS_WEIGHTS ?=
 
 python := $(VENV)/bin/python
 pip := $(python) -m pip --disable-pip-version-check --quiet
 submodules := diff-gaussian-rasterization fused-ssim simple-knn
 installed := $(submodules:%=$(VENV)/%.installed)
+demo := output/demo
+demo_model := $(demo)/point_cloud/iteration_$(DEMO_ITERATIONS)/point_cloud.ply
 
 .PHONY: all install demo test test-long bench clean
 .DELETE_ON_ERROR:
@@ -43,13 +48,17 @@ $(installed): $(VENV)/%.installed: $(VENV)/requirements.installed $$(shell find 
 	PATH="$(abspath $(VENV))/bin:$$PATH" $(pip) install --force-reinstall --no-deps --no-build-isolation -Cbuild-dir=$(abspath $(VENV))/build/$* ./submodules/$*
 	@touch $@
 
-demo: install
-	$(python) train.py -s data/demo -m output/demo --eval --iterations 5000 --test_iterations 1000 5000 --save_iterations 5000 --overwrite
-	$(python) render.py -m output/demo
-	$(python) metrics.py -m output/demo
+demo: install $(demo_model)
+	$(python) render.py -m $(demo)
+	$(python) metrics.py -m $(demo) $(if $(LPIPS_WEIGHTS),--lpips_weights $(LPIPS_WEIGHTS),--skip_lpips)
 	@echo
-	@echo "Pictures: output/demo/test/ours_5000/renders beside output/demo/test/ours_5000/gt"
-	@echo "Model:    output/demo/point_cloud/iteration_5000/point_cloud.ply, for any 3DGS viewer"
+	@echo "Pictures: $(demo)/test/ours_$(DEMO_ITERATIONS)/renders beside $(demo)/test/ours_$(DEMO_ITERATIONS)/gt"
+	@echo "Model:    $(demo_model), for any 3DGS viewer"
+	@echo "Delete $(demo) to train it again."
+
+# Trained once: rendering and measuring it again takes seconds.
+$(demo_model): | install
+	$(python) train.py -s data/demo -m $(demo) --eval --iterations $(DEMO_ITERATIONS) --test_iterations 1000 $(DEMO_ITERATIONS) --overwrite
 
 test: install
 	$(python) -m pytest

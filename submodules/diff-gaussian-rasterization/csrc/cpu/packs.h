@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__SSE__)
+#if defined(GS_X86_KERNELS)
 #include <immintrin.h>
 #endif
 
@@ -224,7 +224,7 @@ GS_INLINE Pack<float, 8> sqrt(Pack<float, 8> a) {
 GS_INLINE void store_index(Mask<float, 8> m, int32_t value, int32_t* index) {
     _mm256_maskstore_epi32(index, (__m256i)m.lanes, _mm256_set1_epi32(value));
 }
-#elif defined(__SSE2__)
+#elif defined(GS_X86_KERNELS)
 GS_INLINE uint32_t bits(Mask<float, 4> m) { return uint32_t(_mm_movemask_ps((__m128)m.lanes)); }
 GS_INLINE bool any(Mask<float, 4> m) { return bits(m) != 0; }
 GS_INLINE Pack<float, 4> sqrt(Pack<float, 4> a) {
