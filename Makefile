@@ -3,21 +3,22 @@
 #
 # Both first make a virtual environment in .venv; a second time they only rebuild what changed.
 #
-#   PYTHON        the interpreter to build it from            make test PYTHON=python3.12
-#   TORCH         the torch to install                        make demo TORCH=torch==2.11.0
+#   PYTHON        the interpreter to build it from, 3.10 to 3.13   make test PYTHON=python3.12
+#   TORCH         the torch to install                             make demo TORCH=torch==2.11.0
 #   TORCH_INDEX   a package index with the torch build you want: CPU-only, or for a certain CUDA version
 #   LPIPS_WEIGHTS VGG16's weights, with which the demo measures LPIPS too
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
-VENV ?= .venv
+VENV ?= .venv# relative to the checkout, without spaces
 DEMO_ITERATIONS ?= 5000
 LPIPS_WEIGHTS ?=
 
 python := $(VENV)/bin/python
 pip := $(python) -m pip --disable-pip-version-check --quiet
 submodules := diff-gaussian-rasterization fused-ssim simple-knn
+torch := $(VENV)/$(subst /,_,$(TORCH)).installed# another TORCH is installed anew
 installed := $(submodules:%=$(VENV)/%.installed)
 demo := output/demo
 demo_model := $(demo)/point_cloud/iteration_$(DEMO_ITERATIONS)/point_cloud.ply
@@ -29,15 +30,15 @@ all: install
 
 install: $(installed)
 
-$(VENV)/torch.installed:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version.split()[0])'
+$(torch):
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13) and "Python 3.10 to 3.13 is needed, this is " + sys.version.split()[0])'
 	@c++ --version > /dev/null || { echo "a C++ compiler is needed (g++ or clang++)" >&2; exit 1; }
 	@echo "Setting up $(VENV): torch first, a few minutes on a slow line"
 	$(PYTHON) -m venv $(VENV)
 	$(pip) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
 	@touch $@
 
-$(VENV)/requirements.installed: requirements.txt $(VENV)/torch.installed
+$(VENV)/requirements.installed: requirements.txt $(torch)
 	$(pip) install -r requirements.txt
 	@touch $@
 
@@ -45,7 +46,7 @@ $(VENV)/requirements.installed: requirements.txt $(VENV)/torch.installed
 .SECONDEXPANSION:
 $(installed): $(VENV)/%.installed: $(VENV)/requirements.installed $$(shell find submodules/common submodules/$$* -type f -not -path '*/__pycache__/*')
 	@echo "Building $*"
-	PATH="$(abspath $(VENV))/bin:$$PATH" $(pip) install --force-reinstall --no-deps --no-build-isolation -Cbuild-dir=$(abspath $(VENV))/build/$* ./submodules/$*
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(pip) install --force-reinstall --no-deps --no-build-isolation "-Cbuild-dir=$(CURDIR)/$(VENV)/build/$*" ./submodules/$*
 	@touch $@
 
 demo: install $(demo_model)

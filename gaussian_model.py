@@ -246,7 +246,7 @@ class GaussianModel:
         try:
             with open(path, "rb") as file:
                 vertices = PlyData.read(file, mmap=False)["vertex"]
-        except (PlyParseError, KeyError, ValueError) as problem:
+        except (PlyParseError, KeyError, ValueError, MemoryError, OverflowError) as problem:
             raise ValueError(f"{path}: not a PLY file of Gaussians ({problem})") from problem
         present = {item.name for item in vertices.properties}
         bases = 1 + sum(name.startswith("f_rest_") for name in present) // 3
@@ -278,6 +278,9 @@ class GaussianModel:
         missing = [name for name in needed if name not in tensors]
         if missing:
             raise ValueError(f"the checkpoint has no {', '.join(missing)}")
+        for name in needed:
+            if len(tensors[name]) != len(tensors[needed[0]]) or not torch.isfinite(tensors[name]).all():
+                raise ValueError(f"the checkpoint's {name} does not fit its Gaussians or is not finite")
         model = cls({row.name: tensors[f"raw.{row.name}"].to(device) for row in PARAMETERS})
         model.statistics = {row.name: tensors[f"statistics.{row.name}"].to(device) for row in STATISTICS}
         model.start_training(settings)

@@ -20,7 +20,7 @@ from utils.commands import run_command
 from utils.files import write_json
 from utils.images import read_image
 from utils.losses import psnr
-from utils.lpips import LPIPS, fetch_vgg16, read_vgg16
+from utils.lpips import LPIPS, SMALLEST_SIDE, fetch_vgg16, read_vgg16
 from utils.progress import each
 
 SPLITS = ("test", "train")
@@ -129,6 +129,15 @@ def average(values: Values) -> dict[str, float | None]:
     return means
 
 
+def too_small(methods: dict[str, Pairs]) -> str | None:
+    """Why LPIPS cannot be measured on these pictures, if so."""
+    for pairs in methods.values():
+        for pair in (pair for split in SPLITS for pair in pairs[split]):
+            if min(map(int, png_size(pair.render).split(" x "))) < SMALLEST_SIDE:
+                return f"pictures of less than {SMALLEST_SIDE} pixels, such as {pair.render}"
+    return None
+
+
 def prepare_lpips(
     options: argparse.Namespace, device: torch.device
 ) -> tuple[LPIPS | None, str | None]:  # the measure, or why there is none
@@ -226,7 +235,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if missing and not options.quiet:
         print(f"LPIPS is not measured: {missing}")
     for folder, methods in runs.items():
-        evaluate(folder, methods, lpips, missing, device, options.quiet)
+        small = too_small(methods) if lpips else None
+        if small and not options.quiet:
+            print(f"LPIPS is not measured: {small}")
+        evaluate(folder, methods, None if small else lpips, small or missing, device, options.quiet)
 
 
 if __name__ == "__main__":

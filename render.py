@@ -16,6 +16,7 @@ from gaussian_model import GaussianModel
 from scene import Camera, load_scene
 from utils import run_folder
 from utils.commands import run_command
+from utils.devices import check_data_device
 from utils.images import write_png
 from utils.progress import each
 from utils.rendering import render
@@ -62,6 +63,7 @@ def main() -> None:
         raise ValueError("--skip_train and --skip_test together leave nothing to render")
     folder = Path(given["model_path"])
     settings = make_settings(given, recorded_settings(folder))
+    check_data_device(settings.model.data_device)
     iteration = run_folder.choose_iteration(folder, given["iteration"])
     if settings.run.threads:
         torch.set_num_threads(settings.run.threads)

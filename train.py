@@ -7,6 +7,7 @@ import utils.openmp  # noqa: F401  before torch
 import secrets
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from scene import Scene, load_scene, viewer_entries
 from utils import run_folder
 from utils.checkpoints import load_checkpoint, save_checkpoint
 from utils.commands import run_command
+from utils.devices import check_data_device
 from utils.files import write_json
 from utils.losses import l1, psnr
 from utils.ply import write_point_cloud
@@ -45,6 +47,7 @@ class Training:
     iteration: int = 0  # done so far
     started: float = field(default_factory=time.monotonic)  # earlier than that by what earlier sessions took
     measures: dict[str, Any] = field(default_factory=dict)  # by iteration
+    date: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
 
     @property
     def seconds(self) -> float:
@@ -210,9 +213,14 @@ def resume(
         )
     model = GaussianModel.from_state(tensors, settings.optimization, best_device())
     generator = torch.Generator()
-    generator.set_state(tensors["generator"])
     views = ViewOrder(len(scene.train), generator)
-    views.remaining = tensors["views"].tolist()
+    try:
+        generator.set_state(tensors["generator"])
+        views.restore(tensors["views"].tolist())
+    except (KeyError, RuntimeError, TypeError, ValueError) as problem:
+        raise ValueError(
+            f"{settings.run.start_checkpoint}: its random state is damaged ({problem})"
+        ) from problem
     started = time.monotonic() - record["seconds"]
     return Training(
         settings, folder, scene, model, generator, views, record["iteration"], started, record["measures"]
@@ -222,7 +230,7 @@ def resume(
 def resumed_settings(given: dict[str, Any], record: dict[str, Any]) -> Settings:
     """The checkpoint's settings under the flags given. ValueError where they cannot go together."""
     settings = make_settings(given, record["settings"])
-    for name in ("sh_degree", "optimizer_type", "variant"):
+    for name in ("sh_degree", "optimizer_type", "variant", "seed", "initial_opacity"):
         if settings.flat()[name] != record["settings"][name]:
             raise ValueError(
                 f"--{name}: the checkpoint has {record['settings'][name]}, got {settings.flat()[name]}"
@@ -250,15 +258,6 @@ def continues_in(folder: Path, settings: Settings) -> bool:
     return bool(checkpoint) and Path(checkpoint).resolve().parent == folder.resolve()
 
 
-def check_devices(settings: Settings) -> None:
-    usable = {"cpu", best_device().type}
-    if settings.model.data_device.partition(":")[0] not in usable:
-        expected = " or ".join(sorted(usable))
-        raise ValueError(
-            f"--data_device: expected {expected} on this machine, got {settings.model.data_device!r}"
-        )
-
-
 def write_inputs(run: Training) -> None:
     """What others' tools want to know of a run before it ends."""
     if run.settings.run.overwrite and not continues_in(run.folder, run.settings):
@@ -281,6 +280,7 @@ def write_record(run: Training, finished: bool) -> None:
         "seed": run.settings.run.seed,
         "versions": run_folder.versions(),
         "machine": run_folder.machine(cpu_info()) | {"device": str(best_device())},
+        "started": run.date,
         "settings": run.settings.flat(),
     }
     run_folder.write_config(run.folder, record)
@@ -322,7 +322,8 @@ def main() -> None:
     settings = resumed_settings(given, record) if record else make_settings(given)
     if not settings.model.source_path:
         raise ValueError("which scene? give its folder with -s")
-    check_devices(settings)
+    check_data_device(settings.model.data_device)
+    policy.position_learning_rate(1, 1.0, settings.optimization)  # refuses rates that do not go together
     settings.model.source_path = str(Path(settings.model.source_path).resolve())
     settings.model.model_path = settings.model.model_path or f"output/{secrets.token_hex(5)}"
     folder = Path(settings.model.model_path)

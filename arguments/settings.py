@@ -44,7 +44,9 @@ class PipelineSettings:
 
     convert_SHs_python: bool = flag(False, "evaluate the spherical harmonics in torch, not in the rasterizer")
     compute_cov3D_python: bool = flag(False, "build the 3D covariances in torch, not in the rasterizer")
-    debug: bool = flag(False, "slower checks in the rasterizer; errors keep their traceback")
+    debug: bool = flag(
+        False, "look for NaN and infinity in all that enters and leaves the rasterizer; print tracebacks"
+    )
     antialiasing: bool = flag(False, "opacity compensation for the screen-space blur (Mip-Splatting)")
 
 
@@ -132,8 +134,8 @@ class RunSettings:
     )
     start_checkpoint: str = flag("", "go on from this checkpoint, with its settings; flags given here win")
     overwrite: bool = flag(False, "replace the run that the output folder holds")
-    seed: int = flag(0, "seed of everything random", bound=at_least(0))
-    threads: int = flag(0, "CPU threads, 0: as many as there are cores", bound=at_least(0))
+    seed: int = flag(0, "seed of everything random", bound=between(0, 2**63 - 1))
+    threads: int = flag(0, "CPU threads, 0: as many as there are cores", bound=between(0, 1024))
     quiet: bool = flag(False, "print nothing but errors")
     debug_from: int = flag(-1, "switch --debug on after this iteration, -1: never", bound=at_least(-1))
     detect_anomaly: bool = flag(False, "let torch look for NaN in every backward pass (slow)")

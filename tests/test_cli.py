@@ -16,6 +16,7 @@ import pytest
 import torch
 from plyfile import PlyData
 from tiny_scene import HEIGHT, VIEWS, WIDTH, write_tiny_scene
+from utils.checkpoints import load_checkpoint, save_checkpoint
 from utils.commands import run_command
 from utils.run_folder import read_cfg_args
 
@@ -259,3 +260,71 @@ def test_ctrl_c_says_where_things_stand(project_dir, scene, tmp_path):
     assert "the Gaussians of iterations 5; go on with --start_checkpoint" in errors
     assert not list((tmp_path / "run").rglob("*.part"))
     assert json.loads((tmp_path / "run" / "config.json").read_text())["finished"] is False
+
+
+def test_settings_that_cannot_go_together_leave_an_old_run_alone(run_here, trained, scene):
+    before = ply(trained[0]).read_bytes()
+    flags = ("--overwrite", "--position_lr_final", 0, *FLAGS)
+    assert fails(run_here("train.py", "-s", scene, "-m", trained[0], *flags), "log-linear schedule")
+    assert ply(trained[0]).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (("--threads", "100000"), "--threads: expected 0 to 1024"),
+        (("--data_device", "cpu:xyz"), "--data_device: expected cpu"),
+        (("--data_device", "meta"), "--data_device: expected cpu"),
+        (("--seed", "99999999999999999999"), "--seed: expected 0 to"),
+    ],
+)
+def test_a_flag_out_of_its_bound_is_one_line(run_here, scene, tmp_path, flags, complaint):
+    assert fails(run_here("train.py", "-s", scene, "-m", tmp_path / "x", *flags), complaint)
+    assert not (tmp_path / "x").exists()
+
+
+def test_render_checks_its_data_device(run_here, trained):
+    assert fails(
+        run_here("render.py", "-m", trained[0], "--data_device", "meta"), "--data_device: expected cpu"
+    )
+
+
+def test_what_a_checkpoint_fixed_cannot_be_changed(run_here, trained, tmp_path):
+    resume = ("train.py", "--start_checkpoint", trained[0] / "chkpnt7.safetensors", "-m", tmp_path / "x")
+    assert fails(run_here(*resume, "--seed", 7), "--seed: the checkpoint has 0, got 7")
+    assert fails(run_here(*resume, "--initial_opacity", 0.5), "--initial_opacity: the checkpoint has 0.1")
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda tensors, record: record.pop("training_views"), "no valid 'training_views'"),
+        (lambda tensors, record: record.update(settings=[1]), "no valid 'settings'"),
+        (lambda tensors, record: tensors.pop("generator"), "random state is damaged"),
+        (lambda tensors, record: tensors.update(views=torch.tensor([99])), "expected views 0 to"),
+        (lambda tensors, record: tensors["raw.means"].fill_(float("nan")), "raw.means"),
+        (lambda tensors, record: tensors.update({"raw.quats": tensors["raw.quats"][:3]}), "raw.quats"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused(run_here, trained, tmp_path, damage, complaint):
+    tensors, record = load_checkpoint(trained[0] / "chkpnt7.safetensors")
+    damage(tensors, record)
+    save_checkpoint(tmp_path / "damaged.safetensors", tensors, record)
+    resume = ("train.py", "--start_checkpoint", tmp_path / "damaged.safetensors", "-m", tmp_path / "x")
+    assert fails(run_here(*resume), complaint)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_mistake_under_debug_shows_where_and_is_still_a_mistake(project_dir, tmp_path):
+    process = run(project_dir, "train.py", "-s", tmp_path / "none", "-m", tmp_path / "x", "--debug")
+    assert process.returncode == 2
+    assert "Traceback" in process.stderr
+    assert process.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_config_records_what_the_bits_depend_on(trained, scene):
+    config = json.loads((trained[0] / "config.json").read_text())
+    assert {"torch", "numpy", "opencv", "diff-gaussian-rasterization", "commit"} <= config["versions"].keys()
+    assert config["machine"]["instruction_set"] in ("scalar", "avx2", "avx512")
+    assert len(config["machine"]["kernel_build"].split()) == 3  # compiler, version, hash of the sources
+    assert config["started"]

@@ -164,6 +164,15 @@ def test_skipped_lpips_is_null_with_the_reason(tmp_path, capsys):
     assert "LPIPS is not measured" in capsys.readouterr().out
 
 
+def test_pictures_too_small_for_lpips_have_the_rest_measured(tmp_path, weights_file):
+    for kind in ("renders", "gt"):
+        write_png(tmp_path / "test" / "ours_7000" / kind / NAMES[0], np.full((12, 40, 3), 90, np.uint8))
+    metrics.main(["-m", str(tmp_path), "--lpips_weights", str(weights_file), "--quiet"])
+    results = read(tmp_path, "results.json")["ours_7000"]
+    assert results["LPIPS"] is None and "less than 16 pixels" in results["lpips_missing"]
+    assert results["SSIM"] == pytest.approx(1)
+
+
 @pytest.mark.parametrize("cached", [False, True], ids=["no download", "damaged cache"])
 def test_without_usable_weights_the_rest_is_measured(tmp_path, monkeypatch, cached):
     def download(*_, **__):

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parent
-BUILD = "-m pip install --quiet --no-deps --no-build-isolation -Ccmake.define.GS_SCALAR_ONLY=ON --target".split()
+BUILD = (
+    "-m pip install --quiet --no-deps --no-build-isolation -Ccmake.define.GS_SCALAR_ONLY=ON --target".split()
+)
 CHECK = """
 import diff_gaussian_rasterization, sys, pytest
 assert diff_gaussian_rasterization.__file__.startswith(sys.argv[1])

@@ -262,3 +262,23 @@ def test_more_pairs_than_memory_holds_are_refused(backend: Backend):
             colors_precomp=repeated(1.0, 1.0, 1.0),
             cov3D_precomp=repeated(1e4, 0.0, 0.0, 1e4, 0.0, 1e4),
         )
+
+
+def test_debug_names_what_is_not_finite(backend: Backend):
+    scene = with_guest(healthy_scene(), scales=NAN)
+    inputs = scenes.leaves(scene, FLOAT32, backend.device)
+    rasterizer = backend.package.GaussianRasterizer(scenes.settings(backend, scene.view, debug=True))
+    row = len(inputs["scales"]) - 1
+    with pytest.raises(
+        ValueError, match=f"scales: expected finite values, got 1 bad rows, the first is row {row}"
+    ):
+        rasterizer(**inputs)
+
+
+def test_debug_names_a_gradient_that_is_not_finite(backend: Backend):
+    scene = healthy_scene()
+    inputs = scenes.leaves(scene, FLOAT32, backend.device)
+    rasterizer = backend.package.GaussianRasterizer(scenes.settings(backend, scene.view, debug=True))
+    color, *_ = rasterizer(**inputs)
+    with pytest.raises(ValueError, match="gradient of .*: expected finite values"):
+        color.backward(torch.full_like(color, NAN))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import Callable
 
 EXIT_BAD_INPUT = 2
@@ -12,15 +13,16 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 def run_command(main: Callable[[], object]) -> None:
     """Call `main` and leave the process with 0, 2 (bad input, `error: ...` on stderr) or 130 (Ctrl-C).
 
-    ValueError and OSError are how the library reports bad input; with `--debug` on the command line their
-    traceback is kept. Everything else is a defect of ours and is not hidden.
+    ValueError and OSError are how the library reports bad input, MemoryError what the machine cannot hold; with
+    `--debug` on the command line their traceback is printed too. Everything else is a defect of ours and is not
+    hidden.
     """
     try:
         main()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         if "--debug" in sys.argv:
-            raise
-        sys.exit(_say(f"error: {error}", EXIT_BAD_INPUT))
+            traceback.print_exc()
+        sys.exit(_say(f"error: {error or 'out of memory'}", EXIT_BAD_INPUT))
     except KeyboardInterrupt as interruption:
         sys.exit(_say(f"\ninterrupted {interruption}".rstrip(), EXIT_INTERRUPTED))
 

@@ -26,10 +26,17 @@ def write_atomically(path: str | os.PathLike, writer: Callable[[BinaryIO], objec
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as problem:
+        _remove(temporary)
+        raise OSError(problem.errno, f"could not be written: {problem.strerror}", str(path)) from problem
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        _remove(temporary)
         raise
+
+
+def _remove(temporary: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

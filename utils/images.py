@@ -9,6 +9,8 @@ import numpy as np
 
 from utils.files import write_atomically
 
+MOST_PIXELS = 2**28  # 16384 x 16384: more is a mistaken -r, not a photo
+
 
 def read_image(path: str | Path) -> np.ndarray:
     """The image as (H, W, 3) uint8 RGB, or (H, W, 4) with straight alpha where some pixel is not opaque.
@@ -42,6 +44,10 @@ def resize_image(
     if image.shape[:2] == (height, width):
         return image
     method = cv2.INTER_AREA if width <= image.shape[1] and height <= image.shape[0] else cv2.INTER_LINEAR
+    if width * height > MOST_PIXELS:
+        raise ValueError(
+            f"an image of {width} x {height} is too large: expected at most {MOST_PIXELS:,} pixels"
+        )
     if image.shape[2] == 3:
         return cv2.resize(image, (width, height), interpolation=method)
     premultiplied = image.astype(np.float32)

@@ -18,10 +18,11 @@ import os
 import platform
 import re
 import subprocess
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import cv2
 import torch
 
 from utils.files import write_json, write_text
@@ -38,6 +39,9 @@ RUN_FILES = (
     "per_view.json",
     "events.out.tfevents.*",
 )
+
+
+KERNEL_PACKAGES = ("diff-gaussian-rasterization", "fused-ssim", "simple-knn")
 
 
 def point_cloud_path(folder: Path, iteration: int) -> Path:
@@ -148,19 +152,23 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not readable as JSON ({problem})") from problem
     if not isinstance(config, dict):
         raise ValueError(f"{path}: expected a JSON object")
+    if not isinstance(config.get("settings", {}), dict):
+        raise ValueError(f"{path}: expected 'settings' to be a JSON object, got {config['settings']!r}")
     return config
 
 
 def versions() -> dict[str, str]:
     """Versions of what takes part in a run, and the project's commit (empty outside a git checkout)."""
-    found = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    return found | {"commit": _commit()}
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    found |= {name: metadata.version(name) for name in ("numpy", "plyfile", "safetensors") + KERNEL_PACKAGES}
+    return found | {"opencv": cv2.__version__, "commit": _commit()}
 
 
 def machine(kernels: dict[str, Any]) -> dict[str, Any]:
     """What a run ran on; `kernels`: instruction set and threads, as the rasterizer reports them."""
     system = {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()}
-    return system | {"instruction_set": kernels.get("isa"), "threads": kernels.get("threads")}
+    names = {"instruction_set": "isa", "threads": "threads", "kernel_build": "build"}
+    return system | {ours: kernels.get(theirs) for ours, theirs in names.items()}
 
 
 def _commit() -> str:

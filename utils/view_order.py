@@ -17,3 +17,9 @@ class ViewOrder:
         if not self.remaining:
             self.remaining = torch.randperm(self.count, generator=self._generator).tolist()
         return self.remaining.pop()
+
+    def restore(self, remaining: list[int]) -> None:
+        """Go on from an earlier `remaining`. ValueError if it names a view that there is not."""
+        if not all(isinstance(view, int) and 0 <= view < self.count for view in remaining):
+            raise ValueError(f"expected views 0 to {self.count - 1}, got {remaining}")
+        self.remaining = remaining

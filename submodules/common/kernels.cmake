@@ -72,6 +72,19 @@ function(gs_add_module name)
     endif()
   endforeach()
 
+  # What makes two builds give the same bits, as far as a program can know: sources and compiler.
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/csrc/* ${GS_COMMON_DIR}/*)
+  list(SORT sources)
+  set(hashes "")
+  foreach(source IN LISTS sources)
+    file(SHA256 ${source} hash)
+    string(APPEND hashes ${hash})
+  endforeach()
+  string(SHA256 hash "${hashes}")
+  string(SUBSTRING ${hash} 0 12 hash)
+  target_compile_definitions(${name} PRIVATE
+    GS_BUILD="${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION} ${hash}")
+
   install(TARGETS ${name} LIBRARY DESTINATION ${ARG_PACKAGE})
   install(FILES ${GS_COMMON_DIR}/tensor_checks.py DESTINATION ${ARG_PACKAGE} RENAME _checks.py)
 endfunction()

@@ -13,8 +13,10 @@ def best_device() -> torch.device:
 
 
 def cpu_info() -> dict[str, str | int]:
-    """Instruction set and threads of the CPU kernels. Results have the same bits per build and instruction set."""
-    return {"isa": _C.isa(), "threads": torch.get_num_threads()}
+    """Instruction set, threads and build (compiler, hash of the sources) of the CPU kernels.
+
+    Results have the same bits per build and instruction set."""
+    return {"isa": _C.isa(), "threads": torch.get_num_threads(), "build": _C.build}
 
 
 def take_profile() -> tuple[dict[str, float], int]:

@@ -26,7 +26,9 @@ class GaussianRasterizationSettings(NamedTuple):
     sh_degree: int  # 0 to 3
     campos: Tensor  # (3,) world
     prefiltered: bool = False  # accepted for compatibility: culling is always tested
-    debug: bool = False  # accepted for compatibility: arguments are always checked
+    debug: bool = (
+        False  # look for NaN and infinity in all that goes in and comes out; the rest is always checked
+    )
     antialiasing: bool = False  # opacity compensation of Mip-Splatting
     statistics: bool = False  # collect RasterStatistics in the backward pass
 
@@ -89,6 +91,8 @@ class GaussianRasterizer(nn.Module):
             "importance": importance,
             "error_carrier": error_carrier,
         }
+        if self.raster_settings.debug:
+            _require_finite(gaussians)
         outputs = rasterize_gaussians(self.raster_settings, gaussians, self._receive_statistics)
         return outputs if error_carrier is not None else outputs[:3]
 
@@ -103,6 +107,25 @@ def rasterize_gaussians(
     checked = _check_gaussians(settings, gaussians)
     view = _check_settings(settings, checked["means3D"])
     return _Rasterize.apply(view, on_statistics, *(checked[name] for name in _ARGUMENTS))
+
+
+def _require_finite(tensors: dict[str, Tensor | None]) -> None:
+    """ValueError for the first tensor with a value that is no number; the same for its gradient, when it comes."""
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        _require_finite_rows(name, tensor.detach())
+        if tensor.requires_grad:
+            tensor.register_hook(lambda grad, name=name: _require_finite_rows(f"gradient of {name}", grad))
+
+
+def _require_finite_rows(name: str, tensor: Tensor) -> None:
+    bad = ~torch.isfinite(tensor).reshape(len(tensor), -1).all(1)
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        raise ValueError(
+            f"{name}: expected finite values, got {int(bad.sum())} bad rows, the first is row {row}"
+        )
 
 
 _ARGUMENTS = (
