@@ -40,6 +40,7 @@ def flag(
     unit: str = "",
     bound: Bound | None = None,
     short: str = "",
+    metavar: str = "",
     unavailable: str = "",
 ) -> Any:
     """A dataclass field that is also a flag.
@@ -47,8 +48,8 @@ def flag(
     default: its type is the flag's type; False makes a switch, a tuple takes one or more whole numbers.
     unavailable: why the flag cannot be given yet; giving it is an error with this reason.
     """
-    about = {"sentence": sentence, "unit": unit, "bound": bound, "short": short, "unavailable": unavailable}
-    return field(default=default, metadata=about)
+    about = {"sentence": sentence, "unit": unit, "bound": bound, "short": short, "metavar": metavar}
+    return field(default=default, metadata=about | {"unavailable": unavailable})
 
 
 class Parser(argparse.ArgumentParser):
@@ -84,7 +85,8 @@ def _how_to_read(item: dataclasses.Field) -> dict[str, Any]:
     if isinstance(item.default, tuple):
         return {"nargs": "+", "type": int, "metavar": "N", "help": text}
     kind = type(item.default)
-    return {"type": kind, "metavar": {int: "N", float: "X", str: "TEXT"}[kind], "help": text}
+    metavar = item.metadata["metavar"] or {int: "N", float: "X", str: "TEXT"}[kind]
+    return {"type": kind, "metavar": metavar, "help": text}
 
 
 def _help_text(item: dataclasses.Field) -> str:

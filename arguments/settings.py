@@ -18,11 +18,13 @@ class ModelSettings:
     """Scene and model."""
 
     sh_degree: int = flag(3, "highest degree of the spherical harmonics", bound=between(0, 3))
-    source_path: str = flag("", "folder of the scene: COLMAP (sparse/0) or transforms_train.json", short="-s")
+    source_path: str = flag(
+        "", "folder of the scene: COLMAP (sparse/0) or transforms_train.json", short="-s", metavar="SCENE"
+    )
     model_path: str = flag(
         "", "folder of the run; train.py makes output/<10 hex digits> if not given", short="-m"
     )
-    images: str = flag("images", "folder of the pictures inside the scene", short="-i")
+    images: str = flag("images", "folder of the pictures inside the scene", short="-i", metavar="FOLDER")
     depths: str = flag("", "folder of depth maps inside the scene", short="-d", unavailable=NO_DEPTH)
     resolution: int = flag(
         -1,
@@ -132,7 +134,9 @@ class RunSettings:
     checkpoint_iterations: tuple[int, ...] = flag(
         (), "save a checkpoint at these iterations", bound=at_least(-1)
     )
-    start_checkpoint: str = flag("", "go on from this checkpoint, with its settings; flags given here win")
+    start_checkpoint: str = flag(
+        "", "go on from this checkpoint, with its settings; flags given here win", metavar="FILE"
+    )
     overwrite: bool = flag(False, "replace the run that the output folder holds")
     seed: int = flag(0, "seed of everything random", bound=between(0, 2**63 - 1))
     threads: int = flag(0, "CPU threads, 0: as many as there are cores", bound=between(0, 1024))

@@ -123,7 +123,7 @@ def test_help_names_every_available_flag_with_default_and_unit(capsys):
         for item in dataclasses.fields(group):
             assert f"--{item.name}" in text
     assert "mean view-space position gradient that densifies (NDC units; at least 0; default 0.0002)" in text
-    assert "seed of everything random (at least 0; default 0)" in text
+    assert "opacity that a reset leaves at most (above 0 and below 1; default 0.01)" in text
 
 
 def test_render_knows_the_flags_of_scene_and_pipeline():
