@@ -22,7 +22,10 @@ class ModelSettings:
         "", "folder of the scene: COLMAP (sparse/0) or transforms_train.json", short="-s", metavar="SCENE"
     )
     model_path: str = flag(
-        "", "folder of the run; train.py makes output/<10 hex digits> if not given", short="-m"
+        "",
+        "folder of the run; train.py makes output/<10 hex digits> if not given",
+        short="-m",
+        metavar="OUTPUT",
     )
     images: str = flag("images", "folder of the pictures inside the scene", short="-i", metavar="FOLDER")
     depths: str = flag("", "folder of depth maps inside the scene", short="-d", unavailable=NO_DEPTH)
