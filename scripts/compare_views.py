@@ -44,7 +44,7 @@ def main() -> None:
     gap = np.full((GAP, rows[0].shape[1], 3), 255, np.uint8)
     stacked = np.vstack([part for row in rows for part in (row, gap)][:-1])
     options.picture.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(options.picture), stacked, [cv2.IMWRITE_JPEG_QUALITY, 90]):
+    if not cv2.imwrite(str(options.picture), stacked):
         raise OSError(f"{options.picture}: could not be written")
 
 
