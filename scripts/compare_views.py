@@ -1,4 +1,4 @@
-"""Renders beside photos in one picture: python scripts/compare_views.py output/demo docs/images/demo.jpg 0 1 5
+"""Renders beside photos in one picture: python scripts/compare_views.py output/demo docs/images/demo.jpg 0 1
 
 The README's picture is made by exactly this after `make demo`.
 """
