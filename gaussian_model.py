@@ -215,6 +215,7 @@ class GaussianModel:
 
     def _replace(self, name: str, values: Tensor, change_moment: Callable[[Tensor], Tensor]) -> None:
         old = self.raw[name]
+        old.grad = None  # the graph of the last view may keep the old rows alive a while
         self.raw[name] = torch.nn.Parameter(values) if isinstance(old, torch.nn.Parameter) else values
         if self.optimizer is None:
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import utils.openmp  # noqa: F401  before torch
+import utils.before_torch  # noqa: F401  before torch
 
 import argparse
 import math

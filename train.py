@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import utils.openmp  # noqa: F401  before torch
+import utils.before_torch  # noqa: F401  before torch
 
 import secrets
 import time
@@ -56,27 +56,32 @@ class Training:
 
 
 def fit(run: Training, progress: Progress, log: TensorBoardLog) -> None:
-    """The optimisation (Kerbl et al. 2023, algorithm 1). What is saved is the model that was rendered."""
-    settings, model, extent = run.settings.optimization, run.model, run.scene.extent
-    for iteration in range(run.iteration + 1, settings.iterations + 1):
-        model.active_sh_degree = policy.active_sh_degree(iteration, model.sh_degree, settings)
-        model.set_learning_rate("means", policy.position_learning_rate(iteration, extent, settings))
-
-        camera = run.scene.train[run.views.next()]
-        background = choose_background(run)
-        view = render(camera, model, background, **pipeline_flags(run.settings, iteration))
-        truth = camera.ground_truth(background, model.device)
-        loss = policy.training_loss(view.image, truth, settings.lambda_dssim)
-        loss.backward()
-
-        with torch.no_grad():
-            report(run, iteration, view.image, truth, loss, progress, log)
-            save_if_due(run, iteration, progress)
-            densify_and_prune(run, iteration, view)
-            model.step(view.radii > 0)
+    """The optimisation (Kerbl et al. 2023, algorithm 1)."""
+    for iteration in range(run.iteration + 1, run.settings.optimization.iterations + 1):
+        learn_from_a_view(run, iteration, progress, log)
         run.iteration = iteration
         if iteration in run.settings.run.checkpoint_iterations:
             save_state(run, progress)
+
+
+def learn_from_a_view(run: Training, iteration: int, progress: Progress, log: TensorBoardLog) -> None:
+    """One iteration. A function of its own, so that a render's memory is free before the next one begins."""
+    settings, model, extent = run.settings.optimization, run.model, run.scene.extent
+    model.active_sh_degree = policy.active_sh_degree(iteration, model.sh_degree, settings)
+    model.set_learning_rate("means", policy.position_learning_rate(iteration, extent, settings))
+
+    camera = run.scene.train[run.views.next()]
+    background = choose_background(run)
+    view = render(camera, model, background, **pipeline_flags(run.settings, iteration))
+    truth = camera.ground_truth(background, model.device)
+    loss = policy.training_loss(view.image, truth, settings.lambda_dssim)
+    loss.backward()
+
+    with torch.no_grad():
+        report(run, iteration, view.image, truth, loss, progress, log)
+        save_if_due(run, iteration, progress)  # the model that was rendered
+        densify_and_prune(run, iteration, view)
+        model.step(view.radii > 0)
 
 
 def densify_and_prune(run: Training, iteration: int, view: RenderOutput) -> None:

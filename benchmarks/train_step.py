@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import utils.openmp  # noqa: F401  before torch
+import utils.before_torch  # noqa: F401  before torch
 import torch
 from diff_gaussian_rasterization import best_device, cpu_info, take_profile
 
