@@ -13,13 +13,15 @@ from plyfile import PlyData, PlyElement, PlyParseError
 from simple_knn._C import distCUDA2
 from torch import Tensor
 
-from arguments import OptimizationSettings
+from arguments import ImportanceSettings, OptimizationSettings
 from utils.files import write_atomically
+from utils.importance import INPUTS, ImportanceNetwork, deterministic_gate
 from utils.sh import base_count, degree_of, rgb_to_sh
 
 ADAM_EPSILON = 1e-15  # Kerbl et al. 2023: gradients of single Gaussians are far below torch's default of 1e-8
 SMALLEST_SQUARED_DISTANCE = 1e-7  # of neighbours, so that coinciding points get a scale that has a logarithm
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
+SMALLEST_ALPHA = 1 / 255  # what the rasterizer skips
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,18 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Statistic:
-    """One number that is collected per Gaussian between densifications; zero for new Gaussians."""
+    """One number that is collected per Gaussian, of rendering it; zero for new Gaussians."""
 
     name: str
     dtype: torch.dtype
+    since: str = "densification"  # or "round": from one round through all views to the next
+
+
+@dataclass(frozen=True)
+class Tag:
+    """One whole number that a Gaussian carries through its life."""
+
+    name: str
 
 
 def _same(raw: Tensor) -> Tensor:
@@ -74,6 +84,16 @@ STATISTICS = (
     Statistic("gradient_sum", torch.float32),  # of the norms of the screen gradients, NDC units
     Statistic("gradient_views", torch.int32),  # in which the Gaussian was drawn
     Statistic("max_radius", torch.int32),  # pixels
+    Statistic("error", torch.float32),  # E_k, reduced over views
+    Statistic("error_spread", torch.float32),  # sum of its squared deviations from the mean over views
+    Statistic("error_views", torch.int32),  # in which it had a share of the error
+    Statistic("energy_so_far", torch.float32, "round"),  # removal energy over the views of the round
+    Statistic("energy", torch.float32, "round"),  # the same of the last complete round
+)
+TAGS = (
+    Tag("birth"),  # iteration; 0 for the scene's points
+    Tag("generation"),  # 0 for the scene's points, a child's is its parent's + 1
+    Tag("low_streak"),  # pruning rounds in a row in which its score was low
 )
 NORMALS = ["nx", "ny", "nz"]  # in 3DGS's files, always 0, after the positions
 
@@ -83,12 +103,16 @@ class GaussianModel:
 
     def __init__(self, raw: dict[str, Tensor]) -> None:
         """`raw`: one tensor (N, ...) per entry of PARAMETERS; K follows from `sh_rest`."""
-        self.raw = {row.name: raw[row.name].detach() for row in PARAMETERS}
+        self.raw = {name: values.detach() for name, values in raw.items()}
         self.sh_degree = degree_of(1 + self.raw["sh_rest"].shape[1])
         self.active_sh_degree = self.sh_degree
         self.optimizer: torch.optim.Optimizer | None = None
         self.statistics: dict[str, Tensor] = {}
-        self.reset_statistics()
+        self.tags = {tag.name: self.means.new_zeros(len(self), dtype=torch.int32) for tag in TAGS}
+        self.network: ImportanceNetwork | None = None
+        self.network_optimizer: torch.optim.Optimizer | None = None
+        self.reset_statistics("densification")
+        self.reset_statistics("round")
 
     @classmethod
     def from_points(
@@ -150,6 +174,10 @@ class GaussianModel:
     def activated(self, name: str) -> Tensor:
         return _ROW[name].activation(self.raw[name])
 
+    @property
+    def importance(self) -> Tensor | None:  # (N, 1) in (0, 1); None: 1 for all
+        return None if self.network is None else self.network(self.raw)
+
     # Training
 
     def start_training(self, settings: OptimizationSettings) -> None:
@@ -165,6 +193,29 @@ class GaussianModel:
         else:
             self.optimizer = torch.optim.Adam(groups, lr=0.0, eps=ADAM_EPSILON, fused=True)
 
+    def start_importance(
+        self, settings: ImportanceSettings, extent: float, generator: torch.Generator
+    ) -> None:
+        """Give every Gaussian a latent, and all of them the network that computes their importance."""
+        self.network = ImportanceNetwork(
+            settings.importance,
+            settings.latent_size,
+            settings.importance_width,
+            settings.importance_frequencies,
+            settings.importance_start,
+            self.means.detach().median(0).values,
+            extent,
+            generator,
+        )
+        rate = settings.importance_lr
+        self.network_optimizer = torch.optim.Adam(self.network.parameters(), lr=rate, fused=True)
+        if "latents" in INPUTS[settings.importance]:
+            latents = self.means.new_zeros(len(self), settings.latent_size)
+            self.raw["latents"] = torch.nn.Parameter(latents)
+            self.optimizer.add_param_group(
+                {"params": [self.raw["latents"]], "lr": settings.latent_lr, "name": "latents"}
+            )
+
     def set_learning_rate(self, name: str, rate: float) -> None:
         for group in self.optimizer.param_groups:
             if group["name"] == name:
@@ -173,8 +224,12 @@ class GaussianModel:
     def step(self, visible: Tensor) -> None:  # (N,) bool
         """One Adam step on the gradients at hand, which are dropped. Sparse Adam leaves the invisible alone.
 
-        Nothing happens if rows came or went since the backward pass: their new tensors have no gradients.
+        Gaussians stay as they are if rows came or went since the backward pass: their new tensors have no
+        gradients.
         """
+        if self.network_optimizer is not None:
+            self.network_optimizer.step()
+            self.network_optimizer.zero_grad(set_to_none=True)
         if self.raw["means"].grad is None:
             return
         if isinstance(self.optimizer, SparseGaussianAdam):
@@ -183,35 +238,39 @@ class GaussianModel:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def reset_statistics(self) -> None:
-        self.statistics = {
-            row.name: torch.zeros(len(self), dtype=row.dtype, device=self.device) for row in STATISTICS
-        }
+    def reset_statistics(self, since: str) -> None:
+        """Begin anew what is collected `since` then."""
+        for row in STATISTICS:
+            if row.since == since:
+                self.statistics[row.name] = self.means.new_zeros(len(self), dtype=row.dtype)
 
-    # Row surgery: parameters, their Adam moments and the statistics always move together
+    # Row surgery: parameters, their Adam moments, statistics and tags always move together
 
     def rows(self, mask: Tensor) -> dict[str, Tensor]:  # (N,) bool
-        """Copies of the raw parameters of the chosen Gaussians."""
-        return {name: values.detach()[mask] for name, values in self.raw.items()}
+        """Copies of the raw parameters and tags of the chosen Gaussians."""
+        return {name: values.detach()[mask] for name, values in (self.raw | self.tags).items()}
 
     def append(self, rows: dict[str, Tensor]) -> None:
-        """Add Gaussians given by raw parameters (M, ...), with zero Adam moments and zero statistics."""
+        """Add Gaussians given by raw parameters and tags (M, ...), with zero Adam moments and statistics."""
         count = len(rows["means"])
         for name in self.raw:
             self._replace(
                 name, torch.cat([self.raw[name].detach(), rows[name]]), lambda m: _with_zeros(m, count)
             )
         self.statistics = {name: _with_zeros(values, count) for name, values in self.statistics.items()}
+        self.tags = {name: torch.cat([values, rows[name]]) for name, values in self.tags.items()}
 
     def keep(self, mask: Tensor) -> None:  # (N,) bool
         """Drop the Gaussians that `mask` does not choose."""
         for name in self.raw:
             self._replace(name, self.raw[name].detach()[mask], lambda moment: moment[mask])
         self.statistics = {name: values[mask] for name, values in self.statistics.items()}
+        self.tags = {name: values[mask] for name, values in self.tags.items()}
 
-    def overwrite(self, name: str, values: Tensor) -> None:
-        """Set one raw parameter of all Gaussians and forget its Adam moments."""
-        self._replace(name, values.detach(), torch.zeros_like)
+    def overwrite(self, name: str, values: Tensor, moments: str = "forget") -> None:
+        """Set one raw parameter of all Gaussians; `moments`: "forget" or "keep" those of Adam."""
+        change = torch.zeros_like if moments == "forget" else _same
+        self._replace(name, values.detach(), change)
 
     def _replace(self, name: str, values: Tensor, change_moment: Callable[[Tensor], Tensor]) -> None:
         old = self.raw[name]
@@ -229,6 +288,23 @@ class GaussianModel:
             self.optimizer.state[self.raw[name]] = state
 
     # Files
+
+    @torch.no_grad()
+    def exported(self, gate: str) -> GaussianModel:
+        """The model as a file holds it: opacities times what `gate` makes of the importance, without network.
+
+        Gaussians that nobody can see then, whose opacity is below the rasterizer's smallest alpha, are left
+        out. A model without importance is itself.
+        """
+        if self.network is None:
+            return self
+        opacities = self.opacities * deterministic_gate(self.importance, gate)
+        seen = opacities[:, 0] >= SMALLEST_ALPHA
+        raw = {row.name: self.raw[row.name].detach()[seen] for row in PARAMETERS}
+        raw["opacities"] = opacities[seen].logit()
+        model = GaussianModel(raw)
+        model.active_sh_degree = self.active_sh_degree
+        return model
 
     def save_ply(self, path: str | os.PathLike) -> None:
         """Write the standard 3DGS PLY: little-endian float32, raw values, SH channel after channel."""
@@ -262,20 +338,35 @@ class GaussianModel:
         return cls({row.name: _read_parameter(row, vertices, bases).to(device) for row in PARAMETERS})
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Everything per Gaussian that training depends on: parameters, Adam state, statistics."""
+        """Everything that training depends on: parameters, Adam state, statistics, tags, the network."""
         tensors = {f"raw.{name}": values.detach() for name, values in self.raw.items()}
         tensors |= {f"statistics.{name}": values for name, values in self.statistics.items()}
+        tensors |= {f"tags.{name}": values for name, values in self.tags.items()}
         for name, values in self.raw.items():
             for key, value in self.optimizer.state.get(values, {}).items():
                 tensors[f"adam.{name}.{key}"] = torch.as_tensor(value)
+        if self.network is not None:
+            tensors |= {f"network.{name}": values for name, values in self.network.state_dict().items()}
+            for name, values in self.network.named_parameters():
+                for key, value in self.network_optimizer.state.get(values, {}).items():
+                    tensors[f"network_adam.{name}.{key}"] = torch.as_tensor(value)
         return tensors
 
     @classmethod
     def from_state(
-        cls, tensors: dict[str, Tensor], settings: OptimizationSettings, device: torch.device
+        cls,
+        tensors: dict[str, Tensor],
+        settings: OptimizationSettings,
+        importance: ImportanceSettings,
+        extent: float,
+        device: torch.device,
     ) -> GaussianModel:
         """The model that `state_tensors` described, ready to train on. ValueError names a missing tensor."""
-        needed = [f"raw.{row.name}" for row in PARAMETERS] + [f"statistics.{row.name}" for row in STATISTICS]
+        tables = {"raw": PARAMETERS, "statistics": STATISTICS, "tags": TAGS}
+        needed = [f"{kind}.{row.name}" for kind, rows in tables.items() for row in rows]
+        has_network = "network.bias" in tensors
+        if has_network and "latents" in INPUTS[importance.importance]:
+            needed.append("raw.latents")
         missing = [name for name in needed if name not in tensors]
         if missing:
             raise ValueError(f"the checkpoint has no {', '.join(missing)}")
@@ -283,16 +374,47 @@ class GaussianModel:
             if len(tensors[name]) != len(tensors[needed[0]]) or not torch.isfinite(tensors[name]).all():
                 raise ValueError(f"the checkpoint's {name} does not fit its Gaussians or is not finite")
         model = cls({row.name: tensors[f"raw.{row.name}"].to(device) for row in PARAMETERS})
-        model.statistics = {row.name: tensors[f"statistics.{row.name}"].to(device) for row in STATISTICS}
         model.start_training(settings)
+        model.statistics = {row.name: tensors[f"statistics.{row.name}"].to(device) for row in STATISTICS}
+        model.tags = {tag.name: tensors[f"tags.{tag.name}"].to(device) for tag in TAGS}
+        if has_network:
+            model._restore_importance(tensors, importance, extent)
         for key, value in tensors.items():
             if key.startswith("adam."):
                 _, name, entry = key.split(".")
                 model.optimizer.state[model.raw[name]][entry] = value.to(device)
         return model
 
+    def _restore_importance(
+        self, tensors: dict[str, Tensor], settings: ImportanceSettings, extent: float
+    ) -> None:
+        self.start_importance(settings, extent, torch.Generator())
+        try:
+            own = {key: values for key, values in tensors.items() if key.startswith("network.")}
+            self.network.load_state_dict(
+                {key.removeprefix("network."): values for key, values in own.items()}
+            )
+        except RuntimeError as problem:
+            raise ValueError(f"the checkpoint's importance network does not fit: {problem}") from problem
+        if "latents" in self.raw:
+            with torch.no_grad():
+                self.raw["latents"].copy_(tensors["raw.latents"])
+        parameters = dict(self.network.named_parameters())
+        for key, value in tensors.items():
+            if key.startswith("network_adam."):
+                _, name, entry = key.split(".")
+                self.network_optimizer.state[parameters[name]][entry] = value.to(self.device)
+
 
 _ROW = {row.name: row for row in PARAMETERS}
+
+
+def gaussians_in_ply(size: float, sh_degree: int) -> int:
+    """How many Gaussians a PLY file of at most `size` bytes holds."""
+    names = _ply_columns(sh_degree)
+    empty = PlyElement.describe(np.zeros(0, dtype=[(name, "<f4") for name in names]), "vertex")
+    digits = len(str(int(size)))  # more than the header needs to name the number
+    return max(0, int(size - len(PlyData([empty], byte_order="<").header) - digits) // (4 * len(names)))
 
 
 def _initial_scales(means: Tensor) -> Tensor:  # (P, 3) -> (P,)

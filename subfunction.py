@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
-from fused_ssim import fused_ssim
+from fused_ssim import fused_ssim_and_map
 from torch import Tensor
 
-from arguments import OptimizationSettings
+from arguments import DensificationSettings, ImportanceSettings, OptimizationSettings, PruningSettings
 from utils.losses import l1
 from utils.rotations import quats_to_matrices
 from utils.schedules import log_linear
@@ -15,6 +17,9 @@ SPLIT_INTO = 2  # children of a split Gaussian
 SPLIT_SHRINK = (
     0.8 * SPLIT_INTO
 )  # their scale is the parent's divided by this (Kerbl et al. 2023, sec. 5.2: 1.6)
+LEAST_OPACITY = 1e-6  # distance from 0 and 1 that keeps its logit finite
+CONTROL_RATE = 0.02  # of log lambda_importance per iteration, at twice the budget
+CONTROL_RANGE = (1e-6, 1e3)  # of lambda_importance
 
 # When
 
@@ -35,24 +40,50 @@ def position_learning_rate(iteration: int, extent: float, settings: Optimization
     )
 
 
-def collects_statistics(iteration: int, settings: OptimizationSettings) -> bool:
+def collects_statistics(iteration: int, settings: DensificationSettings) -> bool:
     return iteration < settings.densify_until_iter
 
 
-def densifies(iteration: int, settings: OptimizationSettings) -> bool:
+def collects_error(iteration: int, settings: DensificationSettings) -> bool:
+    return settings.densify_by == "error" and collects_statistics(iteration, settings)
+
+
+def collects_energy(iteration: int, densification: DensificationSettings, pruning: PruningSettings) -> bool:
+    return pruning.prune_by in ("gradient", "both") and iteration < pruning_end(densification, pruning)
+
+
+def densifies(iteration: int, settings: DensificationSettings) -> bool:
     in_time = settings.densify_from_iter < iteration < settings.densify_until_iter
     return in_time and iteration % settings.densification_interval == 0
 
 
-def resets_opacity(iteration: int, settings: OptimizationSettings, white_background: bool) -> bool:
+def pruning_end(densification: DensificationSettings, pruning: PruningSettings) -> int:
+    """The iteration before which pruning ends."""
+    return pruning.prune_until_iter or densification.densify_until_iter
+
+
+def prunes(iteration: int, densification: DensificationSettings, pruning: PruningSettings) -> bool:
+    in_time = densification.densify_from_iter < iteration < pruning_end(densification, pruning)
+    return in_time and iteration % pruning.prune_interval == 0
+
+
+def resets_opacity(iteration: int, settings: DensificationSettings, white_background: bool) -> bool:
     """Every `opacity_reset_interval`; before a white background also when densification starts."""
-    if iteration >= settings.densify_until_iter:
+    if settings.opacity_control != "reset" or iteration >= settings.densify_until_iter:
         return False
     at_start = white_background and iteration == settings.densify_from_iter
     return iteration % settings.opacity_reset_interval == 0 or at_start
 
 
-def prunes_large(iteration: int, settings: OptimizationSettings) -> bool:
+def decays_opacity(iteration: int, settings: DensificationSettings) -> bool:
+    return settings.opacity_control == "decay" and densifies(iteration, settings)
+
+
+def learns_importance(iteration: int, settings: ImportanceSettings) -> bool:
+    return settings.importance != "none" and iteration >= settings.importance_from_iter
+
+
+def prunes_large(iteration: int, settings: DensificationSettings) -> bool:
     """Sizes mean little before the first opacity reset."""
     return iteration > settings.opacity_reset_interval
 
@@ -60,12 +91,77 @@ def prunes_large(iteration: int, settings: OptimizationSettings) -> bool:
 # What is minimised
 
 
-def training_loss(image: Tensor, truth: Tensor, lambda_dssim: float) -> Tensor:  # (3, H, W) both
-    """(1 - lambda) L1 + lambda (1 - SSIM) (Kerbl et al. 2023, eq. 7)."""
-    return (1 - lambda_dssim) * l1(image, truth) + lambda_dssim * (1 - fused_ssim(image[None], truth[None]))
+def training_loss(
+    image: Tensor,  # (3, H, W)
+    truth: Tensor,  # (3, H, W)
+    lambda_dssim: float,
+) -> tuple[Tensor, Tensor]:
+    """(1 - lambda) L1 + lambda (1 - SSIM) (Kerbl et al. 2023, eq. 7), and the SSIM map (3, H, W)."""
+    ssim, ssim_map = fused_ssim_and_map(image[None], truth[None])
+    return (1 - lambda_dssim) * l1(image, truth) + lambda_dssim * (1 - ssim), ssim_map[0]
 
 
-# Which
+def pixel_error(
+    image: Tensor,  # (3, H, W)
+    truth: Tensor,  # (3, H, W)
+    ssim_map: Tensor,  # (3, H, W)
+    metric: str,
+    lambda_dssim: float,
+) -> Tensor:
+    """E(u), (1, H, W): a pixel's share of L1, of 1 - SSIM, or of the training loss; no gradient."""
+    share = {"l1": 0.0, "dssim": 1.0, "mixed": lambda_dssim}[metric]
+    error = share * (1 - ssim_map)
+    if share < 1:
+        error = error + (1 - share) * (image.detach() - truth).abs()
+    return error.mean(0, keepdim=True)
+
+
+def auxiliary_loss(
+    error: Tensor,  # (1, H, W) E(u)
+    error_image: Tensor,  # (1, H, W) A(u) = sum_k w_k e_k
+) -> Tensor:
+    """sum_u E(u) A(u), which is 0 as e_k is; its gradient to e_k is E_k (Rota Bulo et al. 2024, sec. 4.1)."""
+    return (error * error_image).sum()
+
+
+def importance_penalty(
+    importance: Tensor,  # (N, 1) s
+    loss: Tensor,  # () of the view, without gradient
+    lambda_mean: Tensor,
+    lambda_binary: float,
+) -> Tensor:
+    """(lambda_mean * mean(s) + lambda_binary * mean(s (1 - s))) * loss.
+
+    In units of the loss, a Gaussian is worth its place if without it the loss would rise by more than
+    lambda_mean times what falls to one Gaussian of it: one lambda serves all scenes.
+    """
+    price = lambda_mean.to(loss) * importance.mean()
+    if lambda_binary:
+        price = price + lambda_binary * (importance * (1 - importance)).mean()
+    return price * loss
+
+
+def steered_lambda(lambda_mean: Tensor, importances: Tensor, budget: int) -> Tensor:
+    """The weight of the mean importance, raised while the importances add up to more than the budget."""
+    excess = (importances.sum() / budget - 1).clamp(-1, 1)
+    return (lambda_mean * (CONTROL_RATE * excess).exp()).clamp(*CONTROL_RANGE)
+
+
+# Statistics
+
+
+def initial_totals(settings: ImportanceSettings, device: torch.device) -> dict[str, Tensor]:
+    """Numbers () that training keeps over its views, beside what it keeps of every Gaussian."""
+    start = {
+        "pixel_error": 0.0,  # mean E(u) of each view since the last densification, added up
+        "error_views": 0.0,  # how many views these were
+        "error_so_far": 0.0,  # squared error of the views of the round
+        "next_round_start": 0.0,  # iteration after which the round began
+        "squared_error": 0.0,  # the same two of the last complete round
+        "round_start": -1.0,  # before all births: no round is complete yet
+        "lambda_importance": settings.lambda_importance,
+    }
+    return {name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in start.items()}
 
 
 def accumulate_gradients(
@@ -80,23 +176,109 @@ def accumulate_gradients(
     torch.maximum(statistics["max_radius"], radii, out=statistics["max_radius"])
 
 
-def densification_candidates(statistics: dict[str, Tensor], threshold: float) -> Tensor:
-    """Gaussians (N,) bool whose mean screen gradient, over views that drew them, reaches the threshold."""
-    mean = (
-        statistics["gradient_sum"] / statistics["gradient_views"]
-    )  # never drawn: 0 / 0, which reaches nothing
-    return mean >= threshold
+def accumulate_errors(
+    statistics: dict[str, Tensor],  # changed in place
+    errors: Tensor,  # (N,) E_k of one view
+    settings: DensificationSettings,
+) -> None:
+    """Add one view to each Gaussian's error; views in which it has no share of the error do not count."""
+    value, spread, views = (statistics[name] for name in ("error", "error_spread", "error_views"))
+    seen = errors > 0
+    views += seen
+    if settings.error_reduce == "max":
+        torch.maximum(value, errors, out=value)
+    elif settings.error_reduce == "ema":
+        blended = settings.error_keep * value + (1 - settings.error_keep) * errors
+        value.copy_(torch.where(seen, torch.where(views == 1, errors, blended), value))
+    else:  # Welford 1962
+        deviation = torch.where(seen, errors - value, 0)
+        value += deviation / views.clamp_min(1)
+        spread += deviation * torch.where(seen, errors - value, 0)
+
+
+def reduced_errors(statistics: dict[str, Tensor], settings: DensificationSettings) -> Tensor:
+    """E_k (N,) since the last densification."""
+    if settings.error_reduce != "mean_std":
+        return statistics["error"]
+    variance = statistics["error_spread"] / statistics["error_views"].clamp_min(1)
+    return statistics["error"] + settings.error_beta * variance.sqrt()
+
+
+# Which grow
+
+
+def densification_scores(statistics: dict[str, Tensor], settings: DensificationSettings) -> Tensor:
+    """What candidates are compared by (N,): E_k, or the mean screen gradient; NaN for the never drawn."""
+    if settings.densify_by == "error":
+        return torch.where(statistics["error_views"] > 0, reduced_errors(statistics, settings), math.nan)
+    return statistics["gradient_sum"] / statistics["gradient_views"]
+
+
+def error_threshold(scores: Tensor, mean_pixel_error: Tensor, settings: DensificationSettings) -> Tensor:
+    """tau, from the E_k of the Gaussians seen; at least the error of `error_floor` average pixels."""
+    seen = scores[~scores.isnan()]
+    floor = settings.error_floor * mean_pixel_error.to(scores)
+    if len(seen) == 0:
+        return floor
+    if settings.error_threshold == "fixed":
+        threshold = scores.new_tensor(settings.error_fixed)
+    elif settings.error_threshold == "quantile":
+        threshold = upper_quantile(seen, settings.error_quantile)
+    else:
+        threshold = seen.mean() + settings.error_deviations * seen.std(correction=0)
+    return torch.maximum(threshold, floor)
+
+
+def upper_quantile(values: Tensor, share: float) -> Tensor:
+    """The largest value that is exceeded by at most that share of the values (M,)."""
+    above = min(int(share * len(values)), len(values) - 1)
+    return values.sort(descending=True).values[above]
+
+
+def densification_candidates(
+    scores: Tensor, mean_pixel_error: Tensor, settings: DensificationSettings
+) -> Tensor:
+    """Gaussians (N,) bool whose score reaches the threshold: E_k beyond tau, or the gradient's (3DGS)."""
+    if settings.densify_by == "error":
+        return scores > error_threshold(scores, mean_pixel_error, settings)
+    return scores >= settings.densify_grad_threshold
+
+
+def growth_room(count: int, budget: int, settings: DensificationSettings) -> int:
+    """How many Gaussians may be added to `count`."""
+    by_cap = round(settings.growth_cap * count) if settings.growth_cap else count
+    return max(0, min(by_cap, budget - count)) if budget else by_cap
+
+
+def highest(candidates: Tensor, scores: Tensor, count: int) -> Tensor:
+    """The `count` candidates (N,) bool with the highest scores; the earlier of equal ones."""
+    if int(candidates.sum()) <= count:
+        return candidates
+    ranked = torch.where(candidates, scores.float(), -math.inf).sort(descending=True, stable=True).indices
+    chosen = torch.zeros_like(candidates)
+    chosen[ranked[:count]] = True
+    return chosen
 
 
 def is_large(scales: Tensor, limit: float) -> Tensor:  # (N, 3) -> (N,) bool
     return scales.amax(-1) > limit
 
 
+def newborn(rows: dict[str, Tensor], iteration: int) -> dict[str, Tensor]:
+    """Rows with the tags of children that their parents' rows get at `iteration`."""
+    tags = {
+        "birth": torch.full_like(rows["birth"], iteration),
+        "generation": rows["generation"] + 1,
+        "low_streak": torch.zeros_like(rows["low_streak"]),
+    }
+    return rows | tags
+
+
 def split_children(
-    parents: dict[str, Tensor],  # raw parameters (M, ...)
+    parents: dict[str, Tensor],  # raw parameters and tags (M, ...)
     generator: torch.Generator,  # on the CPU: the same children whatever the device
 ) -> dict[str, Tensor]:
-    """Raw parameters (2 M, ...) of smaller Gaussians placed at random by the parents' own densities."""
+    """Rows (2 M, ...) of smaller Gaussians placed at random by the parents' own densities."""
     children = {name: torch.cat([values] * SPLIT_INTO) for name, values in parents.items()}
     scales = children["scales"].exp()
     samples = torch.randn(scales.shape, generator=generator).to(scales.device) * scales
@@ -106,23 +288,81 @@ def split_children(
     return children
 
 
-def prunable(
-    opacities: Tensor,  # (N, 1)
-    scales: Tensor,  # (N, 3)
-    max_radius: Tensor,  # (N,) pixels
-    extent: float,
-    large_too: bool,
-    settings: OptimizationSettings,
+# Opacity
+
+
+def shared_opacities(
+    opacities: Tensor,  # (M, 1) in (0, 1)
+    importance: Tensor | float,  # (M, 1) in (0, 1], a factor on them
 ) -> Tensor:
-    """Gaussians (N,) bool that are almost transparent, or too large once that counts."""
-    mask = opacities[:, 0] < settings.prune_opacity
-    if large_too:
-        mask = mask | is_large(scales, settings.prune_scale * extent)
-        if settings.max_screen_size > 0:
-            mask = mask | (max_radius > settings.max_screen_size)
-    return mask
+    """Raw opacities (M, 1) such that two Gaussians one behind the other are as opaque as one was.
+
+    1 - (1 - s o_new)^2 = s o (Rota Bulo et al. 2024, eq. 9, with the factor s).
+    """
+    shared = (1 - (1 - importance * opacities).clamp_min(0).sqrt()) / importance
+    return shared.clamp(LEAST_OPACITY, 1 - LEAST_OPACITY).logit()
+
+
+def decayed_opacities(opacities: Tensor, decay: float) -> Tensor:
+    """Raw opacities of opacities (N, 1) less `decay` (Rota Bulo et al. 2024, sec. 4.3)."""
+    return (opacities - decay).clamp_min(LEAST_OPACITY).logit()
 
 
 def lowered_opacities(raw_opacities: Tensor, highest: float) -> Tensor:
     """Raw opacities clamped so that the opacities are at most `highest`."""
     return raw_opacities.clamp_max(torch.tensor(highest, dtype=torch.float64).logit().item())
+
+
+# Which go
+
+
+def relative_energy(
+    statistics: dict[str, Tensor],
+    births: Tensor,  # (N,) iterations
+    round_start: Tensor,  # iteration before the last complete round through all views
+    squared_error: Tensor,  # of that round: sum over views, pixels and channels
+) -> Tensor:
+    """Removal energy (N,) of the last complete round, over the squared error that falls to one Gaussian.
+
+    Pruning all Gaussians below x raises the squared error by less than about x of itself. NaN for Gaussians
+    that were not there for the whole round.
+    """
+    share = statistics["energy"] / (squared_error / len(births)).clamp_min(torch.finfo(torch.float32).tiny)
+    return torch.where(births <= round_start, share.to(statistics["energy"]), math.nan)
+
+
+def low_scores(scores: Tensor, fixed: float, excess: int, settings: PruningSettings) -> Tensor:
+    """Which scores (N,) are low; NaN is not. `fixed`: the fixed threshold; `excess`: Gaussians too many."""
+    if settings.prune_threshold == "fixed":
+        return scores < fixed
+    known = ~scores.isnan()
+    if settings.prune_threshold == "quantile":
+        excess = int(settings.prune_quantile * int(known.sum()))
+    return highest(known, -scores, max(0, excess))
+
+
+def low_streaks(streaks: Tensor, low: Tensor) -> Tensor:
+    """Pruning rounds in a row (N,) with a low score, this one included."""
+    return torch.where(low, streaks + 1, 0)
+
+
+def is_oversized(
+    scales: Tensor,  # (N, 3)
+    max_radius: Tensor,  # (N,) pixels
+    extent: float,
+    settings: PruningSettings,
+) -> Tensor:
+    """Gaussians (N,) bool that are too large in the world, or on the screen where that counts."""
+    mask = is_large(scales, settings.prune_scale * extent)
+    return mask | (max_radius > settings.max_screen_size) if settings.max_screen_size > 0 else mask
+
+
+def prunable(
+    tags: dict[str, Tensor],
+    oversized: Tensor,  # (N,) bool
+    iteration: int,
+    settings: PruningSettings,
+) -> Tensor:
+    """Gaussians (N,) bool that go: old enough, and oversized or of low score for long enough."""
+    old = iteration - tags["birth"] >= settings.tag_lifespan
+    return old & (oversized | (tags["low_streak"] >= settings.tag_patience))

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any, Sequence
 
 from .flags import Parser, add_flags, check_bounds, refuse_unavailable, unavailable_flags
-from .settings import ModelSettings, OptimizationSettings, PipelineSettings, RunSettings
+from .settings import DensificationSettings, ImportanceSettings, ModelSettings, OptimizationSettings
+from .settings import PipelineSettings, PruningSettings, RunSettings
+from .variants import VARIANTS
 
-__all__ = ["ModelSettings", "OptimizationSettings", "PipelineSettings", "RunSettings", "Settings", "VARIANTS"]
+__all__ = ["DensificationSettings", "ImportanceSettings", "ModelSettings", "OptimizationSettings"]
+__all__ += ["PipelineSettings", "PruningSettings", "RunSettings", "Settings", "VARIANTS"]
 __all__ += ["given_flags", "make_settings", "render_parser", "train_parser"]
 
-# What a variant changes of the defaults. A flag given on the command line wins over its variant.
-VARIANTS: dict[str, dict[str, Any]] = {"3dgs": {}}
+FULL_RUN = OptimizationSettings.iterations  # the run whose milestones the defaults are
 
 # Asked of one command: a later command that takes over the settings of a run does not take over these.
 OF_ONE_COMMAND = ("model_path", "start_checkpoint", "overwrite", "quiet", "data_device")
@@ -26,6 +28,9 @@ class Settings:
     model: ModelSettings = field(default_factory=ModelSettings)
     pipeline: PipelineSettings = field(default_factory=PipelineSettings)
     optimization: OptimizationSettings = field(default_factory=OptimizationSettings)
+    densification: DensificationSettings = field(default_factory=DensificationSettings)
+    pruning: PruningSettings = field(default_factory=PruningSettings)
+    importance: ImportanceSettings = field(default_factory=ImportanceSettings)
     run: RunSettings = field(default_factory=RunSettings)
 
     def flat(self) -> dict[str, Any]:
@@ -55,7 +60,9 @@ def train_parser() -> Parser:
         description="Fit 3D Gaussians to the photos of a scene. Flags mean what they mean in 3DGS.",
         epilog=_not_yet(ModelSettings, OptimizationSettings, RunSettings),
     )
-    for group in (ModelSettings, RunSettings, OptimizationSettings, PipelineSettings):
+    for group in (ModelSettings, RunSettings, OptimizationSettings, DensificationSettings, PruningSettings):
+        add_flags(parser, group)
+    for group in (ImportanceSettings, PipelineSettings):
         add_flags(parser, group)
     return parser
 
@@ -99,7 +106,13 @@ def make_settings(given: dict[str, Any], recorded: dict[str, Any] | None = None)
     variant = given.get("variant", recorded.get("variant", RunSettings.variant))
     if variant not in VARIANTS:
         raise ValueError(f"--variant: expected one of {', '.join(VARIANTS)}, got {variant!r}")
-    values = {**VARIANTS[variant], **recorded, **given}
+    settings = _settings({**VARIANTS[variant], **recorded, **given})
+    if settings.optimization.scale_schedule:
+        settings = _settings(settings.flat() | _scaled(settings, VARIANTS[variant], {**recorded, **given}))
+    return settings
+
+
+def _settings(values: dict[str, Any]) -> Settings:
     return Settings(*(_fill(item.default_factory, values) for item in dataclasses.fields(Settings)))
 
 
@@ -109,3 +122,25 @@ def _fill(group: type, values: dict[str, Any]) -> Any:
     filled = group(**known)
     check_bounds(filled)
     return filled
+
+
+def _scaled(settings: Settings, variant: dict[str, Any], fixed: dict[str, Any]) -> dict[str, Any]:
+    """Milestones for the number of iterations at hand, and a growth cap that lets the total grow as much.
+
+    `fixed`: values that stay as they are.
+    """
+    factor = settings.optimization.iterations / FULL_RUN
+    groups = [item.default_factory for item in dataclasses.fields(Settings)]
+    fields = [item for group in groups for item in dataclasses.fields(group) if item.metadata["scales"]]
+    full = {item.name: variant.get(item.name, item.default) for item in fields}
+    scaled = {name: fixed.get(name, round(value * factor)) for name, value in full.items()}
+    scaled["position_lr_max_steps"] = max(1, scaled["position_lr_max_steps"])
+    steps = _densifications(full, settings), _densifications(scaled, settings)
+    cap = variant.get("growth_cap", DensificationSettings.growth_cap)
+    return {"growth_cap": (1 + cap) ** (steps[0] / max(1, steps[1])) - 1} | fixed | scaled
+
+
+def _densifications(milestones: dict[str, int], settings: Settings) -> int:
+    first, end = milestones["densify_from_iter"] + 1, milestones["densify_until_iter"]
+    interval = settings.densification.densification_interval
+    return len(range(-(-first // interval) * interval, end, interval))

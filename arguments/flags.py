@@ -29,6 +29,10 @@ def between(low: float, high: float) -> Bound:
     return Bound(f"{low} to {high}", lambda value: low <= value <= high)
 
 
+def open_unit_interval() -> Bound:
+    return Bound("above 0 and below 1", lambda value: 0 < value < 1)
+
+
 def one_of(*choices: str) -> Bound:
     return Bound("one of " + ", ".join(choices), lambda value: value in choices)
 
@@ -42,14 +46,21 @@ def flag(
     short: str = "",
     metavar: str = "",
     unavailable: str = "",
+    scales: bool = False,
 ) -> Any:
     """A dataclass field that is also a flag.
 
     default: its type is the flag's type; False makes a switch, a tuple takes one or more whole numbers.
     unavailable: why the flag cannot be given yet; giving it is an error with this reason.
+    scales: whether --scale_schedule scales the default with the number of iterations.
     """
     about = {"sentence": sentence, "unit": unit, "bound": bound, "short": short, "metavar": metavar}
-    return field(default=default, metadata=about | {"unavailable": unavailable})
+    return field(default=default, metadata=about | {"unavailable": unavailable, "scales": scales})
+
+
+def milestone(default: int, sentence: str, low: int = 0) -> Any:
+    """A flag that names an iteration of a run of 30,000."""
+    return flag(default, sentence, bound=at_least(low), scales=True)
 
 
 class Parser(argparse.ArgumentParser):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from .flags import Bound, above, at_least, between, flag, one_of
+from .flags import Bound, above, at_least, between, flag, milestone, one_of, open_unit_interval
 
 NO_DEPTH = "depth supervision is not part of this version"
 NO_EXPOSURE = "per-image exposure compensation is not part of this version"
@@ -70,9 +71,7 @@ class OptimizationSettings:
     position_lr_delay_mult: float = flag(
         0.01, "rate at the start of that warm-up, as a factor", bound=between(0, 1)
     )
-    position_lr_max_steps: int = flag(
-        30_000, "iteration at which the last position rate is reached", bound=at_least(1)
-    )
+    position_lr_max_steps: int = milestone(30_000, "iteration at which the last position rate is reached", 1)
     feature_lr: float = flag(
         0.0025, "learning rate of colours; a 20th of it for degrees above 0", bound=at_least(0)
     )
@@ -83,17 +82,7 @@ class OptimizationSettings:
     exposure_lr_final: float = flag(0.001, "last learning rate of exposures", unavailable=NO_EXPOSURE)
     exposure_lr_delay_steps: int = flag(0, "warm-up of the exposure rate", unavailable=NO_EXPOSURE)
     exposure_lr_delay_mult: float = flag(0.0, "rate at the start of that warm-up", unavailable=NO_EXPOSURE)
-    percent_dense: float = flag(
-        0.01, "largest scale that is cloned, not split", unit="x extent", bound=at_least(0)
-    )
     lambda_dssim: float = flag(0.2, "share of 1 - SSIM in the loss, the rest is L1", bound=between(0, 1))
-    densification_interval: int = flag(100, "iterations between densifications", bound=at_least(1))
-    opacity_reset_interval: int = flag(3000, "iterations between opacity resets", bound=at_least(1))
-    densify_from_iter: int = flag(500, "densification starts after this iteration", bound=at_least(0))
-    densify_until_iter: int = flag(15_000, "densification ends before this iteration", bound=at_least(0))
-    densify_grad_threshold: float = flag(
-        0.0002, "mean view-space position gradient that densifies", unit="NDC units", bound=at_least(0)
-    )
     depth_l1_weight_init: float = flag(1.0, "first weight of the depth loss", unavailable=NO_DEPTH)
     depth_l1_weight_final: float = flag(0.01, "last weight of the depth loss", unavailable=NO_DEPTH)
     random_background: bool = flag(False, "a new random background colour in every iteration")
@@ -103,15 +92,109 @@ class OptimizationSettings:
         bound=one_of("default", "sparse_adam"),
     )
     sh_degree_interval: int = flag(1000, "iterations between increases of the SH degree", bound=at_least(1))
-    initial_opacity: float = flag(
-        0.1, "opacity of the first Gaussians", bound=Bound("above 0 and below 1", lambda value: 0 < value < 1)
+    initial_opacity: float = flag(0.1, "opacity of the first Gaussians", bound=open_unit_interval())
+    scale_schedule: bool = flag(
+        False,
+        "scale milestones, decay of the position rate and growth cap from 30,000 to the given --iterations",
     )
-    reset_opacity: float = flag(
+
+
+@dataclass
+class DensificationSettings:
+    """Densification."""
+
+    densify_by: str = flag(
+        "gradient",
+        "what a candidate has much of: screen gradient of its position, or share E_k of the error",
+        bound=one_of("gradient", "error"),
+    )
+    densification_interval: int = flag(100, "iterations between densifications", bound=at_least(1))
+    densify_from_iter: int = milestone(500, "densification starts after this iteration")
+    densify_until_iter: int = milestone(15_000, "densification ends before this iteration")
+    densify_grad_threshold: float = flag(
+        0.0002, "mean view-space position gradient that densifies", unit="NDC units", bound=at_least(0)
+    )
+    percent_dense: float = flag(
+        0.01, "largest scale that is cloned, not split", unit="x extent", bound=at_least(0)
+    )
+    error_metric: str = flag(
+        "mixed",
+        "error of a pixel: L1, 1 - SSIM, or both mixed as in the loss",
+        bound=one_of("l1", "dssim", "mixed"),
+    )
+    error_reduce: str = flag(
+        "max",
+        "a Gaussian's error since the last densification, over the views that saw it",
+        bound=one_of("max", "mean", "mean_std", "ema"),
+    )
+    error_beta: float = flag(1.0, "standard deviations added by mean_std", bound=at_least(0))
+    error_keep: float = flag(0.8, "share of the old value that ema keeps at a new view", bound=between(0, 1))
+    aux_scale: float = flag(
+        2.0**-20,
+        "factor of the auxiliary loss whose gradient is E_k, undone afterwards",
+        bound=Bound("a power of two", lambda value: value > 0 and math.frexp(value)[0] == 0.5),
+    )
+    error_threshold: str = flag(
+        "quantile",
+        "how the threshold of E_k is found: as given, from its quantile, or from mean and deviation",
+        bound=one_of("fixed", "quantile", "mean_std"),
+    )
+    error_fixed: float = flag(0.1, "threshold of fixed", unit="error x pixels", bound=at_least(0))
+    error_quantile: float = flag(0.2, "top fraction that quantile takes", bound=between(0, 1))
+    error_deviations: float = flag(1.0, "standard deviations above the mean, for mean_std")
+    error_floor: float = flag(
+        16.0,
+        "no Gaussian is densified whose E_k is less than the error of that many average pixels",
+        unit="pixels",
+        bound=at_least(0),
+    )
+    growth_cap: float = flag(
+        0.0, "largest growth of one densification, 0: any", unit="share of the Gaussians", bound=at_least(0)
+    )
+    max_gaussians: int = flag(0, "Gaussians that growth may not exceed, 0: any number", bound=at_least(0))
+    target_size_mb: float = flag(
+        0.0, "the same as the size of the saved PLY, 0: any", unit="10^6 bytes", bound=at_least(0)
+    )
+    clone_opacity: str = flag(
+        "kept",
+        "opacity of a clone and its parent: the parent's, or such that the two together are as opaque as it",
+        bound=one_of("kept", "corrected"),
+    )
+    opacity_control: str = flag(
+        "reset",
+        "lower all opacities: to reset_opacity now and then, by a little at every densification, or never",
+        bound=one_of("reset", "decay", "none"),
+    )
+    opacity_reset_interval: int = flag(3000, "iterations between opacity resets", bound=at_least(1))
+    reset_opacity: float = flag(0.01, "opacity that a reset leaves at most", bound=open_unit_interval())
+    opacity_decay: float = flag(0.001, "what a decay takes from every opacity", bound=between(0, 1))
+
+
+@dataclass
+class PruningSettings:
+    """Pruning."""
+
+    prune_by: str = flag(
+        "opacity",
+        "score that prunes: opacity, importance s_k, gradient (removal energy), or both of the last two",
+        bound=one_of("opacity", "importance", "gradient", "both"),
+    )
+    prune_threshold: str = flag(
+        "fixed",
+        "which scores are low: below a fixed one, the lowest share, or as many as exceed the budget",
+        bound=one_of("fixed", "quantile", "budget"),
+    )
+    prune_opacity: float = flag(0.005, "opacity below which fixed prunes", bound=between(0, 1))
+    prune_importance: float = flag(0.5, "importance below which fixed prunes", bound=between(0, 1))
+    prune_energy: float = flag(
         0.01,
-        "opacity that a reset leaves at most",
-        bound=Bound("above 0 and below 1", lambda value: 0 < value < 1),
+        "removal energy below which fixed prunes",
+        unit="squared error of the training views / Gaussians",
+        bound=at_least(0),
     )
-    prune_opacity: float = flag(0.005, "Gaussians of lower opacity are pruned", bound=between(0, 1))
+    prune_quantile: float = flag(0.01, "share with the lowest scores, for quantile", bound=between(0, 1))
+    prune_interval: int = flag(100, "iterations between pruning rounds", bound=at_least(1))
+    prune_until_iter: int = milestone(0, "pruning ends before this iteration, 0: when densification does")
     prune_scale: float = flag(
         0.1, "Gaussians of larger scale are pruned once opacities were reset", unit="x extent", bound=above(0)
     )
@@ -121,13 +204,53 @@ class OptimizationSettings:
         unit="pixels",
         bound=at_least(0),
     )
+    tag_lifespan: int = flag(0, "age below which nothing is pruned", unit="iterations", bound=at_least(0))
+    tag_patience: int = flag(
+        1, "pruning rounds in a row with a low score before a Gaussian is pruned", bound=at_least(1)
+    )
+
+
+@dataclass
+class ImportanceSettings:
+    """Importance s_k."""
+
+    importance: str = flag(
+        "none",
+        "what s_k is computed from: nothing (it is 1), geometry and colour and a latent (full), or ablations",
+        bound=one_of("none", "full", "mlp", "latent", "constant"),
+    )
+    importance_gate: str = flag(
+        "sampled",
+        "what the picture sees of s_k: 0 or 1 at random with that probability, rounded, or itself (soft)",
+        bound=one_of("sampled", "rounded", "soft"),
+    )
+    importance_from_iter: int = milestone(1000, "importance is learnt from this iteration on")
+    importance_start: float = flag(
+        0.95, "importance that every Gaussian starts at", bound=open_unit_interval()
+    )
+    lambda_importance: float = flag(0.1, "price of the mean importance", unit="loss", bound=at_least(0))
+    lambda_binary: float = flag(0.0, "price of the mean of s (1 - s)", unit="loss", bound=at_least(0))
+    importance_control: str = flag(
+        "fixed",
+        "lambda_importance stays as given, or is steered so that the importances add up to the budget",
+        bound=one_of("fixed", "budget"),
+    )
+    importance_lr: float = flag(0.002, "learning rate of the importance network", bound=at_least(0))
+    latent_lr: float = flag(0.02, "learning rate of the latents", bound=at_least(0))
+    latent_size: int = flag(4, "numbers in a Gaussian's latent", bound=between(1, 64))
+    importance_width: int = flag(32, "units of the importance network's hidden layer", bound=between(1, 1024))
+    importance_frequencies: int = flag(
+        4, "octaves that encode the position for the importance network", bound=between(0, 16)
+    )
 
 
 @dataclass
 class RunSettings:
     """Run."""
 
-    variant: str = flag("3dgs", "which method to train: 3dgs (Kerbl et al. 2023)")
+    variant: str = flag(
+        "3dgs", "named set of settings: 3dgs (Kerbl et al. 2023), or a row of the table in docs/method.md"
+    )
     test_iterations: tuple[int, ...] = flag(
         (7_000, 30_000), "measure views at these iterations", bound=at_least(-1)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -30,6 +31,11 @@ class Scene:
     points: PointCloud
     extent: float
     source: Path
+
+    @property
+    def median_pixels(self) -> float:
+        """Of a training view."""
+        return statistics.median(camera.width * camera.height for camera in self.train)
 
 
 def load_scene(

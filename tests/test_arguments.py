@@ -72,7 +72,7 @@ def test_short_flags_and_lists():
         (["--feature_lr", "nan"], "--feature_lr: expected a finite number, got nan"),
         (["--initial_opacity", "1"], "--initial_opacity: expected above 0 and below 1, got 1.0"),
         (["--optimizer_type", "sgd"], "--optimizer_type: expected one of default, sparse_adam, got 'sgd'"),
-        (["--variant", "best"], "--variant: expected one of 3dgs, got 'best'"),
+        (["--variant", "best"], "--variant: expected one of 3dgs, no_tag, tag, tag_25k, tag_gradprune, "),
         (["-d", "depths"], "--depths is not available yet: depth supervision"),
         (["--train_test_exp"], "--train_test_exp is not available yet: per-image exposure"),
         (["--port", "6009"], "--port is not available yet: the network viewer"),

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from arguments import OptimizationSettings
+from arguments import ImportanceSettings, OptimizationSettings
 from gaussian_model import PARAMETERS, GaussianModel
 from plyfile import PlyData
 from utils.sh import C0
@@ -211,7 +211,8 @@ def test_training_goes_on_from_its_state_as_if_never_stopped(optimizer_type):
     model = training_model(optimizer_type)
     model.statistics["max_radius"] += 3
     state = {name: tensor.clone() for name, tensor in model.state_tensors().items()}
-    again = GaussianModel.from_state(state, OptimizationSettings(optimizer_type=optimizer_type), CPU)
+    settings = OptimizationSettings(optimizer_type=optimizer_type)
+    again = GaussianModel.from_state(state, settings, ImportanceSettings(), 1.0, CPU)
     for either in (model, again):
         optimise_once(either, 11)
     for name in model.raw:
@@ -223,4 +224,4 @@ def test_an_incomplete_state_is_refused():
     state = training_model().state_tensors()
     del state["raw.quats"]
     with pytest.raises(ValueError, match="no raw.quats"):
-        GaussianModel.from_state(state, OptimizationSettings(), CPU)
+        GaussianModel.from_state(state, OptimizationSettings(), ImportanceSettings(), 1.0, CPU)

@@ -3,12 +3,15 @@ import math
 import pytest
 import subfunction as policy
 import torch
-from arguments import OptimizationSettings
+from arguments import DensificationSettings, ImportanceSettings, OptimizationSettings, PruningSettings
 from fused_ssim import fused_ssim
 from utils.rotations import covariances, quats_to_matrices
 from utils.sh import rgb_to_sh, sh_to_rgb
 
 DEFAULTS = OptimizationSettings()
+DENSIFICATION = DensificationSettings()
+PRUNING = PruningSettings()
+NO_ERROR = torch.tensor(0.0)
 
 
 def statistics(**columns):
@@ -29,19 +32,20 @@ def test_position_rate_scales_with_the_extent():
 
 
 def test_densification_starts_after_500_and_ends_before_15000():
-    when = [i for i in range(1, 30_001) if policy.densifies(i, DEFAULTS)]
+    when = [i for i in range(1, 30_001) if policy.densifies(i, DENSIFICATION)]
     assert (when[0], when[1], when[-1]) == (600, 700, 14_900)
-    assert policy.collects_statistics(14_999, DEFAULTS) and not policy.collects_statistics(15_000, DEFAULTS)
+    assert policy.collects_statistics(14_999, DENSIFICATION)
+    assert not policy.collects_statistics(15_000, DENSIFICATION)
 
 
 def test_opacity_is_reset_every_3000_until_densification_ends():
-    assert [i for i in range(1, 30_001) if policy.resets_opacity(i, DEFAULTS, False)] == [
+    assert [i for i in range(1, 30_001) if policy.resets_opacity(i, DENSIFICATION, False)] == [
         3000,
         6000,
         9000,
         12_000,
     ]
-    assert [i for i in range(1, 3001) if policy.resets_opacity(i, DEFAULTS, True)] == [500, 3000]
+    assert [i for i in range(1, 3001) if policy.resets_opacity(i, DENSIFICATION, True)] == [500, 3000]
 
 
 def test_gradients_are_accumulated_over_the_views_that_draw_the_gaussian():
@@ -56,8 +60,14 @@ def test_gradients_are_accumulated_over_the_views_that_draw_the_gaussian():
 
 def test_candidates_reach_the_mean_threshold_and_the_unseen_never_do():
     collected = statistics(gradient_sum=[1.0, 0.9, 0.0], gradient_views=[2, 2, 0], max_radius=[1, 1, 0])
-    assert policy.densification_candidates(collected, 0.5).tolist() == [True, False, False]
-    assert policy.densification_candidates(collected, 0.0).tolist() == [True, True, False]
+    scores = policy.densification_scores(collected, DENSIFICATION)
+
+    def candidates(threshold):
+        settings = DensificationSettings(densify_grad_threshold=threshold)
+        return policy.densification_candidates(scores, NO_ERROR, settings).tolist()
+
+    assert candidates(0.5) == [True, False, False]
+    assert candidates(0.0) == [True, True, False]
 
 
 def test_large_means_the_largest_axis():
@@ -73,11 +83,13 @@ def test_split_children_follow_their_parent():
         "scales": torch.tensor([0.5, 0.1, 0.02]).log().repeat(count, 1),
         "quats": (3 * turn).repeat(count, 1),
         "opacities": torch.full((count, 1), 0.7),
+        "generation": torch.arange(count, dtype=torch.int32),
     }
     children = policy.split_children(parents, torch.Generator().manual_seed(0))
     assert all(len(values) == 2 * count for values in children.values())
     assert torch.allclose(children["scales"].exp(), torch.tensor([0.5, 0.1, 0.02]) / 1.6)
     assert torch.equal(children["opacities"], torch.full((2 * count, 1), 0.7))
+    assert torch.equal(children["generation"], parents["generation"].repeat(2))
     offsets = children["means"] - torch.tensor([1.0, 2, 3])
     axes = quats_to_matrices(turn[None])[0]
     expected = axes @ torch.diag(torch.tensor([0.5, 0.1, 0.02]) ** 2) @ axes.T
@@ -87,18 +99,72 @@ def test_split_children_follow_their_parent():
     assert torch.equal(children["means"], again["means"])
 
 
-def test_pruning_by_opacity_always_by_size_only_later():
-    opacities = torch.tensor([[0.004], [0.005], [0.9], [0.9]])
-    scales = torch.tensor([[0.01] * 3, [0.01] * 3, [0.01, 0.01, 0.21], [0.01] * 3])
-    radii = torch.tensor([1, 1, 1, 25], dtype=torch.int32)
+def tags(**columns):
+    count = max(map(len, columns.values()))
+    base = {"birth": [0] * count, "generation": [0] * count, "low_streak": [0] * count} | columns
+    return {name: torch.tensor(values, dtype=torch.int32) for name, values in base.items()}
 
-    def prunable(large_too, settings):
-        return policy.prunable(opacities, scales, radii, 2.0, large_too, settings).tolist()
 
-    assert prunable(False, DEFAULTS) == [True, False, False, False]
-    assert prunable(True, DEFAULTS) == [True, False, True, False]
-    assert prunable(True, OptimizationSettings(max_screen_size=20)) == [True, False, True, True]
-    assert not policy.prunes_large(3000, DEFAULTS) and policy.prunes_large(3100, DEFAULTS)
+def test_low_scores_are_those_below_the_threshold_and_no_number_is_never_low():
+    scores = torch.tensor([0.3, 0.004, float("nan"), 0.2])
+
+    def low(excess=0, **settings):
+        return policy.low_scores(scores, 0.005, excess, PruningSettings(**settings)).tolist()
+
+    assert low() == [False, True, False, False]
+    assert low(prune_threshold="quantile", prune_quantile=0.7) == [False, True, False, True]
+    assert low(prune_threshold="quantile", prune_quantile=0.3) == [False] * 4
+    assert low(prune_threshold="budget", excess=2) == [False, True, False, True]
+    assert low(prune_threshold="budget", excess=-5) == [False] * 4
+    assert low(prune_threshold="budget", excess=9) == [True, True, False, True]
+
+
+def test_size_prunes_only_later_and_on_the_screen_only_when_asked():
+    scales = torch.tensor([[0.01] * 3, [0.01, 0.01, 0.21], [0.01] * 3])
+    radii = torch.tensor([1, 1, 25], dtype=torch.int32)
+    assert policy.is_oversized(scales, radii, 2.0, PRUNING).tolist() == [False, True, False]
+    on_screen = PruningSettings(max_screen_size=20)
+    assert policy.is_oversized(scales, radii, 2.0, on_screen).tolist() == [False, True, True]
+    assert not policy.prunes_large(3000, DENSIFICATION) and policy.prunes_large(3100, DENSIFICATION)
+
+
+def test_only_the_old_are_pruned_for_a_low_streak_or_their_size():
+    settings = PruningSettings(tag_lifespan=300, tag_patience=2)
+    those = tags(birth=[0, 0, 701, 700, 0, 701], low_streak=[1, 2, 5, 2, 0, 0])
+    oversized = torch.tensor([False, False, False, False, True, True])
+    assert policy.prunable(those, oversized, 1000, settings).tolist() == [
+        False,
+        True,
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert policy.prunable(those, oversized, 1001, settings).tolist() == [False, True, True, True, True, True]
+    assert policy.prunable(those, oversized, 702, PRUNING).tolist() == [True, True, True, True, True, True]
+
+
+def test_streaks_count_rounds_in_a_row():
+    streaks = torch.tensor([0, 3, 2], dtype=torch.int32)
+    low = torch.tensor([True, True, False])
+    assert policy.low_streaks(streaks, low).tolist() == [1, 4, 0]
+
+
+def test_3dgs_prunes_whenever_it_densifies_and_lower_opacities_at_once():
+    both = [
+        (policy.densifies(i, DENSIFICATION), policy.prunes(i, DENSIFICATION, PRUNING)) for i in range(30_001)
+    ]
+    assert all(densifies == prunes for densifies, prunes in both)
+    low = policy.low_scores(torch.tensor([0.0049, 0.005]), PRUNING.prune_opacity, 0, PRUNING)
+    streaks = policy.low_streaks(torch.zeros(2, dtype=torch.int32), low)
+    young = tags(birth=[600, 600]) | {"low_streak": streaks}
+    assert policy.prunable(young, torch.zeros(2, dtype=torch.bool), 600, PRUNING).tolist() == [True, False]
+
+
+def test_pruning_may_go_on_after_densification():
+    late = PruningSettings(prune_until_iter=25_000)
+    assert policy.prunes(24_900, DENSIFICATION, late) and not policy.prunes(25_000, DENSIFICATION, late)
+    assert not policy.prunes(15_000, DENSIFICATION, PRUNING)
 
 
 def test_opacity_reset_lowers_only():
@@ -113,10 +179,191 @@ def test_loss_is_the_mix_of_l1_and_dssim():
     image, truth = torch.rand(2, 3, 17, 23, generator=generator)
     ssim = fused_ssim(image[None], truth[None]).item()
     l1 = (image - truth).abs().mean().item()
-    assert policy.training_loss(image, truth, 0.2).item() == pytest.approx(
-        0.8 * l1 + 0.2 * (1 - ssim), rel=1e-5
-    )
-    assert policy.training_loss(truth, truth, 0.2).item() == pytest.approx(0, abs=1e-6)
+    loss, ssim_map = policy.training_loss(image, truth, 0.2)
+    assert loss.item() == pytest.approx(0.8 * l1 + 0.2 * (1 - ssim), rel=1e-5)
+    assert ssim_map.shape == image.shape and ssim_map.mean().item() == pytest.approx(ssim, rel=1e-5)
+    assert policy.training_loss(truth, truth, 0.2)[0].item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["l1", "dssim", "mixed"])
+def test_pixel_error_is_what_its_metric_says_and_mixed_adds_up_to_the_loss(metric):
+    image, truth = torch.rand(2, 3, 17, 23, generator=torch.Generator().manual_seed(1))
+    loss, ssim_map = policy.training_loss(image, truth, 0.2)
+    error = policy.pixel_error(image, truth, ssim_map, metric, 0.2)
+    l1, dssim = (image - truth).abs().mean(0, keepdim=True), (1 - ssim_map).mean(0, keepdim=True)
+    expected = {"l1": l1, "dssim": dssim, "mixed": 0.8 * l1 + 0.2 * dssim}[metric]
+    assert error.shape == (1, 17, 23)
+    assert torch.allclose(error, expected, atol=1e-6)
+    if metric == "mixed":
+        assert error.mean().item() == pytest.approx(loss.item(), rel=1e-5)
+
+
+# Errors of several views
+
+
+def errors_of_views(views, **settings):
+    """What three Gaussians' errors in `views` come to."""
+    collected = {
+        "error": torch.zeros(3),
+        "error_spread": torch.zeros(3),
+        "error_views": torch.zeros(3, dtype=torch.int32),
+    }
+    settings = DensificationSettings(densify_by="error", **settings)
+    for errors in views:
+        policy.accumulate_errors(collected, torch.tensor(errors), settings)
+    return policy.densification_scores(collected, settings), collected["error_views"]
+
+
+VIEWS = [[1.0, 0.0, 0.0], [4.0, 2.0, 0.0], [1.0, 6.0, 0.0]]  # the last Gaussian is never seen
+
+
+@pytest.mark.parametrize(
+    ("settings", "first", "second"),
+    [
+        ({"error_reduce": "max"}, 4.0, 6.0),
+        ({"error_reduce": "mean"}, 2.0, 4.0),
+        ({"error_reduce": "mean_std", "error_beta": 2.0}, 2 + 2 * math.sqrt(2), 4 + 2 * 2),
+        (
+            {"error_reduce": "ema", "error_keep": 0.75},
+            0.75 * (0.75 * 1 + 0.25 * 4) + 0.25 * 1,
+            0.75 * 2 + 0.25 * 6,
+        ),
+    ],
+    ids=lambda value: value["error_reduce"] if isinstance(value, dict) else "",
+)
+def test_errors_are_reduced_over_the_views_that_have_them(settings, first, second):
+    scores, views = errors_of_views(VIEWS, **settings)
+    assert views.tolist() == [3, 2, 0]
+    assert scores[:2].tolist() == pytest.approx([first, second], rel=1e-6)
+    assert scores[2].isnan()
+
+
+def test_welford_agrees_with_the_definition_on_many_views():
+    views = torch.rand(40, 3, generator=torch.Generator().manual_seed(2)) + 0.1
+    scores, _ = errors_of_views(views.tolist(), error_reduce="mean_std", error_beta=1.5)
+    assert torch.allclose(scores, views.mean(0) + 1.5 * views.std(0, correction=0), rtol=1e-5)
+
+
+# Thresholds and limits of growth
+
+
+def chosen_by_error(scores, mean_pixel_error=0.0, **settings):
+    settings = DensificationSettings(densify_by="error", **{"error_floor": 16.0} | settings)
+    return policy.densification_candidates(
+        torch.tensor(scores), torch.tensor(mean_pixel_error), settings
+    ).tolist()
+
+
+def test_thresholds_of_the_error():
+    scores = [5.0, 1.0, float("nan"), 3.0, 2.0, 4.0]
+    of = {value: index for index, value in enumerate(scores)}
+
+    def above(*values):
+        return [index in {of[value] for value in values} for index in range(6)]
+
+    assert chosen_by_error(scores, error_threshold="fixed", error_fixed=3.0) == above(5.0, 4.0)
+    assert chosen_by_error(scores, error_quantile=0.4) == above(5.0, 4.0)
+    assert chosen_by_error(scores, error_quantile=0.2) == above(5.0)
+    assert chosen_by_error(scores, error_quantile=0.0) == above()
+    deviations = {"error_threshold": "mean_std", "error_deviations": 0.5}  # 3 + 0.5 sqrt(2)
+    assert chosen_by_error(scores, **deviations) == above(5.0, 4.0)
+    assert chosen_by_error(scores, 0.28, **deviations) == above(5.0)  # the floor: 16 x 0.28 = 4.48
+    assert chosen_by_error([float("nan")] * 2) == [False, False]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_quantile_takes_its_share_whatever_the_distribution(seed):
+    scores = torch.rand(1000, generator=torch.Generator().manual_seed(seed)).pow(4) * 10**seed
+    assert sum(chosen_by_error(scores.tolist(), error_quantile=0.2)) == 200
+
+
+def test_equal_errors_exceed_no_threshold_of_their_own():
+    assert not any(chosen_by_error([2.0] * 50, error_quantile=0.5))
+
+
+def test_room_is_what_cap_and_budget_leave():
+    def room(count, budget=0, cap=0.05):
+        return policy.growth_room(count, budget, DensificationSettings(growth_cap=cap))
+
+    assert room(1000) == 50
+    assert room(1000, cap=0.0) == 1000
+    assert room(1000, budget=1020) == 20
+    assert room(1000, budget=900) == 0
+
+
+def test_the_highest_candidates_are_taken_and_the_earlier_of_equals():
+    scores = torch.tensor([1.0, 9.0, 5.0, 5.0, float("nan"), 5.0])
+    candidates = torch.tensor([True, False, True, True, False, True])
+    assert policy.highest(candidates, scores, 2).tolist() == [False, False, True, True, False, False]
+    assert torch.equal(policy.highest(candidates, scores, 4), candidates)
+    assert not policy.highest(candidates, scores, 0).any()
+
+
+def test_children_are_born_now_one_generation_on():
+    rows = tags(birth=[0, 600], generation=[0, 3], low_streak=[4, 1]) | {"means": torch.zeros(2, 3)}
+    children = policy.newborn(rows, 900)
+    assert children["birth"].tolist() == [900, 900]
+    assert children["generation"].tolist() == [1, 4]
+    assert children["low_streak"].tolist() == [0, 0]
+    assert rows["birth"].tolist() == [0, 600]
+
+
+# Opacities
+
+
+@pytest.mark.parametrize("importance", [1.0, 0.4])
+def test_two_clones_one_behind_the_other_are_as_opaque_as_their_parent(importance):
+    opacities = torch.tensor([[0.01], [0.3], [0.9], [0.999999]])
+    shared = policy.shared_opacities(opacities, importance).sigmoid()
+    together = 1 - (1 - importance * shared) ** 2
+    assert torch.allclose(together, importance * opacities, atol=1e-5)
+    assert ((shared > 0) & (shared < 1)).all()
+
+
+def test_shared_opacities_of_the_extremes_are_finite():
+    assert torch.isfinite(policy.shared_opacities(torch.tensor([[0.0], [1.0]]), 1.0)).all()
+
+
+def test_decay_takes_a_constant_and_stops_above_zero():
+    raw = policy.decayed_opacities(torch.tensor([[0.5], [0.0005]]), 0.001)
+    assert raw.sigmoid()[0].item() == pytest.approx(0.499, rel=1e-5)
+    assert 0 < raw.sigmoid()[1].item() < 1e-5 and torch.isfinite(raw).all()
+
+
+# Importance and removal energy
+
+
+def test_importance_penalty_by_hand():
+    s = torch.tensor([[0.5], [1.0], [0.0]])
+    loss, weight = torch.tensor(0.1), torch.tensor(0.2, dtype=torch.float64)
+    assert policy.importance_penalty(s, loss, weight, 0.0).item() == pytest.approx(0.1 * 0.2 * 0.5)
+    both = 0.1 * (0.2 * 0.5 + 3 * 0.25 / 3)
+    assert policy.importance_penalty(s, loss, weight, 3.0).item() == pytest.approx(both)
+
+
+def test_lambda_rises_above_the_budget_and_falls_below_it():
+    weight = torch.tensor(0.1, dtype=torch.float64)
+    importances = torch.full((100, 1), 0.5)
+    assert policy.steered_lambda(weight, importances, 40) > weight
+    assert policy.steered_lambda(weight, importances, 50) == weight
+    assert policy.steered_lambda(weight, importances, 60) < weight
+    assert policy.steered_lambda(torch.tensor(1e3), importances, 1) == 1e3
+
+
+def test_relative_energy_is_in_shares_of_the_squared_error_and_skips_the_newborn():
+    collected = {"energy": torch.tensor([2.0, 0.5, 0.0, 1.0])}
+    births = torch.tensor([0, 0, 100, 101])
+    share = policy.relative_energy(collected, births, torch.tensor(100.0), torch.tensor(8.0))
+    assert share[:3].tolist() == [1.0, 0.25, 0.0]
+    assert share[3].isnan()
+    before = policy.relative_energy(collected, births, torch.tensor(-1.0), torch.tensor(0.0))
+    assert before.isnan().all()  # no round is complete: nobody is judged
+
+
+def test_importance_is_learnt_from_its_iteration_on():
+    settings = ImportanceSettings(importance="full", importance_from_iter=1000)
+    assert not policy.learns_importance(999, settings) and policy.learns_importance(1000, settings)
+    assert not policy.learns_importance(5000, ImportanceSettings())
 
 
 def test_rotations_and_covariances():

@@ -21,6 +21,7 @@ RECORD_KEYS = {
     "seconds": (int, float),
     "settings": dict,
     "measures": dict,
+    "history": dict,
 }
 
 

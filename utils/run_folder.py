@@ -2,6 +2,7 @@
 
 cfg_args                                        settings of scene and model, for others' tools
 config.json                                     ours: all settings, versions, machine, timing, results
+history.json                                    ours: what happened on the way, for report.py
 cameras.json, input.ply                         what the run started from
 point_cloud/iteration_N/point_cloud.ply         the Gaussians
 chkpntN.safetensors                             everything needed to go on training
@@ -17,7 +18,9 @@ import json
 import os
 import platform
 import re
+import resource
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,8 @@ RUN_FILES = (
     "test/ours_*/gt/*.png",
     "results.json",
     "per_view.json",
+    "history.json",
+    "report.html",
     "events.out.tfevents.*",
 )
 
@@ -169,6 +174,12 @@ def machine(kernels: dict[str, Any]) -> dict[str, Any]:
     system = {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()}
     names = {"instruction_set": "isa", "threads": "threads", "kernel_build": "build"}
     return system | {ours: kernels.get(theirs) for ours, theirs in names.items()}
+
+
+def peak_memory() -> int:
+    """Bytes of memory that this process has held at most."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _commit() -> str:

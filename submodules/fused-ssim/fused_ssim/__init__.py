@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from . import _kernels
 from ._checks import check_tensor
 
-__all__ = ["FusedSSIMMap", "fused_ssim", "fused_ssim_map"]
+__all__ = ["FusedSSIMMap", "fused_ssim", "fused_ssim_and_map", "fused_ssim_map"]
 
 # (K L)^2 of Wang et al. for K1 = 0.01, K2 = 0.03 and values in [0, 1].
 C1 = 0.01**2
@@ -37,7 +37,7 @@ def fused_ssim(img1: Tensor, img2: Tensor, padding: str = "same", train: bool = 
     if train and torch.is_grad_enabled():
         _refuse_gradient(img2.requires_grad)
         if img1.requires_grad:
-            return _FusedSSIM.apply(img1, img2, margin)
+            return _FusedSSIM.apply(img1, img2, margin, None)
     return _mean(img1, img2, margin)
 
 
@@ -49,6 +49,18 @@ def fused_ssim_map(img1: Tensor, img2: Tensor, padding: str = "same") -> Tensor:
     if torch.is_grad_enabled():
         _refuse_gradient(isinstance(img2, Tensor) and img2.requires_grad)
     return FusedSSIMMap.apply(C1, C2, img1, img2, padding)
+
+
+def fused_ssim_and_map(img1: Tensor, img2: Tensor, padding: str = "same") -> tuple[Tensor, Tensor]:
+    """`fused_ssim` and, from the same pass, its map (see `fused_ssim_map`), which carries no gradient."""
+    margin = _check_padding(padding)
+    img1, img2 = _check_images(img1, img2, margin)
+    ssim_map = img1.new_empty(_map_shape(img1, margin))
+    if torch.is_grad_enabled():
+        _refuse_gradient(img2.requires_grad)
+        if img1.requires_grad:
+            return _FusedSSIM.apply(img1, img2, margin, ssim_map), ssim_map
+    return _mean(img1, img2, margin, ssim_map=ssim_map), ssim_map
 
 
 class FusedSSIMMap(torch.autograd.Function):
@@ -81,16 +93,16 @@ class _FusedSSIM(torch.autograd.Function):
     """The mean. Every SSIM value counts alike, so the gradient is known as soon as the map is: one pass."""
 
     @staticmethod
-    def forward(ctx, img1: Tensor, img2: Tensor, margin: int) -> Tensor:
+    def forward(ctx, img1: Tensor, img2: Tensor, margin: int, ssim_map: Tensor | None) -> Tensor:
         grad = torch.empty_like(img1)
         ctx.save_for_backward(grad)
-        return _mean(img1, img2, margin, grad)
+        return _mean(img1, img2, margin, grad, ssim_map)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_mean: Tensor):
         (grad,) = ctx.saved_tensors
-        return grad * grad_mean, None, None
+        return grad * grad_mean, None, None, None
 
 
 def _check_padding(padding: str) -> int:
@@ -121,10 +133,13 @@ def _map_shape(images: Tensor, margin: int) -> torch.Size:
     return torch.Size((batch, channels, height - 2 * margin, width - 2 * margin))
 
 
-def _mean(img1: Tensor, img2: Tensor, margin: int, grad: Tensor | None = None) -> Tensor:
-    """The mean SSIM, and its gradient in `grad` where given."""
+def _mean(
+    img1: Tensor, img2: Tensor, margin: int, grad: Tensor | None = None, ssim_map: Tensor | None = None
+) -> Tensor:
+    """The mean SSIM; its gradient and its map in `grad` and `ssim_map` where given."""
     count = _map_shape(img1, margin).numel()
-    return img1.new_tensor(_run(img1, img2, margin, C1, C2, grad=grad, scale=1 / count) / count)
+    total = _run(img1, img2, margin, C1, C2, ssim_map=ssim_map, grad=grad, scale=1 / count)
+    return img1.new_tensor(total / count)
 
 
 def _run(

@@ -1,0 +1,24 @@
+"""The variants: what each changes of the defaults. A flag given on the command line wins over its variant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+ERROR_DRIVEN = {
+    "densify_by": "error",
+    "growth_cap": 0.05,
+    "clone_opacity": "corrected",
+    "opacity_control": "decay",
+}
+TAGGED = ERROR_DRIVEN | {"tag_lifespan": 300, "tag_patience": 2}
+GRADPRUNE = TAGGED | {"prune_by": "gradient"}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "3dgs": {},
+    "no_tag": ERROR_DRIVEN,
+    "tag": TAGGED,
+    "tag_25k": TAGGED | {"prune_until_iter": 25_000},
+    "tag_gradprune": GRADPRUNE,
+    "tag_gradprune_decomp": GRADPRUNE
+    | {"prune_by": "both", "importance": "full", "prune_until_iter": 25_000},
+}

@@ -1,0 +1,149 @@
+"""How Gaussians come and go: what every view tells of them is collected, then some grow and some are pruned.
+
+subfunction.py decides when and which, gaussian_model.py knows how; here the two meet.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import subfunction as policy
+from training_run import Training, TrainingView
+
+
+def collect(run: Training, iteration: int, view: TrainingView) -> None:
+    """Take in what the backward pass says of every Gaussian in this view."""
+    settings, model, totals = run.settings, run.model, run.totals
+    if policy.collects_statistics(iteration, settings.densification):
+        policy.accumulate_gradients(model.statistics, view.render.means2d.grad, view.render.radii)
+    if view.carrier is not None:
+        pixels = view.error.numel()  # views of all sizes count alike
+        errors = (
+            view.carrier.grad[:, 0] / settings.densification.aux_scale * (run.scene.median_pixels / pixels)
+        )
+        policy.accumulate_errors(model.statistics, errors, settings.densification)
+        totals["pixel_error"] += view.error.mean()
+        totals["error_views"] += 1
+    if policy.collects_energy(iteration, settings.densification, settings.pruning):
+        model.statistics["energy_so_far"] += view.render.rasterizer.statistics.removal_energy
+        totals["error_so_far"] += (view.render.image - view.truth).square().sum()
+        if not run.views.remaining:
+            finish_round(run, iteration)
+
+
+def finish_round(run: Training, iteration: int) -> None:
+    """Every view was seen since the last round: its removal energies are complete."""
+    energy, totals = run.model.statistics["energy_so_far"], run.totals
+    totals["round_start"], totals["squared_error"] = totals["next_round_start"], totals["error_so_far"]
+    totals["next_round_start"] = torch.full_like(totals["next_round_start"], iteration)
+    totals["error_so_far"] = torch.zeros_like(totals["error_so_far"])
+    run.model.reset_statistics("round")
+    run.model.statistics["energy"] = energy
+
+
+def densify_and_prune(run: Training, iteration: int) -> None:
+    """Where it is due: add Gaussians where they are wanted, drop what the picture does not need."""
+    settings = run.settings
+    densifies = policy.densifies(iteration, settings.densification)
+    prunes = policy.prunes(iteration, settings.densification, settings.pruning)
+    pruned = prune(run, iteration) if prunes and run.budget else 0  # what goes makes room for what grows
+    cloned, split = densify(run, iteration) if densifies else (0, 0)
+    if prunes and not run.budget:
+        pruned = prune(run, iteration)
+    if densifies:
+        start_collecting(run)
+    if densifies or prunes:
+        run.history.step(iteration, cloned, split, pruned, len(run.model))
+
+
+def densify(run: Training, iteration: int) -> tuple[int, int]:
+    """Clone small candidates and split large ones (Kerbl et al. 2023, sec. 5.2); how many of each."""
+    settings, model, totals = run.settings.densification, run.model, run.totals
+    scores = policy.densification_scores(model.statistics, settings)
+    mean_error = totals["pixel_error"] / totals["error_views"].clamp_min(1)
+    candidates = policy.densification_candidates(scores, mean_error, settings)
+    room = policy.growth_room(len(model), run.budget, settings)
+    chosen = policy.highest(candidates, scores, room)
+    large = policy.is_large(model.scales, settings.percent_dense * run.scene.extent)
+    if settings.clone_opacity == "corrected":
+        share_opacities(run, chosen & ~large)
+    model.tags["low_streak"][chosen] = 0
+    clones = policy.newborn(model.rows(chosen & ~large), iteration)
+    parents = policy.newborn(model.rows(chosen & large), iteration)
+    model.keep(~(chosen & large))
+    model.append(clones)
+    model.append(policy.split_children(parents, run.generator))
+    return len(clones["means"]), len(parents["means"])
+
+
+def share_opacities(run: Training, cloned: Tensor) -> None:  # (N,) bool
+    """Make parents, before they are copied, as opaque as one of two that take their place must be."""
+    model, importance = run.model, 1.0
+    if model.network is not None and run.settings.importance.importance_gate == "soft":
+        importance = model.importance[cloned]
+    raw = model.raw["opacities"].detach().clone()
+    raw[cloned] = policy.shared_opacities(model.opacities[cloned], importance)
+    model.overwrite("opacities", raw, moments="keep")
+
+
+def prune(run: Training, iteration: int) -> int:
+    """Drop what has had a low score for long enough, or is oversized; how many."""
+    streaks, doomed = judge(run, iteration)
+    if run.budget and not policy.collects_statistics(iteration, run.settings.densification):
+        spare = max(0, len(run.model) - run.budget)  # nothing will grow in place of what goes now
+        doomed = policy.highest(doomed, streaks, spare)
+    run.model.tags["low_streak"] = streaks
+    run.model.keep(~doomed)
+    if len(run.model) == 0:
+        raise ValueError(
+            f"iteration {iteration} pruned the last of {len(doomed)} Gaussians; "
+            "does the scene's scale fit its cameras?"
+        )
+    return int(doomed.sum())
+
+
+def judge(run: Training, iteration: int) -> tuple[Tensor, Tensor]:
+    """Low streaks (N,) after this pruning round, and which Gaussians (N,) bool go."""
+    settings, model = run.settings.pruning, run.model
+    streaks = policy.low_streaks(model.tags["low_streak"], is_low(run))
+    oversized = torch.zeros_like(streaks, dtype=torch.bool)
+    if policy.prunes_large(iteration, run.settings.densification):
+        sizes = (model.scales, model.statistics["max_radius"])
+        oversized = policy.is_oversized(*sizes, run.scene.extent, settings)
+    return streaks, policy.prunable(model.tags | {"low_streak": streaks}, oversized, iteration, settings)
+
+
+def is_low(run: Training) -> Tensor:
+    """Which Gaussians (N,) bool have a low score, of the kind that --prune_by names."""
+    settings, model = run.settings.pruning, run.model
+    excess = len(model) - run.budget
+    if settings.prune_by == "opacity":
+        return policy.low_scores(model.opacities[:, 0], settings.prune_opacity, excess, settings)
+    low = torch.zeros(len(model), dtype=torch.bool, device=model.device)
+    if settings.prune_by in ("gradient", "both"):
+        totals = run.totals
+        energy = policy.relative_energy(
+            model.statistics, model.tags["birth"], totals["round_start"], totals["squared_error"]
+        )
+        low = policy.low_scores(energy, settings.prune_energy, excess, settings)
+    if settings.prune_by in ("importance", "both") and model.network is not None:
+        low = low | policy.low_scores(model.importance[:, 0], settings.prune_importance, excess, settings)
+    return low
+
+
+def start_collecting(run: Training) -> None:
+    """Densification statistics begin anew."""
+    run.model.reset_statistics("densification")
+    for name in ("pixel_error", "error_views"):
+        run.totals[name] = torch.zeros_like(run.totals[name])
+
+
+def control_opacity(run: Training, iteration: int) -> None:
+    settings, model = run.settings.densification, run.model
+    if policy.resets_opacity(iteration, settings, run.settings.model.white_background):
+        model.overwrite("opacities", policy.lowered_opacities(model.raw["opacities"], settings.reset_opacity))
+    if policy.decays_opacity(iteration, settings):
+        model.overwrite(
+            "opacities", policy.decayed_opacities(model.opacities, settings.opacity_decay), "keep"
+        )

@@ -1,0 +1,96 @@
+"""How a run is doing: the progress line, measures of whole views, and what report.py draws later."""
+
+from __future__ import annotations
+
+import torch
+
+import subfunction as policy
+from training_run import Training, TrainingView, choose_background
+from utils.history import shares_of_weight
+from utils.losses import l1, psnr
+from utils.progress import Progress
+from utils.rendering import render
+from utils.tensorboard import TensorBoardLog
+
+TRAINING_VIEWS_MEASURED = range(5, 30, 5)  # indices, as in 3DGS
+DISTRIBUTIONS = 20  # of a run, in its history
+
+
+def report(
+    run: Training,
+    iteration: int,
+    view: TrainingView,
+    progress: Progress,
+    log: TensorBoardLog,
+) -> None:
+    """Show and log how it goes: every few iterations only, as reading a number waits for the device."""
+    if iteration % Progress.INTERVAL == 0 or iteration == run.settings.optimization.iterations:
+        decibels = psnr(view.render.image.clamp(0, 1), view.truth).item()
+        numbers = (iteration, view.loss.item(), decibels, len(run.model))
+        progress.update(*numbers)
+        log.training(*numbers)
+        run.history.progress(*numbers, run.seconds)
+    if iteration in distribution_iterations(run):
+        record_distributions(run, iteration)
+    if iteration in run.settings.run.test_iterations:
+        measure(run, iteration, progress, log)
+
+
+def measure(run: Training, iteration: int, progress: Progress, log: TensorBoardLog) -> None:
+    """L1 and PSNR on all held-out views and on a few training views."""
+    train, model = run.scene.train, run.model.exported(run.settings.importance.importance_gate)
+    for name, cameras in (
+        ("test", run.scene.test),
+        ("train", [train[i % len(train)] for i in TRAINING_VIEWS_MEASURED]),
+    ):
+        if not cameras:
+            continue
+        sums = torch.zeros(2)
+        for camera in cameras:
+            background = choose_background(run, measuring=True)
+            image = render(camera, model, background, **vars(run.settings.pipeline)).image.clamp(0, 1)
+            truth = camera.ground_truth(background, model.device)
+            sums += torch.stack([l1(image, truth), psnr(image, truth)]).cpu()
+        error, decibels = (sums / len(cameras)).tolist()
+        progress.say(f"[ITER {iteration}] Evaluating {name}: L1 {error:.6f} PSNR {decibels:.4f}")
+        log.views(iteration, name, error, decibels)
+        measured = {"L1": error, "PSNR": decibels, "views": len(cameras)}
+        run.measures.setdefault(str(iteration), {})[name] = measured
+    log.opacities(iteration, model.opacities)
+
+
+def distribution_iterations(run: Training) -> range:
+    """About twenty, spread over the run, just before densifications would change what is there."""
+    total = run.settings.optimization.iterations
+    every = max(1, total // DISTRIBUTIONS)
+    return range(every, total + 1, every)
+
+
+def record_distributions(run: Training, iteration: int) -> None:
+    """How errors, importances, opacities and ages are distributed, and what share floaters have."""
+    model = run.model
+    values = {"opacity": model.opacities, "age": iteration - model.tags["birth"]}
+    if run.settings.densification.densify_by == "error":
+        values["E_k"] = policy.reduced_errors(model.statistics, run.settings.densification)
+    if run.settings.pruning.prune_by in ("gradient", "both"):
+        values["removal energy"] = model.statistics["energy"]
+    if model.network is not None:
+        values["s_k"] = model.importance
+    run.history.distributions(iteration, values, floaters(run), log=("E_k", "removal energy"))
+
+
+def floaters(run: Training) -> dict[str, float]:
+    """Shares of the blending weight over a few training views."""
+    model, train = run.model.exported(run.settings.importance.importance_gate), run.scene.train
+    weights = torch.zeros(len(model), device=model.device)
+    depths = torch.full((len(model),), float("inf"), device=model.device)
+    for index in sorted({index % len(train) for index in TRAINING_VIEWS_MEASURED}):
+        camera = train[index]
+        with torch.enable_grad():
+            background = choose_background(run, measuring=True)
+            shown = render(camera, model, background, statistics=True, **vars(run.settings.pipeline))
+            torch.autograd.grad(shown.image.sum(), shown.means2d)  # the backward pass collects weights
+        weights += shown.rasterizer.statistics.weight_sum
+        centre = camera.matrices(model.device).camera_center
+        depths = torch.minimum(depths, (model.means - centre).norm(dim=1))
+    return shares_of_weight(weights, model.opacities, depths)

@@ -1,0 +1,330 @@
+"""The method on real training steps: E_k, tags, budgets, importance (docs/method.md)."""
+
+import density_control
+import pytest
+import reference
+import torch
+import train
+from arguments import VARIANTS, make_settings
+from density_control import collect, densify_and_prune
+from gaussian_model import SMALLEST_ALPHA, GaussianModel, gaussians_in_ply
+from scene import load_scene
+from tiny_scene import write_tiny_scene
+from training_run import choose_background, start
+from utils.importance import INPUTS, gate
+from utils.rendering import render
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    return load_scene(write_tiny_scene(tmp_path_factory.mktemp("scene")), eval=True, quiet=True)
+
+
+def new_run(scene, tmp_path, **flags):
+    return start(make_settings({"densify_from_iter": 0} | flags), scene, tmp_path)
+
+
+def learn(run, iterations):
+    for iteration in range(run.iteration + 1, run.iteration + iterations + 1):
+        train.set_schedules(run, iteration)
+        view = train.show_and_differentiate(run, iteration)
+        with torch.no_grad():
+            collect(run, iteration, view)
+            densify_and_prune(run, iteration)
+            density_control.control_opacity(run, iteration)
+            run.model.step(view.render.radii > 0)
+        run.iteration = iteration
+
+
+def explicit_errors(run, camera, error, importance=None):
+    """sum_u E(u) w_k(u) from the float64 reference."""
+    model, matrices = run.model, camera.matrices(run.model.device)
+    view = reference.View(
+        camera.width,
+        camera.height,
+        camera.width / (2 * camera.fx),
+        camera.height / (2 * camera.fy),
+        matrices.world_view_transform.double(),
+        matrices.full_proj_transform.double(),
+        matrices.camera_center.double(),
+        torch.zeros(3, dtype=torch.float64),
+        model.active_sh_degree,
+    )
+    rendering = reference.render(
+        view,
+        model.means.detach().double(),
+        model.opacities.detach().double(),
+        dc=model.sh_dc.detach().double(),
+        shs=model.sh_rest.detach().double(),
+        scales=model.scales.detach().double(),
+        rotations=model.raw["quats"].detach().double(),
+        importance=importance,
+    )
+    return rendering.weights @ error.double().flatten()
+
+
+# E_k
+
+
+@pytest.mark.parametrize("metric", ["l1", "dssim", "mixed"])
+def test_e_k_of_a_training_step_is_the_sum_over_the_pixels(scene, tmp_path, metric):
+    run = new_run(scene, tmp_path, variant="no_tag", error_metric=metric)
+    learn(run, 3)
+    camera = scene.train[run.views.remaining[-1]]
+    view = train.show_and_differentiate(run, 4)
+    expected = explicit_errors(run, camera, view.error)
+    found = view.carrier.grad[:, 0] / run.settings.densification.aux_scale
+    assert (expected > 0).sum() > 30
+    assert torch.allclose(found.double(), expected, rtol=1e-4, atol=1e-5 * expected.max().item())
+
+
+def test_e_k_changes_no_other_gradient(scene, tmp_path):
+    gradients = []
+    for densify_by in ("gradient", "error"):
+        run = new_run(scene, tmp_path, densify_by=densify_by)
+        view = train.show_and_differentiate(run, 1)
+        assert (view.carrier is not None) == (densify_by == "error")
+        gradients.append({name: values.grad for name, values in run.model.raw.items()})
+        gradients[-1]["screen"] = view.render.means2d.grad
+    for name, without in gradients[0].items():
+        assert torch.equal(without, gradients[1][name]), name
+
+
+def test_e_k_of_several_views_is_their_largest_not_their_sum(scene, tmp_path):
+    run = new_run(scene, tmp_path, variant="no_tag", densify_from_iter=1000)
+    largest = torch.zeros(len(run.model), dtype=torch.float64)
+    for iteration in range(1, 6):  # the model stays as it is: no step is taken
+        camera = scene.train[run.views.remaining[-1] if run.views.remaining else 0]
+        if not run.views.remaining:
+            run.views.remaining = list(range(len(scene.train)))
+            camera = scene.train[run.views.remaining[-1]]
+        view = train.show_and_differentiate(run, iteration)
+        largest = torch.maximum(largest, explicit_errors(run, camera, view.error))
+        with torch.no_grad():
+            collect(run, iteration, view)
+    errors = run.model.statistics["error"].double()
+    assert torch.allclose(errors, largest, rtol=1e-4, atol=1e-5 * largest.max().item())
+
+
+def test_views_of_all_sizes_count_alike(scene, tmp_path):
+    class Twice:
+        """The scene, said to be of larger pictures elsewhere."""
+
+        def __getattr__(self, name):
+            return 2 * scene.median_pixels if name == "median_pixels" else getattr(scene, name)
+
+    found = []
+    for place in (scene, Twice()):
+        run = new_run(scene, tmp_path, variant="no_tag")
+        run.scene = place
+        view = train.show_and_differentiate(run, 1)
+        with torch.no_grad():
+            collect(run, 1, view)
+        found.append(run.model.statistics["error"])
+    assert found[0].max() > 0 and torch.equal(2 * found[0], found[1])
+
+
+# Tags
+
+
+def test_tags_through_clone_split_prune_and_resume(scene, tmp_path):
+    run = new_run(scene, tmp_path, variant="tag", error_floor=0.0, growth_cap=0.5)
+    model = run.model
+    learn(run, 10)
+    model.statistics["error"].zero_()
+    model.statistics["error_views"].fill_(1)
+    sizes = model.scales.amax(1)
+    run.settings.densification.percent_dense = sizes.median().item() / scene.extent
+    large, small = sizes.argmax().item(), sizes.argmin().item()
+    model.statistics["error"][[large, small]] = 5.0
+    model.tags["generation"][large], model.tags["birth"][small] = 2, 7
+    model.tags["low_streak"][small] = 1
+    count, small_mean = len(model), model.means[small].detach().clone()
+    run.iteration = 99
+    with torch.no_grad():
+        densify_and_prune(run, 100)
+    assert len(model) == count + 2
+    assert model.tags["birth"][-3:].tolist() == [100, 100, 100]  # the clone, the two halves
+    assert model.tags["generation"][-3:].tolist() == [1, 3, 3]
+    parent = (model.means[:-3] == small_mean).all(1).nonzero().item()
+    assert model.tags["birth"][parent] == 7 and model.tags["generation"][parent] == 0
+    assert model.tags["low_streak"][parent] == 0  # it starts anew, unless the round at hand finds it low
+    assert (model.tags["birth"][:-3] <= 7).all()
+    with torch.no_grad():
+        model.raw["opacities"][-3:] = -9.0  # far below the threshold
+        model.raw["opacities"][0] = -9.0
+    for iteration, left in ((200, 0), (300, 1), (400, 4)):  # patience of 2 rounds, lifespan of 300
+        streaks, doomed = density_control.judge(run, iteration)
+        model.tags["low_streak"] = streaks
+        assert int(doomed.sum()) == left, iteration
+    assert model.tags["low_streak"][-3:].tolist() == [3, 3, 3]
+    again = GaussianModel.from_state(
+        model.state_tensors(), run.settings.optimization, run.settings.importance, 1.0, model.device
+    )
+    for name, values in model.tags.items():
+        assert torch.equal(values, again.tags[name])
+
+
+# Budgets
+
+
+def grown(scene, tmp_path, **flags):
+    shared = {"variant": "tag_gradprune", "densification_interval": 10, "prune_interval": 10}
+    shared |= {"iterations": 150, "densify_until_iter": 101, "growth_cap": 0.5, "error_floor": 0.5}
+    run = new_run(scene, tmp_path, **shared | flags)
+    learn(run, 150)
+    return len(run.model.exported(run.settings.importance.importance_gate))
+
+
+@pytest.mark.parametrize("budget", [80, 133])
+@pytest.mark.parametrize("densify_by", ["error", "gradient"])
+def test_a_budget_is_used_but_never_exceeded(scene, tmp_path, budget, densify_by):
+    flags = {"densify_by": densify_by, "tag_lifespan": 30, "prune_until_iter": 150}
+    assert grown(scene, tmp_path, **flags) > budget
+    assert 0.98 * budget <= grown(scene, tmp_path, max_gaussians=budget, **flags) <= budget
+
+
+def test_a_target_size_bounds_the_file(scene, tmp_path):
+    target = 0.03
+    run = new_run(scene, tmp_path, variant="tag", target_size_mb=target)
+    size = []
+    for extra in (0, 1):
+        rows = run.model.rows(torch.arange(run.budget + extra) % len(run.model))
+        GaussianModel({name: rows[name] for name in run.model.raw}).save_ply(tmp_path / "x.ply")
+        size.append((tmp_path / "x.ply").stat().st_size)
+    assert 0.98 * 1e6 * target < size[0] <= 1e6 * target < size[1] + 64
+    assert gaussians_in_ply(100, 3) == 0
+    limited = new_run(scene, tmp_path, target_size_mb=target, max_gaussians=7)
+    assert limited.budget == 7
+
+
+# Importance
+
+
+def importance_run(scene, tmp_path, iterations=8, **flags):
+    flags = {"variant": "tag_gradprune_decomp", "importance_from_iter": 3} | flags
+    run = new_run(scene, tmp_path, **flags)
+    learn(run, iterations)
+    return run
+
+
+def test_importance_never_sees_opacity(scene, tmp_path):
+    run = importance_run(scene, tmp_path)
+    before = run.model.importance.detach()
+    assert before.std() > 0
+    with torch.no_grad():
+        run.model.raw["opacities"].copy_(torch.randn(len(run.model), 1))
+    assert torch.equal(run.model.importance, before)
+    with torch.no_grad():
+        run.model.raw["scales"] += 1
+    assert not torch.equal(run.model.importance, before)
+
+
+@pytest.mark.parametrize("kind", sorted(INPUTS))
+def test_importance_starts_late_at_its_start_value(scene, tmp_path, kind):
+    run = importance_run(scene, tmp_path, iterations=2, importance=kind, importance_start=0.9)
+    assert run.model.importance is None
+    train.set_schedules(run, 3)
+    assert torch.allclose(run.model.importance, torch.tensor(0.9))
+    learn(run, 10)
+    assert not torch.allclose(run.model.importance, torch.tensor(0.9), atol=1e-4)
+
+
+def test_children_inherit_the_latent(scene, tmp_path):
+    run = importance_run(scene, tmp_path)
+    model = run.model
+    with torch.no_grad():
+        model.raw["latents"].copy_(torch.arange(len(model))[:, None].expand(-1, 4))
+    model.statistics["error"].fill_(1.0)
+    model.statistics["error_views"].fill_(1)
+    model.statistics["error"][4] = 1e6
+    run.settings.densification.error_floor = 0.0
+    with torch.no_grad():
+        cloned, split = density_control.densify(run, 100)
+    born = model.tags["birth"] == 100
+    assert cloned + split >= 1 and born.any()
+    assert (model.raw["latents"][born] == 4.0).all()
+
+
+def test_gates():
+    s = torch.tensor([[0.2], [0.5], [0.9]], requires_grad=True)
+    generator = torch.Generator().manual_seed(0)
+    assert torch.equal(gate(s, "soft", generator), s)
+    assert gate(s, "rounded", generator)[:, 0].tolist() == [0, 1, 1]
+    draws = torch.stack([gate(s, "sampled", generator).detach() for _ in range(4000)])
+    assert set(draws.unique().tolist()) == {0.0, 1.0}
+    assert torch.allclose(draws.mean(0), s.detach(), atol=0.03)
+    for kind in ("soft", "rounded", "sampled"):
+        (gradient,) = torch.autograd.grad(gate(s, kind, generator).sum(), s)
+        assert torch.equal(gradient, torch.ones_like(s))
+
+
+def test_the_exported_file_shows_what_the_importance_leaves(scene, tmp_path):
+    run = importance_run(scene, tmp_path, importance_gate="soft")
+    with torch.no_grad():
+        run.model.network.bias.fill_(0.3)
+    exported, background = run.model.exported("soft"), choose_background(run)
+    exported.save_ply(tmp_path / "x.ply")
+    read = GaussianModel.load_ply(tmp_path / "x.ply", run.model.device)
+    read.active_sh_degree = exported.active_sh_degree
+    camera = scene.train[0]
+    with torch.no_grad():
+        folded = render(camera, exported, background).image
+        assert torch.allclose(render(camera, read, background).image, folded, atol=1e-5)
+        trained = render(camera, run.model, background, importance=run.model.importance).image
+        assert (
+            (trained - folded).abs().mean()
+            < 0.004
+            < (trained - render(camera, run.model, background).image).abs().mean()
+        )
+
+
+def test_what_nobody_can_see_is_not_exported(scene, tmp_path):
+    run = importance_run(scene, tmp_path, importance="latent")
+    with torch.no_grad():
+        run.model.network.bias.fill_(-5.0)
+        run.model.network.out.fill_(1.0)
+        run.model.network.hidden.fill_(1.0)
+        run.model.network.hidden_bias.zero_()
+        run.model.raw["latents"].zero_()
+        run.model.raw["latents"][:10] = 1.0
+    exported = run.model.exported("sampled")
+    assert len(exported) == 10
+    assert torch.allclose(exported.opacities, run.model.opacities[:10], atol=1e-6)
+    assert (run.model.exported("soft").opacities >= SMALLEST_ALPHA * 0.999).all()
+
+
+def test_importance_prunes_without_any_opacity_rule(scene, tmp_path):
+    run = importance_run(scene, tmp_path, prune_by="importance", tag_lifespan=0, tag_patience=1)
+    with torch.no_grad():
+        run.model.raw["opacities"].fill_(-9.0)
+    assert not density_control.judge(run, 100)[1].any()
+    with torch.no_grad():
+        run.model.network.bias.fill_(-9.0)
+    assert density_control.judge(run, 100)[1].all()
+
+
+# Variants
+
+TABLE = {  # section 6: densify by, prune by, tags, pruning until, importance
+    "3dgs": ("gradient", "opacity", 0, 0, "none"),
+    "no_tag": ("error", "opacity", 0, 0, "none"),
+    "tag": ("error", "opacity", 300, 0, "none"),
+    "tag_25k": ("error", "opacity", 300, 25_000, "none"),
+    "tag_gradprune": ("error", "gradient", 300, 0, "none"),
+}
+
+
+@pytest.mark.parametrize("variant", TABLE)
+def test_variants_are_the_rows_of_the_table(variant):
+    settings = make_settings({"variant": variant}).flat()
+    names = ("densify_by", "prune_by", "tag_lifespan", "prune_until_iter", "importance")
+    assert tuple(settings[name] for name in names) == TABLE[variant]
+    assert settings["opacity_control"] == ("reset" if variant == "3dgs" else "decay")
+
+
+def test_the_decomposed_variant_prunes_by_both_and_takes_a_lambda():
+    settings = make_settings({"variant": "tag_gradprune_decomp", "lambda_importance": 0.3}).flat()
+    assert (settings["prune_by"], settings["importance"], settings["tag_lifespan"]) == ("both", "full", 300)
+    assert settings["lambda_importance"] == 0.3
+    assert list(VARIANTS) == [*TABLE, "tag_gradprune_decomp"]

@@ -1,0 +1,251 @@
+"""Pictures of a table of results: quality against size, and where variants differ. Needs matplotlib."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator
+from matplotlib.transforms import Bbox
+
+from utils.files import write_atomically
+from utils.images import read_image
+from utils.run_folder import pictures_path
+from utils.tables import Row, over_seeds, read_json
+
+# Told apart by the colour-blind too (Okabe & Ito 2008), and by their shape.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vP<>"
+BETTER = {"SSIM": "higher is better", "PSNR": "dB, higher is better", "LPIPS": "lower is better"}
+# Where a label may stand, the best first: offset from its point in 1/72 inch, and how it is aligned there.
+LABEL_PLACES = [
+    (
+        (x * reach, y * reach),
+        {1: "left", 0: "center", -1: "right"}[x],
+        {1: "bottom", 0: "center", -1: "top"}[y],
+    )
+    for reach in (8, 14, 22, 32, 44)
+    for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+]
+SPLIT_NAMES = {"test": "held-out", "train": "training"}
+SMALLEST_WINDOW = 32  # pixels
+DOTS_PER_INCH = 150
+VIEWS_SHOWN = 3  # side by side, per scene
+
+Point = tuple[str, float, tuple[float, float, float], str]  # name, size in MB, value and its range, colour
+
+
+def draw_all(output: Path, rows: list[Row]) -> list[Path]:
+    """All plots of all scenes in `rows` (of `tables.read_rows`), into output/plots; returns their paths."""
+    names = list(dict.fromkeys(row["row"] for row in rows))
+    figures: dict[str, Figure | None] = {}
+    for scene in dict.fromkeys(row["scene"] for row in rows):
+        of_scene = [row for row in rows if row["scene"] == scene]
+        figures[f"{scene}_quality"] = quality_against_size(scene, of_scene, names)
+        firsts = list({row["row"]: row for row in reversed(of_scene)}.values())[::-1]  # one seed of each
+        for split, picture in most_different_views(output, firsts):
+            figures[f"{scene}_{split}_{Path(picture).stem}"] = side_by_side(output, firsts, split, picture)
+    return [_save(figure, output / "plots" / f"{name}.png") for name, figure in figures.items() if figure]
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=DOTS_PER_INCH))
+    return path
+
+
+# Quality against size
+
+
+def quality_against_size(scene: str, rows: list[Row], names: list[str]) -> Figure | None:
+    """Held-out PSNR, SSIM and LPIPS over the PLY's size; None if nothing was measured.
+
+    rows: of one scene, all seeds. names: all names of rows, so that a row looks the same in every plot.
+    """
+    measures = [name for name in ("PSNR", "SSIM", "LPIPS") if any(_measured(rows, name))]
+    if not measures:
+        return None
+    figure = Figure(figsize=(4.6 * len(measures), 4.3), layout="constrained")
+    several = len({row["seed"] for row in rows}) > 1
+    views = "/".join(sorted({str(row["test_views"]) for row in rows}))
+    about = f"{scene}: quality on {views} held-out views against size"
+    figure.suptitle(
+        about + ("; means over seeds, bars from lowest to highest" if several else ""), fontsize=12
+    )
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    panels = list(zip(figure.subplots(1, len(measures), squeeze=False)[0], measures))
+    points = [_draw_points(axes, measure, _measured(rows, measure), names) for axes, measure in panels]
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()  # settles the layout, on which the places of labels depend
+    for (axes, _), labelled in zip(panels, points):
+        _label(axes, labelled)
+    return figure
+
+
+def _measured(rows: list[Row], measure: str) -> list[Row]:
+    return [row for row in rows if row[f"test_{measure}"] is not None]
+
+
+def _draw_points(axes: Axes, measure: str, rows: list[Row], names: list[str]) -> list[Point]:
+    """One point for each name of a row, at the mean over its seeds."""
+    points = []
+    for mean in over_seeds(rows):
+        style = names.index(mean["row"])
+        seeds = [row for row in rows if row["row"] == mean["row"]]
+        sizes, values = ([row[name] for row in seeds] for name in ("size_bytes", f"test_{measure}"))
+        x, y, colour = mean["size_bytes"] / 1e6, mean[f"test_{measure}"], COLOURS[style % len(COLOURS)]
+        bars = {"xerr": [[x - min(sizes) / 1e6], [max(sizes) / 1e6 - x]],
+                "yerr": [[y - min(values)], [max(values) - y]]}  # fmt: skip
+        bars = {side: np.maximum(ends, 0) for side, ends in bars.items()}  # the mean may be rounded
+        axes.errorbar(x, y, **bars, fmt=MARKERS[style % len(MARKERS)], color=colour, markersize=8,
+                      markeredgecolor="white", markeredgewidth=0.7, capsize=3, elinewidth=1.2)  # fmt: skip
+        points.append((mean["row"], x, (y, min(values), max(values)), colour))
+    _dress(axes, measure, [x for _, x, _, _ in points])
+    return points
+
+
+def _dress(axes: Axes, measure: str, sizes: list[float]) -> None:
+    if max(sizes) > 3 * min(sizes):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.minorticks_off()
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("size of the PLY (MB)")
+    axes.set_title(f"{measure} ({BETTER[measure]})", fontsize=11)
+    axes.margins(0.2)
+    axes.grid(color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _label(axes: Axes, points: list[Point]) -> None:
+    """Write every name beside its point, at the first place where it hides nothing."""
+    renderer = axes.figure.canvas.get_renderer()
+    ends = [axes.transData.transform([(x, low), (x, high)]) for _, x, (_, low, high), _ in points]
+    taken = [Bbox([low - 6, high + 6]) for low, high in ends]  # marker and bar
+    for name, x, (y, _, _), colour in points:
+        best = None
+        for offset, across, up in LABEL_PLACES:
+            label = axes.annotate(
+                name, (x, y), offset, textcoords="offset points", ha=across, va=up, fontsize=9
+            )
+            label.set_in_layout(False)
+            box = label.get_window_extent(renderer)
+            hidden = sum(_common_area(box, other) for other in taken)
+            hidden += box.width * box.height - _common_area(box, axes.bbox)
+            label.remove()
+            if best is None or hidden < best[0]:
+                best = hidden, box, (offset, across, up)
+        _, box, (offset, across, up) = best
+        taken.append(box)
+        far = max(map(abs, offset)) > 12
+        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkB": 4} if far else None
+        axes.annotate(name, (x, y), offset, textcoords="offset points", ha=across, va=up, fontsize=9,
+                      arrowprops=line).set_in_layout(False)  # fmt: skip
+
+
+def _common_area(one: Bbox, other: Bbox) -> float:
+    common = Bbox.intersection(one, other)
+    return common.width * common.height if common else 0.0
+
+
+# Side by side
+
+
+def most_different_views(output: Path, rows: list[Row], count: int = VIEWS_SHOWN) -> list[tuple[str, str]]:
+    """(split, picture) of the views on which the rows differ most, by LPIPS or else PSNR; held-out if any.
+
+    rows: of one scene, one seed of each. Fewer than two rows that measured the same views: none.
+    """
+    for split in ("test", "train"):
+        for measure in ("LPIPS", "PSNR"):
+            found = [_per_view(output, row, split, measure) for row in rows]
+            found = [values for values in found if values]
+            common = set.intersection(*(set(values) for values in found)) if len(found) > 1 else set()
+            spread = {name: np.ptp([values[name] for values in found]) for name in common}
+            if spread:
+                chosen = sorted(spread, key=lambda name: (-spread[name], name))[:count]
+                return [(split, name) for name in chosen]
+    return []
+
+
+def _per_view(output: Path, row: Row, split: str, measure: str) -> dict[str, float]:
+    """A row's measure by picture; views without a value are left out."""
+    values = read_json(output / row["folder"] / "per_view.json").get(f"ours_{row['iterations']}", {})
+    of_split = values if split == "test" else values.get("train", {})
+    return {name: value for name, value in of_split.get(measure, {}).items() if value is not None}
+
+
+def side_by_side(output: Path, rows: list[Row], split: str, picture: str) -> Figure | None:
+    """The window of a view where the rows differ most: photo and renders, and below each render its error.
+
+    Rows without that picture, or with one of another size, are left out; None without any picture.
+    """
+    rows = [row for row in rows if _picture_path(output, row, split, "gt", picture).is_file()]
+    if not rows:
+        return None
+    photo = _read(_picture_path(output, rows[0], split, "gt", picture))
+    shown = {row["row"]: _read(_picture_path(output, row, split, "renders", picture)) for row in rows}
+    shown = {name: image for name, image in shown.items() if image.shape == photo.shape}
+    window = most_different_window(np.stack(list(shown.values())))
+    errors = {name: np.abs(image - photo).mean(2) for name, image in shown.items()}
+    most = max(0.05, float(np.quantile([error[window] for error in errors.values()], 0.995)))
+
+    figure = Figure(figsize=(2.3 * (len(shown) + 1) + 0.6, 5.4), layout="constrained")
+    about = f"{rows[0]['scene']}, {SPLIT_NAMES[split]} view {picture}: where the variants differ most"
+    figure.suptitle(f"{about}\n(figures: of the whole view)", fontsize=11)
+    panels = figure.subplots(2, len(shown) + 1)
+    for axes in panels.flat:
+        axes.set(xticks=[], yticks=[])
+    _show(panels[0, 0], photo[window], "photo")
+    _show(panels[1, 0], photo, "")
+    panels[1, 0].set_xlabel("the whole view", fontsize=9)
+    y, x = window
+    frame = Rectangle((x.start, y.start), x.stop - x.start, y.stop - y.start, fill=False)
+    frame.set(edgecolor=COLOURS[1], linewidth=2)
+    panels[1, 0].add_patch(frame)
+    for (name, image), above, below in zip(shown.items(), panels[0, 1:], panels[1, 1:]):
+        _show(above, image[window], name)
+        map_ = below.imshow(errors[name][window], cmap="magma", vmin=0, vmax=most, interpolation="nearest")
+        row = next(row for row in rows if row["row"] == name)
+        below.set_xlabel(_figures(output, row, split, picture), fontsize=9)
+    bar = figure.colorbar(map_, ax=panels[1, 1:].tolist(), shrink=0.9, pad=0.02)
+    bar.set_label("absolute error, mean of channels", fontsize=9)
+    return figure
+
+
+def most_different_window(images: np.ndarray) -> tuple[slice, slice]:  # images: (R, H, W, 3)
+    """Rows and columns of the square, two fifths of the shorter side, with the largest spread over images."""
+    spread = np.ptp(images, axis=0).mean(2)
+    height, width = spread.shape
+    side = min(height, width, max(SMALLEST_WINDOW, min(height, width) * 2 // 5))
+    sums = cv2.integral(spread.astype(np.float64))
+    inside = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    y, x = (int(place) for place in np.unravel_index(inside.argmax(), inside.shape))
+    return slice(y, y + side), slice(x, x + side)
+
+
+def _picture_path(output: Path, row: Row, split: str, kind: str, picture: str) -> Path:
+    return pictures_path(output / row["folder"], split, row["iterations"], kind) / picture
+
+
+def _read(path: Path) -> np.ndarray:
+    """(H, W, 3) in [0, 1]."""
+    return read_image(path)[..., :3] / np.float32(255)
+
+
+def _show(axes: Axes, image: np.ndarray, title: str) -> None:
+    axes.imshow(image, interpolation="nearest", vmin=0, vmax=1)
+    axes.set_title(title, fontsize=10)
+
+
+def _figures(output: Path, row: Row, split: str, picture: str) -> str:
+    digits = {"PSNR": 2, "LPIPS": 3}
+    values = {name: _per_view(output, row, split, name).get(picture) for name in digits}
+    return "   ".join(
+        f"{name} {value:.{digits[name]}f}" for name, value in values.items() if value is not None
+    )
