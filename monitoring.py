@@ -76,7 +76,8 @@ def record_distributions(run: Training, iteration: int) -> None:
         values["removal energy"] = model.statistics["energy"]
     if model.network is not None:
         values["s_k"] = model.importance
-    run.history.distributions(iteration, values, floaters(run), log=("E_k", "removal energy"))
+    last = run.settings.optimization.iterations
+    run.history.distributions(iteration, last, values, floaters(run))
 
 
 def floaters(run: Training) -> dict[str, float]:

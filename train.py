@@ -15,7 +15,8 @@ from arguments import OF_ONE_COMMAND, VARIANTS, Settings, given_flags, make_sett
 from density_control import collect, control_opacity, densify_and_prune
 from monitoring import report
 from scene import load_scene
-from training_run import Training, TrainingView, check_output_folder, choose_background, resume
+from training_run import Training, TrainingView, check_output_folder, choose_background
+from training_run import gaussian_budget, resume
 from training_run import resumed_settings, save_if_due, save_state, start, write_inputs, write_record
 from utils import run_folder
 from utils.checkpoints import load_checkpoint
@@ -162,6 +163,7 @@ def main() -> None:
         raise ValueError("which scene? give its folder with -s")
     check_data_device(settings.model.data_device)
     policy.position_learning_rate(1, 1.0, settings.optimization)  # refuses rates that do not go together
+    gaussian_budget(settings)  # and budgets without room
     settings.model.source_path = str(Path(settings.model.source_path).resolve())
     settings.model.model_path = settings.model.model_path or f"output/{secrets.token_hex(5)}"
     folder = Path(settings.model.model_path)

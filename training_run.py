@@ -52,9 +52,16 @@ class Training:
     @property
     def budget(self) -> int:
         """Gaussians that growth may not exceed, 0: any number."""
-        settings = self.settings.densification
-        in_file = gaussians_in_ply(1e6 * settings.target_size_mb, self.model.sh_degree)
-        return min(filter(None, (settings.max_gaussians, in_file)), default=0)
+        return gaussian_budget(self.settings)
+
+
+def gaussian_budget(settings: Settings) -> int:
+    """What --max_gaussians and --target_size_mb leave room for, 0: any number. ValueError for no room."""
+    growth = settings.densification
+    in_file = gaussians_in_ply(1e6 * growth.target_size_mb, settings.model.sh_degree)
+    if growth.target_size_mb and not in_file:
+        raise ValueError(f"--target_size_mb: {growth.target_size_mb} MB do not hold a single Gaussian")
+    return min(filter(None, (growth.max_gaussians, in_file)), default=0)
 
 
 @dataclass
@@ -79,16 +86,17 @@ def choose_background(run: Training, measuring: bool = False) -> Tensor:
 
 
 def start(settings: Settings, scene: Scene, folder: Path) -> Training:
-    """A run from the scene's points."""
+    """A run from the scene's points; from a random choice of them if there are more than the budget."""
+    generator = torch.Generator().manual_seed(settings.run.seed)
+    xyz, rgb = scene.points.xyz, scene.points.rgb
+    budget = gaussian_budget(settings)
+    if 0 < budget < len(xyz):
+        chosen = torch.randperm(len(xyz), generator=generator)[:budget].sort().values.numpy()
+        xyz, rgb = xyz[chosen], rgb[chosen]
     model = GaussianModel.from_points(
-        scene.points.xyz,
-        scene.points.rgb,
-        settings.model.sh_degree,
-        settings.optimization.initial_opacity,
-        best_device(),
+        xyz, rgb, settings.model.sh_degree, settings.optimization.initial_opacity, best_device()
     )
     model.start_training(settings.optimization)
-    generator = torch.Generator().manual_seed(settings.run.seed)
     views, totals = (
         ViewOrder(len(scene.train), generator),
         policy.initial_totals(settings.importance, best_device()),

@@ -109,7 +109,22 @@ def make_settings(given: dict[str, Any], recorded: dict[str, Any] | None = None)
     settings = _settings({**VARIANTS[variant], **recorded, **given})
     if settings.optimization.scale_schedule:
         settings = _settings(settings.flat() | _scaled(settings, VARIANTS[variant], {**recorded, **given}))
+    _check_together(settings)
     return settings
+
+
+def _check_together(settings: Settings) -> None:
+    """ValueError for settings that each are fine, but not together."""
+    pruning, importance, growth = settings.pruning, settings.importance, settings.densification
+    if not (growth.max_gaussians or growth.target_size_mb):
+        for name, value in (
+            ("prune_threshold", pruning.prune_threshold),
+            ("importance_control", importance.importance_control),
+        ):
+            if value == "budget":
+                raise ValueError(f"--{name} budget: which one? give --max_gaussians or --target_size_mb")
+    if pruning.prune_by == "importance" and importance.importance == "none":
+        raise ValueError("--prune_by importance: there is none to prune by; give --importance full, say")
 
 
 def _settings(values: dict[str, Any]) -> Settings:

@@ -198,6 +198,16 @@ def test_a_target_size_bounds_the_file(scene, tmp_path):
     assert limited.budget == 7
 
 
+def test_more_points_than_the_budget_are_thinned_out_from_the_start(scene, tmp_path):
+    run = new_run(scene, tmp_path, max_gaussians=25)
+    assert len(run.model) == 25
+    points = {tuple(point) for point in scene.points.xyz.astype("float32").tolist()}
+    assert {tuple(point) for point in run.model.means.tolist()} < points
+    again, other = (new_run(scene, tmp_path, max_gaussians=25, seed=seed) for seed in (0, 1))
+    assert torch.equal(run.model.means, again.model.means)
+    assert not torch.equal(run.model.means, other.model.means)
+
+
 # Importance
 
 

@@ -2,12 +2,21 @@
 
 Threads that wait sleep instead of spinning: on a machine that has other work to do, spinning costs several
 times the work. Large tensors lie in huge pages where the system has them: new ones every iteration would
-otherwise cost a page fault every 4 KiB, a sixth of an iteration at 200,000 Gaussians.
+otherwise cost a page fault every 4 KiB, a sixth of an iteration at 200,000 Gaussians. What is freed goes back
+to the system at once: on glibc's heap, tensors of a few megabytes that grow with every densification left
+holes that no later one fitted into, 0.5 GB in 40 iterations at 1.1 million Gaussians.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+
+MMAP_THRESHOLD = -3  # glibc's M_MMAP_THRESHOLD
+LARGE = 2 << 20  # bytes
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+with contextlib.suppress(AttributeError, OSError, TypeError):  # other C libraries
+    ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, LARGE)

@@ -14,6 +14,12 @@ from utils.files import write_json
 VERSION = 1
 FILE_NAME = "history.json"
 BINS = 40
+RANGES = {  # scale and ends of each distribution's bins, the same all through a run
+    "opacity": ("linear", 0.0, 1.0),
+    "s_k": ("linear", 0.0, 1.0),
+    "E_k": ("log", 1e-3, 1e3),
+    "removal energy": ("log", 1e-6, 1e2),
+}
 
 
 class History:
@@ -31,12 +37,11 @@ class History:
         self.record["steps"].append({"iteration": iteration, **counts})
 
     def distributions(
-        self, iteration: int, values: dict[str, Tensor], floaters: dict[str, float], log: tuple[str, ...]
+        self, iteration: int, last: int, values: dict[str, Tensor], floaters: dict[str, float]
     ) -> None:
-        """Histograms of `values`, those named in `log` with bins of equal ratio."""
-        histograms = {
-            name: found for name, value in values.items() if (found := histogram(value, name in log))
-        }
+        """Histograms of `values`, whose names are keys of RANGES or `age`, which may reach `last`."""
+        ranges = RANGES | {"age": ("linear", 0.0, float(last))}
+        histograms = {name: histogram(value, *ranges[name]) for name, value in values.items()}
         self.record["distributions"].append(
             {"iteration": iteration, "values": histograms, "floaters": floaters}
         )
@@ -45,20 +50,18 @@ class History:
         write_json(folder / FILE_NAME, self.record)
 
 
-def histogram(values: Tensor, log: bool) -> dict[str, Any] | None:
-    """Edges and counts over the finite values (above 0 if `log`); None if there are none."""
+def histogram(values: Tensor, scale: str, low: float, high: float) -> dict[str, Any]:
+    """Edges and counts of BINS bins from low to high; what is beyond falls into the outermost ones.
+
+    `scale`: "linear", or "log" with bins of equal ratio. What is no number, or 0 on a log scale, is left out.
+    """
     values = values.detach().flatten().double().cpu()
-    values = values[torch.isfinite(values) & ((values > 0) | (not log))]
-    if len(values) == 0:
-        return None
-    if log:
-        values = values.log10()
-    low, high = values.min().item(), values.max().item()
-    high = high if high > low else low + 1
+    if scale == "log":
+        values, low, high = values[values > 0].log10(), math.log10(low), math.log10(high)
+    values = values[torch.isfinite(values)].clamp(low, high)
     counts = torch.histc(values, BINS, low, high).long().tolist()
     edges = [low + (high - low) * index / BINS for index in range(BINS + 1)]
-    edges = [float(f"{10**edge if log else edge:.6g}") for edge in edges]
-    return {"edges": edges, "counts": counts, "scale": "log" if log else "linear"}
+    return {"edges": [10**edge if scale == "log" else edge for edge in edges], "counts": counts, "scale": scale}
 
 
 def shares_of_weight(

@@ -13,9 +13,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator
 from matplotlib.transforms import Bbox
 
+from utils.error_maps import error_map, full_scale, pair_paths, read_rgb
 from utils.files import write_atomically
-from utils.images import read_image
-from utils.run_folder import pictures_path
 from utils.tables import Row, over_seeds, read_json
 
 # Told apart by the colour-blind too (Okabe & Ito 2008), and by their shape.
@@ -36,6 +35,7 @@ SPLIT_NAMES = {"test": "held-out", "train": "training"}
 SMALLEST_WINDOW = 32  # pixels
 DOTS_PER_INCH = 150
 VIEWS_SHOWN = 3  # side by side, per scene
+LEAST_SCALE = 0.05  # where the colours of error maps end at least, so that hardly any error looks like that
 
 Point = tuple[str, float, tuple[float, float, float], str]  # name, size in MB, value and its range, colour
 
@@ -185,15 +185,16 @@ def side_by_side(output: Path, rows: list[Row], split: str, picture: str) -> Fig
 
     Rows without that picture, or with one of another size, are left out; None without any picture.
     """
-    rows = [row for row in rows if _picture_path(output, row, split, "gt", picture).is_file()]
-    if not rows:
+    paths = [pair_paths(output / row["folder"], split, row["iterations"], picture) for row in rows]
+    found = [(row, *pair) for row, pair in zip(rows, paths) if all(path.is_file() for path in pair)]
+    if not found:
         return None
-    photo = _read(_picture_path(output, rows[0], split, "gt", picture))
-    shown = {row["row"]: _read(_picture_path(output, row, split, "renders", picture)) for row in rows}
-    shown = {name: image for name, image in shown.items() if image.shape == photo.shape}
-    window = most_different_window(np.stack(list(shown.values())))
-    errors = {name: np.abs(image - photo).mean(2) for name, image in shown.items()}
-    most = max(0.05, float(np.quantile([error[window] for error in errors.values()], 0.995)))
+    photo = read_rgb(found[0][2])
+    shown = [(row, read_rgb(render)) for row, render, _ in found]
+    shown = [(row, render) for row, render in shown if render.shape == photo.shape]
+    window = most_different_window(np.stack([render for _, render in shown]))
+    errors = [error_map(render[window], photo[window]) for _, render in shown]
+    most = max(LEAST_SCALE, full_scale(errors))
 
     figure = Figure(figsize=(2.3 * (len(shown) + 1) + 0.6, 5.4), layout="constrained")
     about = f"{rows[0]['scene']}, {SPLIT_NAMES[split]} view {picture}: where the variants differ most"
@@ -201,21 +202,25 @@ def side_by_side(output: Path, rows: list[Row], split: str, picture: str) -> Fig
     panels = figure.subplots(2, len(shown) + 1)
     for axes in panels.flat:
         axes.set(xticks=[], yticks=[])
-    _show(panels[0, 0], photo[window], "photo")
-    _show(panels[1, 0], photo, "")
-    panels[1, 0].set_xlabel("the whole view", fontsize=9)
-    y, x = window
-    frame = Rectangle((x.start, y.start), x.stop - x.start, y.stop - y.start, fill=False)
-    frame.set(edgecolor=COLOURS[1], linewidth=2)
-    panels[1, 0].add_patch(frame)
-    for (name, image), above, below in zip(shown.items(), panels[0, 1:], panels[1, 1:]):
-        _show(above, image[window], name)
-        map_ = below.imshow(errors[name][window], cmap="magma", vmin=0, vmax=most, interpolation="nearest")
-        row = next(row for row in rows if row["row"] == name)
+    _show_photo(panels[:, 0], photo, window)
+    for (row, render), error, above, below in zip(shown, errors, panels[0, 1:], panels[1, 1:]):
+        _show(above, render[window], row["row"])
+        map_ = below.imshow(error, cmap="magma", vmin=0, vmax=most, interpolation="nearest")
         below.set_xlabel(_figures(output, row, split, picture), fontsize=9)
     bar = figure.colorbar(map_, ax=panels[1, 1:].tolist(), shrink=0.9, pad=0.02)
     bar.set_label("absolute error, mean of channels", fontsize=9)
     return figure
+
+
+def _show_photo(column: np.ndarray, photo: np.ndarray, window: tuple[slice, slice]) -> None:
+    """Above what is in the window, below the whole."""
+    _show(column[0], photo[window], "photo")
+    _show(column[1], photo, "")
+    column[1].set_xlabel("the whole view", fontsize=9)
+    y, x = window
+    frame = Rectangle((x.start, y.start), x.stop - x.start, y.stop - y.start, fill=False)
+    frame.set(edgecolor=COLOURS[1], linewidth=2)
+    column[1].add_patch(frame)
 
 
 def most_different_window(images: np.ndarray) -> tuple[slice, slice]:  # images: (R, H, W, 3)
@@ -229,17 +234,8 @@ def most_different_window(images: np.ndarray) -> tuple[slice, slice]:  # images:
     return slice(y, y + side), slice(x, x + side)
 
 
-def _picture_path(output: Path, row: Row, split: str, kind: str, picture: str) -> Path:
-    return pictures_path(output / row["folder"], split, row["iterations"], kind) / picture
-
-
-def _read(path: Path) -> np.ndarray:
-    """(H, W, 3) in [0, 1]."""
-    return read_image(path)[..., :3] / np.float32(255)
-
-
 def _show(axes: Axes, image: np.ndarray, title: str) -> None:
-    axes.imshow(image, interpolation="nearest", vmin=0, vmax=1)
+    axes.imshow(image, interpolation="nearest")
     axes.set_title(title, fontsize=10)
 
 

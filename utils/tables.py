@@ -42,16 +42,16 @@ MB the memory that training took, minutes its time. A mean over seeds is followe
 # Reading
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file that a run wrote; empty without the file. ValueError if it is damaged."""
+def read_json(path: Path, kind: type = dict) -> Any:
+    """What a run wrote as JSON, a dict or a list; empty without the file. ValueError if it is damaged."""
     if not path.is_file():
-        return {}
+        return kind()
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         raise ValueError(f"{path}: not readable as JSON ({problem})") from problem
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object")
+    if not isinstance(value, kind):
+        raise ValueError(f"{path}: expected a JSON {'object' if kind is dict else 'array'}")
     return value
 
 
@@ -212,25 +212,19 @@ MARKDOWN: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 
 
 def _table(rows: list[Row], with_seed: bool = True) -> str:
-    headings = [
-        "variant",
-        *(["seed"] if with_seed else []),
-        *(heading for heading, _, _ in MARKDOWN),
-        "commit",
-    ]
-    right = len(MARKDOWN) + with_seed
-    lines = [headings, ["---", *["---:"] * right, "---"]]
+    headings = [heading for heading, _, _ in MARKDOWN]
+    names = ["seed", *headings] if with_seed else headings
+    lines = [["variant", *names, "commit"], ["---", *["---:"] * len(names), "---"]]
     for row in rows:
-        numbers = [_cell(row, name, shown) for _, name, shown in MARKDOWN]
+        cells = [_cell(row, name, shown) for _, name, shown in MARKDOWN]
+        cells = [str(row["seed"]), *cells] if with_seed else cells
         commit = re.sub(r"\b([0-9a-f]{8})[0-9a-f]{32}", r"\1", row["commit"])
-        lines.append([row["row"], *([str(row["seed"])] if with_seed else []), *numbers, commit or "-"])
+        lines.append([row["row"], *cells, commit or "-"])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def summary(row: Row | None) -> str:
+def summary(row: Row) -> str:
     """One line on a finished run."""
-    if row is None:
-        return "not trained"
     cells = {heading: _cell(row, name, shown) for heading, name, shown in MARKDOWN}
     return "done, " + ", ".join(f"{name} {text}" for name, text in cells.items() if text != "-")
 

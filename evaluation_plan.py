@@ -1,0 +1,211 @@
+"""Which runs full_eval.py makes, and what is left to do for each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any, NamedTuple, Sequence
+
+from arguments import VARIANTS, given_flags, make_settings, train_parser
+from scene.blender import TRAIN_FILE
+from scene.colmap import find_model
+from utils import run_folder, tables
+
+# The published scenes by the folder of pictures they are trained on (Kerbl et al. 2023, section 7.2).
+PUBLISHED = {
+    "MipNeRF360": {
+        "images_4": "bicycle flowers garden stump treehill",
+        "images_2": "room counter kitchen bonsai",
+    },
+    "TanksAndTemples": {"images": "truck train"},
+    "DeepBlending": {"images": "drjohnson playroom"},
+}
+SET_HERE = ("source_path", "model_path", "variant", "seed", "threads", "start_checkpoint", "overwrite")
+NAME = re.compile(r"\w[\w.+-]*")
+
+Steps = dict[str, list[str]]  # what is left to do for a run: the command and its flags, by what it does
+
+
+class Run(NamedTuple):
+    """One training with its pictures and measures."""
+
+    folder: Path
+    flags: list[str]  # for train.py
+    record: dict[str, Any]  # for eval.json in the run's folder
+
+    @property
+    def name(self) -> str:
+        return "/".join(self.folder.parts[-3:])
+
+    @property
+    def log(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+
+# What is asked for
+
+
+def plan(options: argparse.Namespace, passed_on: list[str]) -> list[Run]:
+    """All runs, whose flags are known to be good. ValueError or OSError for the first that are not.
+
+    passed_on: flags of train.py for all of them.
+    """
+    scenes, rows = choose_scenes(options), split_named("--variants", options.variants)
+    own_flags = split_named("--scene_flags", options.scene_flags)
+    for name in own_flags.keys() - scenes.keys():
+        raise ValueError(f"--scene_flags {name}: there is no such scene")
+    runs = []
+    for scene, (folder, dataset, protocol) in scenes.items():
+        for row, words in rows.items():
+            variant, *row_flags = words or [row]
+            if variant not in VARIANTS:
+                raise ValueError(f"--variants: expected one of {', '.join(VARIANTS)}, got {variant!r}")
+            flags = [*passed_on, *own_flags.get(scene, []), *row_flags]
+            for name in given_flags(train_parser(), flags).keys() & set(SET_HERE):
+                raise ValueError(f"--{name}: full_eval.py gives this flag to train.py itself")
+            flags = ["-s", str(folder), "--eval", "--test_iterations", "-1", *protocol, *flags]
+            flags += ["--variant", variant]
+            for seed in dict.fromkeys(options.seeds):
+                names = {"dataset": dataset, "scene": scene, "row": row, "variant": variant, "seed": seed}
+                runs.append(make_run(options.output_path, names, [*flags, "--seed", str(seed)]))
+    return runs
+
+
+def choose_scenes(options: argparse.Namespace) -> dict[str, tuple[Path, str, list[str]]]:
+    """Folder, dataset and flags of every scene; absent published ones are reported and left out."""
+    found = [(folder.resolve().name, (folder, "", [])) for folder in options.scenes]
+    for dataset in PUBLISHED:
+        if top := getattr(options, dataset):
+            found += published_scenes(dataset, top)
+    scenes = dict(found)
+    if len(scenes) < len(found):
+        raise ValueError("two scenes have the same name, so their runs would share a folder")
+    if not scenes:
+        raise ValueError("which scenes? give -m360, -tat, -db or --scenes (see full_eval.py --help)")
+    return scenes
+
+
+def published_scenes(dataset: str, top: Path) -> list[tuple[str, tuple[Path, str, list[str]]]]:
+    """Those of a dataset that are below `top`. FileNotFoundError if none is."""
+    images_of = {name: images for images, names in PUBLISHED[dataset].items() for name in names.split()}
+    absent = [name for name in images_of if not (top / name).is_dir()]
+    if len(absent) == len(images_of):
+        raise FileNotFoundError(f"{top} holds no scene of {dataset}: looked for {', '.join(absent)}")
+    if absent:
+        print(f"Not in {top}, left out: {', '.join(absent)}")
+    there = {name: images for name, images in images_of.items() if name not in absent}
+    return [(name, (top / name, dataset, ["-i", images])) for name, images in there.items()]
+
+
+def split_named(option: str, texts: Sequence[str]) -> dict[str, list[str]]:
+    """`NAME="WORDS"` by name, the words taken apart as a shell does; no words where there is no `=`."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        name, _, words = text.partition("=")
+        if not NAME.fullmatch(name):
+            raise ValueError(f'{option} {text}: expected NAME="...", the name of letters, digits and _ . + -')
+        if name in found:
+            raise ValueError(f"{option}: {name} is given twice")
+        try:
+            found[name] = shlex.split(words)
+        except ValueError as problem:
+            raise ValueError(f"{option} {text}: {problem}") from None
+    return found
+
+
+def make_run(output: Path, names: dict[str, Any], flags: list[str]) -> Run:
+    given = given_flags(train_parser(), flags)
+    make_settings(given)  # refuses values out of their bounds
+    settings = VARIANTS[names["variant"]] | given | {"source_path": str(Path(given["source_path"]).resolve())}
+    settings = json.loads(json.dumps(settings))  # as they will be read again
+    folder = output / names["scene"] / names["row"] / f"seed_{names['seed']}"
+    command = shlex.join(["python", "train.py", *flags, "-m", str(folder)])
+    return Run(folder, flags, names | {"command": command, "settings": settings})
+
+
+# What is left to do
+
+
+def steps_left(run: Run, options: argparse.Namespace) -> Steps:
+    """What completes `run`, in order. ValueError or OSError if another run is in its place, or no scene."""
+    steps: Steps = {}
+    config = run_folder.read_config(run.folder)
+    how = None if options.skip_training else how_to_train(run, config, options.overwrite)
+    if how is not None:
+        check_scene(run)
+        steps["training"] = ["train.py", *run.flags, "-m", str(run.folder), *how]
+        config = {}
+    pictures = has_pictures(run.folder, config)
+    if not (options.skip_rendering or pictures) and (steps or config.get("finished")):
+        steps["rendering"] = ["render.py", "-m", str(run.folder)]
+    lpips = ["--lpips_weights", str(options.lpips_weights)] if options.lpips_weights else []
+    unmeasured = "rendering" in steps or (pictures and not is_measured(run.folder, config, bool(lpips)))
+    if unmeasured and not options.skip_metrics:
+        flags = ["--skip_lpips"] if options.skip_lpips else lpips
+        steps["measuring"] = ["metrics.py", "-m", str(run.folder), *flags]
+    return steps
+
+
+def how_to_train(run: Run, config: dict[str, Any], overwrite: bool) -> list[str] | None:
+    """None: it is trained. Else what train.py is given besides the run's flags."""
+    before = tables.read_json(run.folder / tables.RECORD)
+    changes = differences(before["settings"], run.record["settings"]) if before else ""
+    if not before and run_folder.holds_results(run.folder):
+        changes = "no eval.json says which"
+    if changes and not overwrite:
+        raise ValueError(
+            f"{run.folder} was trained with other flags ({changes}); "
+            "give another --output_path, or --overwrite to train it anew"
+        )
+    if changes or not before:
+        return ["--overwrite"]
+    if config.get("finished"):
+        return None
+    checkpoint = newest_checkpoint(run)
+    return ["--start_checkpoint", str(checkpoint)] if checkpoint else ["--overwrite"]
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Such as `--iterations was 7000, is 30000`; empty if there are none."""
+    names = [name for name in before | now if before.get(name) != now.get(name)]
+    absent = "not given"
+    return ", ".join(f"--{name} was {before.get(name, absent)}, is {now.get(name, absent)}" for name in names)
+
+
+def newest_checkpoint(run: Run) -> Path | None:
+    """That of most iterations which leaves something to train."""
+    iterations = make_settings(run.record["settings"]).optimization.iterations
+    numbers = (path.stem.removeprefix("chkpnt") for path in run.folder.glob("chkpnt*.safetensors"))
+    begun = [int(number) for number in numbers if number.isdecimal() and int(number) < iterations]
+    return run_folder.checkpoint_path(run.folder, max(begun)) if begun else None
+
+
+def check_scene(run: Run) -> None:
+    """A cheap look at it, before hours of training on the scenes before it."""
+    folder = Path(run.record["settings"]["source_path"])
+    images = folder / run.record["settings"].get("images", "images")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"scene folder not found: {folder}")
+    if find_model(folder) is None and not (folder / TRAIN_FILE).is_file():
+        raise FileNotFoundError(f"no scene in {folder}: neither a COLMAP model (sparse/0) nor {TRAIN_FILE}")
+    if find_model(folder) is not None and not images.is_dir():
+        raise FileNotFoundError(f"image folder not found: {images} (-i names it inside the scene)")
+
+
+def has_pictures(folder: Path, config: dict[str, Any]) -> bool:
+    """Whether the last Gaussians of a finished run were rendered in every view."""
+    if not config.get("finished"):
+        return False
+    return all(
+        len(list(run_folder.pictures_path(folder, split, config["iteration"], kind).glob("*.png"))) == views
+        for split, views in config["views"].items()
+        for kind in ("renders", "gt")
+    )
+
+
+def is_measured(folder: Path, config: dict[str, Any], lpips_too: bool) -> bool:
+    results = tables.read_json(folder / "results.json").get(f"ours_{config['iteration']}")
+    return bool(results) and not (lpips_too and results["lpips_missing"])

@@ -1,0 +1,156 @@
+"""Renders beside their photos and error maps, for report.py's page."""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from html import escape
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from utils.charts import round_step, short
+from utils.error_maps import error_map, full_scale, pair_paths, read_rgb
+from utils.images import resize_image
+from utils.report_html import METRICS, SPLITS, command, note, section, shown_metric
+from utils.report_run import Run, mapping, number
+from utils.run_folder import pictures_path
+
+MOST_VIEWS = 6  # shown of the first split; of another one half as many
+PICTURE_SIDE, PICTURE_HEIGHT_SHOWN, JPEG_QUALITY = 500, 314, 85  # pixels
+NO_VIEWS = (
+    "There are no pictures of these views: none were held out (<code>--eval</code>), "
+    "or they were not rendered."
+)
+
+
+class View(NamedTuple):
+    """A view with its pictures."""
+
+    split: str
+    index: int
+    render: np.ndarray  # (H, W, 3) uint8
+    photo: np.ndarray  # (H, W, 3) uint8
+    error: np.ndarray  # (H, W) in [0, 1]
+
+
+def pictures(run: Run) -> str:
+    """A section for each split, held-out views first."""
+    most, views = MOST_VIEWS, {}
+    for split in SPLITS:
+        chosen = choose_views(indices_of_views(run, split), psnr_of_views(run, split), most)
+        views[split] = [load_view(run, split, index) for index in chosen]
+        most = MOST_VIEWS // 2 if chosen else most
+    if not any(views.values()):
+        text = f"There are no pictures of iteration {run.iteration:,}: "
+        return section("Pictures", note(f"{text}run {command('render.py', run.folder)} first."))
+    largest = full_scale(view.error for shown in views.values() for view in shown)
+    full = min(1.0, round_step(max(largest, 1e-3), 1))
+    parts = []
+    for split, title in SPLITS.items():
+        blocks = "".join(view_block(run, view, full) for view in views[split])
+        content = f'{error_legend(full)}<div class="views">{blocks}</div>' if blocks else note(NO_VIEWS)
+        parts.append(section(f"{title}: render, photo, error", content))
+    return "\n".join(parts)
+
+
+# Which views
+
+
+def indices_of_views(run: Run, split: str) -> list[int]:
+    """Of views that have both pictures."""
+    folders = [pictures_path(run.folder, split, run.iteration, kind) for kind in ("renders", "gt")]
+    renders, photos = ({path.stem for path in folder.glob("*.png")} for folder in folders)
+    return sorted(int(stem) for stem in renders & photos if re.fullmatch(r"\d{5,9}", stem))
+
+
+def psnr_of_views(run: Run, split: str) -> dict[int, float]:
+    """As far as metrics.py measured it; infinite for a perfect view, for which it writes null."""
+    values = mapping(run.per_view_of(split), "PSNR")
+    shown = {name[:-4]: math.inf if value is None else value for name, value in values.items()}
+    return {
+        int(stem): value
+        for stem, value in shown.items()
+        if stem.isdecimal() and isinstance(value, (int, float))
+    }
+
+
+def choose_views(views: list[int], by_view: dict[int, float], most: int) -> list[int]:
+    """The worst, the best, evenly spaced ones between, worst first; without numbers, in order."""
+    if all(view in by_view for view in views):
+        views = sorted(views, key=lambda view: by_view[view])
+    places = np.linspace(0, len(views) - 1, min(most, len(views))).round().astype(int)
+    return [views[place] for place in places]
+
+
+def load_view(run: Run, split: str, index: int) -> View:
+    paths = pair_paths(run.folder, split, run.iteration, f"{index:05d}.png")
+    render, photo = map(read_rgb, paths)
+    if render.shape != photo.shape:
+        raise ValueError(f"{paths[0]} and {paths[1]} differ in size; run render.py again")
+    return View(split, index, render, photo, error_map(render, photo))
+
+
+# What is shown of a view
+
+
+def view_block(run: Run, view: View, full: float) -> str:
+    """Three pictures and a caption; `full`: the error that is shown brightest."""
+    height, width = view.error.shape
+    factor = min(1.0, PICTURE_SIDE / max(height, width))
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    shown = {
+        "render": resize_image(view.render, *size),
+        "photo": resize_image(view.photo, *size),
+        "error": inferno(cv2.resize(view.error, size, interpolation=cv2.INTER_AREA) / full),
+    }
+    name = view_title(run, view)
+    images = "".join(
+        f'<img alt="{escape(f"{kind} of {name}")}" width="{size[0]}" height="{size[1]}" '
+        f'src="{data_uri(image)}">'
+        for kind, image in shown.items()
+    )
+    wide = round(PICTURE_HEIGHT_SHOWN * min(width / height, 1.4))
+    numbers = " · ".join([*view_numbers(run, view), f"error {view.error.mean():.4f}"])
+    caption = f"<figcaption><b>{escape(name)}</b> {numbers}</figcaption>"
+    return f'<figure class="view" style="--wide:{wide}px"><div>{images}</div>{caption}</figure>'
+
+
+def view_title(run: Run, view: View) -> str:
+    """Its number, and its photo's name where cameras.json fits the run."""
+    counts = {split: int(number(run.config, "views", split) or 0) for split in SPLITS}
+    place = view.index + (counts["test"] if view.split == "train" else 0)
+    known = run.names and sum(counts.values()) == len(run.names) and place < len(run.names)
+    return f"{view.index:05d}" + (f" ({run.names[place]})" if known else "")
+
+
+def view_numbers(run: Run, view: View) -> list[str]:
+    name = f"{view.index:05d}.png"
+    found = {metric: number(run.per_view_of(view.split), metric, name) for metric in METRICS}
+    return [f"{metric} {shown_metric(metric, value)}" for metric, value in found.items() if value is not None]
+
+
+def inferno(
+    values: np.ndarray,  # (H, W), clipped to [0, 1]
+) -> np.ndarray:  # (H, W, 3) uint8 RGB
+    grey = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+
+
+def data_uri(image: np.ndarray) -> str:
+    """(H, W, 3) uint8 RGB as a JPEG inside the page."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
+
+
+def error_legend(full: float) -> str:
+    colours = [f"rgb({red},{green},{blue})" for red, green, blue in inferno(np.linspace(0, 1, 9)[None])[0]]
+    text = "Error: difference to the photo, mean of the channels (1: black against white); captions: its mean"
+    return (
+        '<p class="scale">0 '
+        f'<i class="bar" style="background:linear-gradient(90deg,{",".join(colours)})"></i> '
+        f"{short(full)}{' or more' if full < 1 else ''}. {text}</p>"
+    )
