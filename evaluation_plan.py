@@ -13,6 +13,7 @@ from arguments import VARIANTS, given_flags, make_settings, train_parser
 from scene.blender import TRAIN_FILE
 from scene.colmap import find_model
 from utils import run_folder, tables
+from utils.files import read_json
 
 # The published scenes by the folder of pictures they are trained on (Kerbl et al. 2023, section 7.2).
 PUBLISHED = {
@@ -151,7 +152,7 @@ def steps_left(run: Run, options: argparse.Namespace) -> Steps:
 
 def how_to_train(run: Run, config: dict[str, Any], overwrite: bool) -> list[str] | None:
     """None: it is trained. Else what train.py is given besides the run's flags."""
-    before = tables.read_json(run.folder / tables.RECORD)
+    before = read_json(run.folder / tables.RECORD)
     changes = differences(before["settings"], run.record["settings"]) if before else ""
     if not before and run_folder.holds_results(run.folder):
         changes = "no eval.json says which"
@@ -207,5 +208,5 @@ def has_pictures(folder: Path, config: dict[str, Any]) -> bool:
 
 
 def is_measured(folder: Path, config: dict[str, Any], lpips_too: bool) -> bool:
-    results = tables.read_json(folder / "results.json").get(f"ours_{config['iteration']}")
+    results = read_json(folder / "results.json").get(f"ours_{config['iteration']}")
     return bool(results) and not (lpips_too and results["lpips_missing"])

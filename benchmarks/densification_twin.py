@@ -71,13 +71,11 @@ def counts(settings: Any, scene: Any, until: int, twin: bool) -> list[int]:
     for iteration in range(1, until + 1):
         model, optimization = run.model, settings.optimization
         model.active_sh_degree = policy.active_sh_degree(iteration, model.sh_degree, optimization)
-        model.set_learning_rate(
-            "means", policy.position_learning_rate(iteration, scene.extent, optimization)
-        )
+        model.set_learning_rate("means", policy.position_learning_rate(iteration, scene.extent, optimization))
         camera, background = scene.train[run.views.next()], torch.zeros(3)
         view = render(camera, model, background)
         truth = camera.ground_truth(background, model.device)
-        policy.training_loss(view.image, truth, optimization.lambda_dssim).backward()
+        policy.training_loss(view.image, truth, optimization.lambda_dssim)[0].backward()
         with torch.no_grad():
             if gsplat:
                 gsplat.step(run, iteration, view)

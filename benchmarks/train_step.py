@@ -55,7 +55,7 @@ def iteration(
     view = render(camera, model, background)
     watch.lap("render")
     truth = camera.ground_truth(background, model.device)
-    loss = policy.training_loss(view.image, truth, settings.lambda_dssim)
+    loss, _ = policy.training_loss(view.image, truth, settings.lambda_dssim)
     watch.lap("loss")
     loss.backward()
     watch.lap("backward")
@@ -128,7 +128,8 @@ def report(args: argparse.Namespace, camera, model: GaussianModel, watch: Stopwa
     kernels, pairs = take_profile()
     pairs //= args.iterations
     print(
-        f"{camera.width}x{camera.height} pixels, {len(model):,} Gaussians, {pairs:,} tile-Gaussian pairs, {cpu_info()}"
+        f"{camera.width}x{camera.height} pixels, {len(model):,} Gaussians, "
+        f"{pairs:,} tile-Gaussian pairs, {cpu_info()}"
     )
     for stage, times in watch.stages.items():
         low, _, high = statistics.quantiles(times, n=4)

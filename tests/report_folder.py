@@ -73,6 +73,7 @@ def history():
                     "E_k": histogram(scale="log"),
                     "opacity": histogram(),
                     "s_k": histogram(),
+                    "removal energy": histogram(),
                     "age": histogram(),
                 },
                 "floaters": {"low_opacity": 0.03, "near_camera": 0.01},

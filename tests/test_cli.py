@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from arguments import VARIANTS
 from plyfile import PlyData
 from tiny_scene import HEIGHT, VIEWS, WIDTH, write_tiny_scene
 from utils.checkpoints import load_checkpoint, save_checkpoint
@@ -136,6 +137,29 @@ def test_a_resumed_run_ends_in_the_same_bytes(run_here, trained, tmp_path):
     process = run_here("train.py", "--start_checkpoint", checkpoint, "-m", tmp_path / "resumed", "--quiet")
     assert process.returncode == 0, process.stderr
     assert ply(tmp_path / "resumed").read_bytes() == ply(trained[0]).read_bytes()
+
+
+@pytest.mark.parametrize("variant", sorted(set(VARIANTS) - {"3dgs"}))
+def test_every_variant_resumes_to_the_same_bytes_and_says_what_it_is(run_here, scene, tmp_path, variant):
+    flags = """--iterations 60 --scale_schedule --densification_interval 5 --prune_interval 5 --tag_lifespan 10
+        --prune_energy 0.05 --prune_opacity 0.09 --error_floor 1 --checkpoint_iterations 23 44 --save_iterations 60 --threads 1"""
+    process = run_here("train.py", "-s", scene, "-m", tmp_path / "a", "--variant", variant, *flags.split())
+    assert process.returncode == 0, process.stderr
+    assert f"Variant {variant}: densify_by error" in process.stdout
+    assert "; by hand: source_path" in process.stdout and "tag_lifespan 10" in process.stdout
+    for iteration in (23, 44):
+        checkpoint, folder = tmp_path / "a" / f"chkpnt{iteration}.safetensors", tmp_path / str(iteration)
+        process = run_here("train.py", "--start_checkpoint", checkpoint, "-m", folder, "--quiet")
+        assert process.returncode == 0, process.stderr
+        assert ply(folder, 60).read_bytes() == ply(tmp_path / "a", 60).read_bytes()
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert "tag_lifespan" in config["given"] and config["variant_values"] == VARIANTS[variant]
+    history = json.loads((tmp_path / "a" / "history.json").read_text())
+    resumed = json.loads((folder / "history.json").read_text())
+    assert [row[:4] for row in history["progress"]] == [row[:4] for row in resumed["progress"]]
+    assert history["steps"] == resumed["steps"] and len(history["steps"]) >= 5
+    assert history["distributions"] == resumed["distributions"]
+    assert sum(step["pruned"] for step in history["steps"]) > 0
 
 
 def test_resuming_refuses_what_does_not_fit(run_here, scene, trained, tmp_path):

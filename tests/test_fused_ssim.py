@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from fused_ssim import FusedSSIMMap, fused_ssim, fused_ssim_map
+from fused_ssim import FusedSSIMMap, fused_ssim, fused_ssim_and_map, fused_ssim_map
 
 # Wider and higher than a strip of the kernel, no multiple of a register, smaller than the window.
 SHAPES = [(1, 3, 45, 400), (2, 1, 11, 11), (1, 2, 263, 17), (1, 1, 13, 321), (2, 2, 12, 310)]
@@ -92,6 +92,21 @@ def test_mean_and_gradient(shape, padding):
     for i in range(2):
         assert worst(doubles[i], exact[i]) < 1e-12
         assert_as_exact_as_torch(floats[i], torch32[i], exact[i])
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_mean_and_map_of_one_pass_are_those_of_two(padding):
+    x, y = (image.float() for image in images(SHAPES[0]))
+    x.requires_grad_()
+    mean, ssim_map = fused_ssim_and_map(x, y, padding)
+    alone = fused_ssim(x, y, padding)
+    assert torch.equal(mean, alone) and torch.equal(ssim_map, fused_ssim_map(x, y, padding))
+    assert not ssim_map.requires_grad
+    assert torch.equal(*(torch.autograd.grad(value, x)[0] for value in (mean, alone)))
+    with torch.no_grad():
+        assert torch.equal(fused_ssim_and_map(x, y, padding)[0], mean)
+    with pytest.raises(ValueError, match="img2"):
+        fused_ssim_and_map(x, y.requires_grad_(), padding)
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])

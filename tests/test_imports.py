@@ -4,10 +4,12 @@ import ast
 import sys
 
 COMMANDS = {"train", "render", "metrics", "full_eval", "report", "convert", "view", "export"}
-UPPER = COMMANDS | {"subfunction", "gaussian_model", "scene"}
+RUNS = {"training_run", "density_control", "monitoring", "evaluation_plan"}  # what commands are made of
+UPPER = COMMANDS | RUNS | {"subfunction", "gaussian_model", "scene"}
 PROJECT = UPPER | {"utils", "arguments"}
-FORBIDDEN = {"scene": COMMANDS | {"subfunction", "gaussian_model"}, "utils": UPPER, "submodules": PROJECT,
-             "subfunction.py": COMMANDS, "gaussian_model.py": COMMANDS | {"subfunction"}}  # fmt: skip
+FORBIDDEN = {"scene": UPPER - {"scene"}, "utils": UPPER, "submodules": PROJECT,
+             "subfunction.py": COMMANDS | RUNS, "gaussian_model.py": COMMANDS | RUNS | {"subfunction"},
+             **dict.fromkeys([f"{name}.py" for name in sorted(RUNS)], COMMANDS)}  # fmt: skip
 
 
 def imported(path):

@@ -10,7 +10,7 @@ pytest.importorskip("matplotlib")
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from test_tables import ITERATIONS, write_run
 from utils import plots, tables
-from utils.files import write_json
+from utils.files import read_json, write_json
 from utils.images import read_image, write_png
 
 HEIGHT, WIDTH = 90, 120
@@ -111,7 +111,7 @@ def test_views_are_chosen_by_psnr_or_from_training_if_need_be(tmp_path):
     assert plots.most_different_views(tmp_path, rows[:1]) == []
     for row in rows:
         path = tmp_path / row["folder"] / "per_view.json"
-        values = tables.read_json(path)
+        values = read_json(path)
         values["ours_7000"]["train"]["LPIPS"] = dict.fromkeys(values["ours_7000"]["train"]["LPIPS"])
         write_json(path, values)
     assert plots.most_different_views(tmp_path, rows, 1) == [("train", "00001.png")]

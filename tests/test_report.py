@@ -71,7 +71,7 @@ def test_a_full_run(run):
         "floaters",
     ):
         assert chart in titles
-    assert len(page.all("svg")) == 9 and all(a["role"] == "img" for a in page.all("svg"))
+    assert len(page.all("svg")) == 10 and all(a["role"] == "img" for a in page.all("svg"))
 
 
 def test_the_page_is_small_for_large_noisy_pictures(run):

@@ -28,14 +28,16 @@ def test_empty_lists_are_explained(run):
 def test_a_variant_without_some_distributions(run):
     changed = history()
     for moment in changed["distributions"]:
-        del moment["values"]["s_k"], moment["values"]["E_k"], moment["floaters"]
+        del moment["floaters"]
+        for name in ("s_k", "E_k", "removal energy"):
+            del moment["values"][name]
         moment["values"]["extra"] = histogram()
         moment["values"]["age"]["counts"] = [0, 0, 0]
     write(run / "history.json", changed)
     page = made(run)
     labels = [a["aria-label"] for a in page.all("svg")][4:]
     assert labels == ["Distribution of Opacity over iterations", "Distribution of extra over iterations"]
-    assert "Not recorded in this run: Error E_k, Importance s_k." in page.text
+    assert "Not recorded in this run: Error E_k, Importance s_k, Removal energy." in page.text
 
 
 def test_nothing_measured_is_a_gap(run):

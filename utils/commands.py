@@ -13,9 +13,9 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 def run_command(main: Callable[[], object]) -> None:
     """Call `main` and leave the process with 0, 2 (bad input, `error: ...` on stderr) or 130 (Ctrl-C).
 
-    ValueError and OSError are how the library reports bad input, MemoryError what the machine cannot hold; with
-    `--debug` on the command line their traceback is printed too. Everything else is a defect of ours and is not
-    hidden.
+    ValueError and OSError are how the library reports bad input, MemoryError what the machine cannot hold;
+    with `--debug` on the command line their traceback is printed too. Everything else is a defect of ours and
+    is not hidden.
     """
     try:
         main()

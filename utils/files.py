@@ -49,6 +49,19 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     write_text(path, json.dumps(_without_nan(value), indent=2, allow_nan=False) + "\n")
 
 
+def read_json(path: Path, kind: type = dict) -> Any:
+    """What a run wrote as JSON, a dict or a list; empty without the file. ValueError if it is damaged."""
+    if not path.is_file():
+        return kind()
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as problem:
+        raise ValueError(f"{path}: not readable as JSON ({problem})") from problem
+    if not isinstance(value, kind):
+        raise ValueError(f"{path}: expected a JSON {'object' if kind is dict else 'array'}")
+    return value
+
+
 def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}

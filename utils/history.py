@@ -61,7 +61,9 @@ def histogram(values: Tensor, scale: str, low: float, high: float) -> dict[str, 
     values = values[torch.isfinite(values)].clamp(low, high)
     counts = torch.histc(values, BINS, low, high).long().tolist()
     edges = [low + (high - low) * index / BINS for index in range(BINS + 1)]
-    return {"edges": [10**edge if scale == "log" else edge for edge in edges], "counts": counts, "scale": scale}
+    if scale == "log":
+        edges = [10**edge for edge in edges]
+    return {"edges": edges, "counts": counts, "scale": scale}
 
 
 def shares_of_weight(

@@ -14,8 +14,8 @@ from matplotlib.ticker import LogLocator
 from matplotlib.transforms import Bbox
 
 from utils.error_maps import error_map, full_scale, pair_paths, read_rgb
-from utils.files import write_atomically
-from utils.tables import Row, over_seeds, read_json
+from utils.files import read_json, write_atomically
+from utils.tables import Row, over_seeds
 
 # Told apart by the colour-blind too (Okabe & Ito 2008), and by their shape.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

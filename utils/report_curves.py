@@ -14,6 +14,7 @@ from utils.report_run import Run, dig, is_number, mapping, number
 DISTRIBUTIONS = {
     "E_k": "Error E_k",
     "s_k": "Importance s_k",
+    "removal energy": "Removal energy",
     "opacity": "Opacity",
     "age": "Age in iterations",
 }

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from utils import history, run_folder
-from utils.tables import SPLITS, read_json
+from utils.files import read_json
+from utils.tables import SPLITS
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import json
 import os
 import platform
 import re
@@ -28,7 +27,7 @@ from typing import Any
 import cv2
 import torch
 
-from utils.files import write_json, write_text
+from utils.files import read_json, write_json, write_text
 
 # What a run writes and a new run in the same folder replaces; all else in the folder is not ours to touch.
 RUN_FILES = (
@@ -149,14 +148,7 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
 def read_config(folder: Path) -> dict[str, Any]:
     """The run's own record; empty for a run of another program. ValueError if the file is damaged."""
     path = folder / "config.json"
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as problem:
-        raise ValueError(f"{path}: not readable as JSON ({problem})") from problem
-    if not isinstance(config, dict):
-        raise ValueError(f"{path}: expected a JSON object")
+    config = read_json(path)
     if not isinstance(config.get("settings", {}), dict):
         raise ValueError(f"{path}: expected 'settings' to be a JSON object, got {config['settings']!r}")
     return config

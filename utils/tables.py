@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from pathlib import Path
 from typing import Any, Callable, Iterable
 
 from arguments import VARIANTS
 from utils import run_folder
-from utils.files import write_json, write_text
+from utils.files import read_json, write_json, write_text
 
 RECORD = "eval.json"  # full_eval.py's own record, in the folder of each of its runs
 MEASURES = ("SSIM", "PSNR", "LPIPS")
@@ -40,19 +39,6 @@ MB the memory that training took, minutes its time. A mean over seeds is followe
 
 
 # Reading
-
-
-def read_json(path: Path, kind: type = dict) -> Any:
-    """What a run wrote as JSON, a dict or a list; empty without the file. ValueError if it is damaged."""
-    if not path.is_file():
-        return kind()
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as problem:
-        raise ValueError(f"{path}: not readable as JSON ({problem})") from problem
-    if not isinstance(value, kind):
-        raise ValueError(f"{path}: expected a JSON {'object' if kind is dict else 'array'}")
-    return value
 
 
 def read_rows(output: Path) -> list[Row]:

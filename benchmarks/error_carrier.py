@@ -1,0 +1,86 @@
+"""What E_k costs: training iterations with and without the error carrier, in turn, as train.py runs them.
+
+    python benchmarks/error_carrier.py -s SCENE [-r 2] [--threads 1] [--pairs 60]
+
+For about 10,000 Gaussians and for 300,000 (the scene's points, repeated and jittered). Prints the median of
+the paired ratios with its 95 % interval (order statistics of the sign test).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import utils.before_torch  # noqa: F401  before torch
+import numpy as np
+import torch
+
+import train
+from arguments import make_settings
+from density_control import collect
+from scene import PointCloud, Scene, load_scene
+from training_run import Training, start
+
+COUNTS = (10_000, 300_000)
+WARM_UP = 3
+
+
+def resampled(scene: Scene, count: int) -> Scene:
+    """The scene with `count` points, repeated and moved by a little of its extent where it has fewer."""
+    random = np.random.default_rng(0)
+    chosen = random.integers(0, len(scene.points.xyz), count)
+    jitter = random.normal(scale=0.01 * scene.extent, size=(count, 3))
+    points = PointCloud(scene.points.xyz[chosen] + jitter, scene.points.rgb[chosen])
+    return dataclasses.replace(scene, points=points)
+
+
+def milliseconds(run: Training) -> float:
+    """Of one iteration without densification."""
+    run.iteration += 1
+    begin = time.perf_counter()
+    view = train.show_and_differentiate(run, run.iteration)
+    with torch.no_grad():
+        collect(run, run.iteration, view)
+        run.model.step(view.render.radii > 0)
+    return 1e3 * (time.perf_counter() - begin)
+
+
+def compare(scene: Scene, flags: dict, pairs: int) -> None:
+    runs = [
+        start(make_settings(flags | {"densify_by": by}), scene, Path()) for by in ("gradient", "error")
+    ]  # one seed: the same views in the same order
+    for run in runs:
+        run.model.active_sh_degree = 3
+    times = [tuple(map(milliseconds, runs)) for _ in range(pairs + WARM_UP)][WARM_UP:]
+    ratios = sorted(with_carrier / without for without, with_carrier in times)
+    reach = round(0.98 * len(ratios) ** 0.5)  # 1.96 standard deviations of a fair coin's count
+    low, high = ratios[len(ratios) // 2 - reach], ratios[len(ratios) // 2 + reach]
+    without, with_carrier = (statistics.median(column) for column in zip(*times))
+    print(
+        f"{len(runs[0].model):,} Gaussians: {without:.1f} ms without, {with_carrier:.1f} ms with the carrier; "
+        f"ratio {statistics.median(ratios):.3f} (95 %: {low:.3f} to {high:.3f})"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-s", "--source_path", required=True)
+    parser.add_argument("-r", "--resolution", type=int, default=-1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--pairs", type=int, default=60)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    flags = {"source_path": args.source_path, "resolution": args.resolution}
+    scene = load_scene(**make_settings(flags).of_scene())
+    for count in COUNTS:
+        compare(resampled(scene, count), flags, args.pairs)
+
+
+if __name__ == "__main__":
+    main()
