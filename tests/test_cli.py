@@ -262,18 +262,14 @@ def test_a_mistake_ends_the_process_with_2(project_dir):
 
 def test_ctrl_c_says_where_things_stand(project_dir, scene, tmp_path):
     command = [sys.executable, str(project_dir / "train.py"), "-s", str(scene), "-m", str(tmp_path / "run")]
-    command += [
-        "--save_iterations",
-        "5",
-        "--checkpoint_iterations",
-        "5",
-        "--iterations",
-        "1000000",
-        "--threads",
-        "1",
-    ]
+    command += "--save_iterations 5 --checkpoint_iterations 5 --iterations 1000000 --threads 1".split()
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=project_dir
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=project_dir,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
     )
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "chkpnt5.safetensors").exists() and time.monotonic() < deadline:
