@@ -70,9 +70,9 @@ def record_distributions(run: Training, iteration: int) -> None:
     """How errors, importances, opacities and ages are distributed, and what share floaters have."""
     model = run.model
     values = {"opacity": model.opacities, "age": iteration - model.tags["birth"]}
-    if run.settings.densification.densify_by == "error":
+    if policy.collects_error(iteration, run.settings.densification):
         values["E_k"] = policy.reduced_errors(model.statistics, run.settings.densification)
-    if run.settings.pruning.prune_by in ("gradient", "both"):
+    if policy.collects_energy(iteration, run.settings.densification, run.settings.pruning):
         values["removal energy"] = model.statistics["energy"]
     if model.network is not None:
         values["s_k"] = model.importance

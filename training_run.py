@@ -26,6 +26,10 @@ from utils.rendering import RenderOutput
 from utils.view_order import ViewOrder
 
 
+FIXED_BY_CHECKPOINT = ("sh_degree", "optimizer_type", "variant", "seed", "initial_opacity", "importance")
+FIXED_BY_CHECKPOINT += ("latent_size", "importance_width", "importance_frequencies")
+
+
 @dataclass
 class Training:
     """A run: what it was asked to do, and everything that changes while it does it."""
@@ -36,17 +40,17 @@ class Training:
     model: GaussianModel
     generator: torch.Generator  # on the CPU, so that a seed means the same on every device
     views: ViewOrder
-    totals: dict[str, Tensor]  # over views, see policy.TOTALS
+    totals: dict[str, Tensor]  # over views, see policy.initial_totals
     given: dict[str, Any] = field(default_factory=dict)  # flags of this command
     iteration: int = 0  # done so far
-    started: float = field(default_factory=time.monotonic)  # earlier than that by what earlier sessions took
+    started: float = field(default_factory=time.monotonic)  # earlier by what was done before a resume
     measures: dict[str, Any] = field(default_factory=dict)  # by iteration
     history: History = field(default_factory=History)
     date: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
 
     @property
     def seconds(self) -> float:
-        """Spent on training so far, earlier sessions included."""
+        """Spent on training so far, also before a resume."""
         return time.monotonic() - self.started
 
     @property
@@ -97,11 +101,8 @@ def start(settings: Settings, scene: Scene, folder: Path) -> Training:
         xyz, rgb, settings.model.sh_degree, settings.optimization.initial_opacity, best_device()
     )
     model.start_training(settings.optimization)
-    views, totals = (
-        ViewOrder(len(scene.train), generator),
-        policy.initial_totals(settings.importance, best_device()),
-    )
-    return Training(settings, folder, scene, model, generator, views, totals)
+    totals = policy.initial_totals(settings.importance, model.device)
+    return Training(settings, folder, scene, model, generator, ViewOrder(len(scene.train), generator), totals)
 
 
 def resume(
@@ -121,10 +122,8 @@ def resume(
     try:
         generator.set_state(tensors["generator"])
         views.restore(tensors["views"].tolist())
-        totals = {
-            name: tensors[f"totals.{name}"]
-            for name in policy.initial_totals(settings.importance, best_device())
-        }
+        names = policy.initial_totals(settings.importance, model.device)
+        totals = {name: tensors[f"totals.{name}"].to(model.device) for name in names}
     except (KeyError, RuntimeError, TypeError, ValueError) as problem:
         raise ValueError(
             f"{settings.run.start_checkpoint}: its random state is damaged ({problem})"
@@ -138,7 +137,7 @@ def resume(
 def resumed_settings(given: dict[str, Any], record: dict[str, Any]) -> Settings:
     """The checkpoint's settings under the flags given. ValueError where they cannot go together."""
     settings = make_settings(given, record["settings"])
-    for name in ("sh_degree", "optimizer_type", "variant", "seed", "initial_opacity"):
+    for name in FIXED_BY_CHECKPOINT:
         if settings.flat()[name] != record["settings"][name]:
             raise ValueError(
                 f"--{name}: the checkpoint has {record['settings'][name]}, got {settings.flat()[name]}"

@@ -314,6 +314,7 @@ def test_what_a_checkpoint_fixed_cannot_be_changed(run_here, trained, tmp_path):
     resume = ("train.py", "--start_checkpoint", trained[0] / "chkpnt7.safetensors", "-m", tmp_path / "x")
     assert fails(run_here(*resume, "--seed", 7), "--seed: the checkpoint has 0, got 7")
     assert fails(run_here(*resume, "--initial_opacity", 0.5), "--initial_opacity: the checkpoint has 0.1")
+    assert fails(run_here(*resume, "--importance", "full"), "--importance: the checkpoint has none, got full")
 
 
 @pytest.mark.parametrize(
