@@ -260,6 +260,20 @@ def test_a_mistake_ends_the_process_with_2(project_dir):
     )
 
 
+def test_ctrl_c_while_torch_is_imported_prints_no_traceback(project_dir, tmp_path):
+    fake_torch = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    (tmp_path / "torch.py").write_text(fake_torch)
+    process = subprocess.run(
+        [sys.executable, str(project_dir / "train.py"), "-s", "scene"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (process.returncode, process.stdout, process.stderr) == (-signal.SIGINT, "", "")
+
+
 def test_ctrl_c_says_where_things_stand(project_dir, scene, tmp_path):
     command = [sys.executable, str(project_dir / "train.py"), "-s", str(scene), "-m", str(tmp_path / "run")]
     command += "--save_iterations 5 --checkpoint_iterations 5 --iterations 1000000 --threads 1".split()

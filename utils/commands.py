@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from typing import Callable
@@ -17,6 +18,8 @@ def run_command(main: Callable[[], object]) -> None:
     with `--debug` on the command line their traceback is printed too. Everything else is a defect of ours and
     is not hidden.
     """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # utils/before_torch.py
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main()
     except (ValueError, OSError, MemoryError) as error:
