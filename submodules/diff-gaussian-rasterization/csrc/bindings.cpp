@@ -47,6 +47,13 @@ const BlendKernels<double>& blend_kernels() {
     return GS_SELECT_KERNELS(blend_double);
 }
 
+template <class T>
+bool is_zero(const T* values, int64_t count) {
+    bool zero = true;
+    for (int64_t i = 0; i < count; ++i) zero &= values[i] == T(0);
+    return zero;
+}
+
 // Where the time goes: seconds and tile-Gaussian pairs since the last question, over all renders of the
 // process.
 struct Profile {
@@ -105,6 +112,10 @@ public:
         projected_ = {splats_.get(), depths_.get(), at<int32_t>(radii)};
         picture_ = {view_.width,      view_.height,   at<T>(background),    at<T>(color),
                     at<T>(inv_depth), at<T>(carrier), at<T>(transmittance), at<int32_t>(blended)};
+        if (picture_.carrier && is_zero(gaussians_.carrier, n)) {  // as in training: its gradient is wanted
+            memset(picture_.carrier, 0, sizeof(T) * view_.width * view_.height);
+            picture_.carrier = nullptr;
+        }
         statistics_ = statistics;
         const int bytes_per_pair = keep ? int(sizeof(T)) * pair_width(statistics) : 0;
         profile.time("project",
