@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 
 import subfunction as policy
+from scene import Camera
 from training_run import Training, TrainingView, choose_background
 from utils.history import shares_of_weight
+from utils.importance import gate
 from utils.losses import l1, psnr
 from utils.progress import Progress
 from utils.rendering import render
@@ -34,15 +36,14 @@ def report(
         record_distributions(run, iteration)
     if iteration in run.settings.run.test_iterations:
         measure(run, iteration, progress, log)
+    if iteration == run.settings.optimization.iterations and run.model.network is not None:
+        report_export_gap(run, iteration, progress)
 
 
 def measure(run: Training, iteration: int, progress: Progress, log: TensorBoardLog) -> None:
     """L1 and PSNR on all held-out views and on a few training views."""
-    train, model = run.scene.train, run.model.exported(run.settings.importance.importance_gate)
-    for name, cameras in (
-        ("test", run.scene.test),
-        ("train", [train[i % len(train)] for i in TRAINING_VIEWS_MEASURED]),
-    ):
+    model = run.model.exported(run.settings.importance.importance_gate)
+    for name, cameras in (("test", run.scene.test), ("train", measured_cameras(run))):
         if not cameras:
             continue
         sums = torch.zeros(2)
@@ -57,6 +58,28 @@ def measure(run: Training, iteration: int, progress: Progress, log: TensorBoardL
         measured = {"L1": error, "PSNR": decibels, "views": len(cameras)}
         run.measures.setdefault(str(iteration), {})[name] = measured
     log.opacities(iteration, model.opacities)
+
+
+def report_export_gap(run: Training, iteration: int, progress: Progress) -> None:
+    """How far the pictures of the saved file, which every measure is taken of, are from those trained on."""
+    kind, generator = run.settings.importance.importance_gate, torch.Generator().manual_seed(iteration)
+    saved, flags = run.model.exported(kind), vars(run.settings.pipeline)
+    background, differences = choose_background(run, measuring=True), []
+    for camera in measured_cameras(run):
+        gates = gate(run.model.importance, kind, generator)  # not of the run's own chances
+        trained = render(camera, run.model, background, importance=gates, **flags).image
+        differences.append((trained - render(camera, saved, background, **flags).image).abs().flatten())
+    values = torch.cat(differences)
+    mean, extreme = values.mean().item(), policy.upper_quantile(values, 0.001).item()
+    run.measures.setdefault(str(iteration), {})["export_gap"] = {"mean": mean, "percentile_99.9": extreme}
+    gap = f"{mean:.6f} mean, {extreme:.6f} at 99.9 %"
+    progress.say(f"[ITER {iteration}] Difference of the saved file to what was trained on: {gap}")
+
+
+def measured_cameras(run: Training) -> list[Camera]:
+    """A few of the training views, as 3DGS measures them."""
+    train = run.scene.train
+    return [train[index] for index in sorted({index % len(train) for index in TRAINING_VIEWS_MEASURED})]
 
 
 def distribution_iterations(run: Training) -> range:
@@ -82,11 +105,10 @@ def record_distributions(run: Training, iteration: int) -> None:
 
 def floaters(run: Training) -> dict[str, float]:
     """Shares of the blending weight over a few training views."""
-    model, train = run.model.exported(run.settings.importance.importance_gate), run.scene.train
+    model = run.model.exported(run.settings.importance.importance_gate)
     weights = torch.zeros(len(model), device=model.device)
     depths = torch.full((len(model),), float("inf"), device=model.device)
-    for index in sorted({index % len(train) for index in TRAINING_VIEWS_MEASURED}):
-        camera = train[index]
+    for camera in measured_cameras(run):
         with torch.enable_grad():
             background = choose_background(run, measuring=True)
             shown = render(camera, model, background, statistics=True, **vars(run.settings.pipeline))
