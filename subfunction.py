@@ -17,6 +17,7 @@ SPLIT_INTO = 2  # children of a split Gaussian
 SPLIT_SHRINK = (
     0.8 * SPLIT_INTO
 )  # their scale is the parent's divided by this (Kerbl et al. 2023, sec. 5.2: 1.6)
+HALF_LENGTH = 0.6  # of a half along the axis that was split, over the parent's: hardly a dip between the two
 LEAST_OPACITY = 1e-6  # distance from 0 and 1 that keeps its logit finite
 CONTROL_RATE = 0.02  # of log lambda_importance per iteration, at twice the budget
 CONTROL_RANGE = (1e-6, 1e3)  # of lambda_importance
@@ -110,10 +111,10 @@ def pixel_error(
 ) -> Tensor:
     """E(u), (1, H, W): a pixel's share of L1, of 1 - SSIM, or of the training loss; no gradient."""
     share = {"l1": 0.0, "dssim": 1.0, "mixed": lambda_dssim}[metric]
-    error = share * (1 - ssim_map)
+    error = share * (1 - ssim_map.mean(0, keepdim=True))
     if share < 1:
-        error = error + (1 - share) * (image.detach() - truth).abs()
-    return error.mean(0, keepdim=True)
+        error = error + (1 - share) * (image.detach() - truth).abs_().mean(0, keepdim=True)
+    return error
 
 
 def auxiliary_loss(
@@ -208,10 +209,24 @@ def reduced_errors(statistics: dict[str, Tensor], settings: DensificationSetting
 
 
 def densification_scores(statistics: dict[str, Tensor], settings: DensificationSettings) -> Tensor:
-    """What candidates are compared by (N,): E_k, or the mean screen gradient; NaN for the never drawn."""
-    if settings.densify_by == "error":
-        return torch.where(statistics["error_views"] > 0, reduced_errors(statistics, settings), math.nan)
-    return statistics["gradient_sum"] / statistics["gradient_views"]
+    """What candidates are compared by (N,): weighed E_k, or mean screen gradient; NaN for the never drawn."""
+    gradients = statistics["gradient_sum"] / statistics["gradient_views"]
+    if settings.densify_by == "gradient":
+        return gradients
+    errors = reduced_errors(statistics, settings) * coherence(gradients, settings.error_coherence)
+    return torch.where(statistics["error_views"] > 0, errors, math.nan)
+
+
+def coherence(gradients: Tensor, power: float) -> Tensor:
+    """Weights (N,) of E_k from mean screen gradients (N,), NaN for the never drawn: relative to their mean.
+
+    E_k counts all error, also noise and what the poses do not let agree, to which more Gaussians would only
+    overfit. Such error pulls a Gaussian to no side; error that a second Gaussian would mend does.
+    """
+    if power == 0:
+        return torch.ones_like(gradients)
+    mean = gradients.nanmean().nan_to_num().clamp_min(torch.finfo(gradients.dtype).tiny)
+    return (gradients.nan_to_num() / mean) ** power
 
 
 def error_threshold(scores: Tensor, mean_pixel_error: Tensor, settings: DensificationSettings) -> Tensor:
@@ -276,16 +291,47 @@ def newborn(rows: dict[str, Tensor], iteration: int) -> dict[str, Tensor]:
 
 def split_children(
     parents: dict[str, Tensor],  # raw parameters and tags (M, ...)
+    how: str,  # as --split has it
     generator: torch.Generator,  # on the CPU: the same children whatever the device
 ) -> dict[str, Tensor]:
-    """Rows (2 M, ...) of smaller Gaussians placed at random by the parents' own densities."""
+    """Rows (2 M, ...) of smaller Gaussians in the parents' places."""
     children = {name: torch.cat([values] * SPLIT_INTO) for name, values in parents.items()}
+    return halves(children) if how == "long_axis" else scattered(children, generator)
+
+
+def scattered(children: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    """Copies of parents, placed at random by the parents' own densities (Kerbl et al. 2023, sec. 5.2)."""
     scales = children["scales"].exp()
     samples = torch.randn(scales.shape, generator=generator).to(scales.device) * scales
-    offsets = (quats_to_matrices(children["quats"]) @ samples[..., None])[..., 0]
-    children["means"] = children["means"] + offsets
-    children["scales"] = (scales / SPLIT_SHRINK).log()
-    return children
+    return children | {
+        "means": children["means"] + to_world(children["quats"], samples),
+        "scales": (scales / SPLIT_SHRINK).log(),
+    }
+
+
+def halves(children: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Two copies of each parent, side by side along its longest axis: together its mean, covariance and mass.
+
+    The picture hardly changes, so nothing has to be learnt anew. Deng et al. 2025 (Improving Densification)
+    split along this axis too, with other offsets and sizes.
+    """
+    longest = children["scales"].argmax(1, keepdim=True)
+    side = torch.ones(len(longest), 1, device=longest.device)
+    side[len(side) // SPLIT_INTO :] = -1
+    length = children["scales"].gather(1, longest).exp()
+    offsets = torch.zeros_like(children["scales"])
+    offsets.scatter_(1, longest, side * math.sqrt(1 - HALF_LENGTH**2) * length)
+    shorter = torch.zeros_like(children["scales"]).scatter(1, longest, math.log(HALF_LENGTH))
+    opacities = children["opacities"].sigmoid() / (SPLIT_INTO * HALF_LENGTH)
+    return children | {
+        "means": children["means"] + to_world(children["quats"], offsets),
+        "scales": children["scales"] + shorter,
+        "opacities": opacities.clamp_min(LEAST_OPACITY).logit(),
+    }
+
+
+def to_world(quats: Tensor, vectors: Tensor) -> Tensor:  # (M, 4), (M, 3) along the Gaussian's axes -> (M, 3)
+    return (quats_to_matrices(quats) @ vectors[..., None])[..., 0]
 
 
 # Opacity

@@ -115,7 +115,12 @@ class DensificationSettings:
         0.0002, "mean view-space position gradient that densifies", unit="NDC units", bound=at_least(0)
     )
     percent_dense: float = flag(
-        0.01, "largest scale that is cloned, not split", unit="x extent", bound=at_least(0)
+        0.01, "largest scale that is cloned, not split; 0: all are split", unit="x extent", bound=at_least(0)
+    )
+    split: str = flag(
+        "random",
+        "where the halves of a split lie: at random in the parent, or side by side along its longest axis",
+        bound=one_of("random", "long_axis"),
     )
     error_metric: str = flag(
         "mixed",
@@ -126,6 +131,11 @@ class DensificationSettings:
         "max",
         "a Gaussian's error since the last densification, over the views that saw it",
         bound=one_of("max", "mean", "mean_std", "ema"),
+    )
+    error_coherence: float = flag(
+        1.0,
+        "power of the relative screen gradient that weighs E_k, as noise pulls to no side; 0: no weight",
+        bound=at_least(0),
     )
     error_beta: float = flag(1.0, "standard deviations added by mean_std", bound=at_least(0))
     error_keep: float = flag(0.8, "share of the old value that ema keeps at a new view", bound=between(0, 1))

@@ -7,6 +7,8 @@ from typing import Any
 ERROR_DRIVEN = {
     "densify_by": "error",
     "growth_cap": 0.05,
+    "split": "long_axis",
+    "percent_dense": 0.0,
     "clone_opacity": "corrected",
     "opacity_control": "decay",
 }

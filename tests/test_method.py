@@ -1,6 +1,7 @@
 """The method on real training steps: E_k, tags, budgets, importance (docs/method.md)."""
 
 import density_control
+import monitoring
 import pytest
 import reference
 import torch
@@ -12,6 +13,7 @@ from scene import load_scene
 from tiny_scene import write_tiny_scene
 from training_run import choose_background, start
 from utils.importance import INPUTS, gate
+from utils.progress import Progress
 from utils.rendering import render
 
 
@@ -248,7 +250,7 @@ def test_children_inherit_the_latent(scene, tmp_path):
     model.statistics["error"].fill_(1.0)
     model.statistics["error_views"].fill_(1)
     model.statistics["error"][4] = 1e6
-    run.settings.densification.error_floor = 0.0
+    run.settings.densification.error_floor = run.settings.densification.error_coherence = 0.0
     with torch.no_grad():
         cloned, split = density_control.densify(run, 100)
     born = model.tags["birth"] == 100
@@ -338,3 +340,18 @@ def test_the_decomposed_variant_prunes_by_both_and_takes_a_lambda():
     assert (settings["prune_by"], settings["importance"], settings["tag_lifespan"]) == ("both", "full", 300)
     assert settings["lambda_importance"] == 0.3
     assert list(VARIANTS) == [*TABLE, "tag_gradprune_decomp"]
+
+
+def test_the_gap_between_file_and_training_render_is_reported(scene, tmp_path):
+    gaps = {}
+    for kind in ("soft", "sampled"):
+        run = new_run(
+            scene, tmp_path, variant="tag_gradprune_decomp", importance_gate=kind, importance_from_iter=1
+        )
+        learn(run, 3)
+        state = run.generator.get_state()
+        monitoring.report_export_gap(run, 3, Progress(0, 3, quiet=True))
+        assert torch.equal(state, run.generator.get_state())  # measuring changes nothing
+        gaps[kind] = run.measures["3"]["export_gap"]
+    assert 0 < gaps["soft"]["mean"] < gaps["soft"]["percentile_99.9"] < 3 * SMALLEST_ALPHA  # faint rims only
+    assert gaps["sampled"]["mean"] > 5 * gaps["soft"]["mean"]  # s = 0.95: a twentieth is drawn as 0

@@ -85,7 +85,7 @@ def test_split_children_follow_their_parent():
         "opacities": torch.full((count, 1), 0.7),
         "generation": torch.arange(count, dtype=torch.int32),
     }
-    children = policy.split_children(parents, torch.Generator().manual_seed(0))
+    children = policy.split_children(parents, "random", torch.Generator().manual_seed(0))
     assert all(len(values) == 2 * count for values in children.values())
     assert torch.allclose(children["scales"].exp(), torch.tensor([0.5, 0.1, 0.02]) / 1.6)
     assert torch.equal(children["opacities"], torch.full((2 * count, 1), 0.7))
@@ -95,8 +95,34 @@ def test_split_children_follow_their_parent():
     expected = axes @ torch.diag(torch.tensor([0.5, 0.1, 0.02]) ** 2) @ axes.T
     assert torch.allclose(offsets.T @ offsets / (2 * count), expected, atol=4e-3)
     assert offsets.mean(0).abs().max() < 0.01
-    again = policy.split_children(parents, torch.Generator().manual_seed(0))
+    again = policy.split_children(parents, "random", torch.Generator().manual_seed(0))
     assert torch.equal(children["means"], again["means"])
+
+
+def test_halves_along_the_longest_axis_have_their_parents_mean_covariance_and_mass():
+    turn = torch.tensor([math.cos(0.4), 0.0, 0.0, math.sin(0.4)])  # about z by 0.8
+    sizes = torch.tensor([[0.5, 0.1, 0.02], [0.1, 0.02, 0.5]])
+    parents = {
+        "means": torch.tensor([[1.0, 2, 3], [4, 5, 6]]),
+        "scales": sizes.log(),
+        "quats": (3 * turn).repeat(2, 1),
+        "opacities": torch.tensor([[0.6], [0.3]]).logit(),
+        "birth": torch.tensor([7, 8], dtype=torch.int32),
+    }
+    children = policy.split_children(parents, "long_axis", torch.Generator())
+    assert children["birth"].tolist() == [7, 8, 7, 8]
+    axes = quats_to_matrices(turn[None])[0]
+    for parent in (0, 1):
+        means, scales = children["means"][parent::2], children["scales"][parent::2].exp()
+        centre = parents["means"][parent]
+        assert torch.allclose(means.mean(0), centre, atol=1e-6)
+        assert (means[0] - means[1]).norm() > 0.7
+        own = [axes @ torch.diag(size**2) @ axes.T for size in scales]
+        apart = [torch.outer(mean - centre, mean - centre) for mean in means]
+        expected = axes @ torch.diag(sizes[parent] ** 2) @ axes.T
+        assert torch.allclose(sum(own + apart) / 2, expected, atol=1e-6)
+        mass = (children["opacities"][parent::2].sigmoid()[:, 0] * scales.prod(1)).sum()
+        assert torch.allclose(mass, parents["opacities"][parent].sigmoid() * sizes[parent].prod())
 
 
 def tags(**columns):
@@ -208,10 +234,26 @@ def errors_of_views(views, **settings):
         "error_spread": torch.zeros(3),
         "error_views": torch.zeros(3, dtype=torch.int32),
     }
-    settings = DensificationSettings(densify_by="error", **settings)
+    collected |= {"gradient_sum": torch.ones(3), "gradient_views": torch.ones(3, dtype=torch.int32)}
+    settings = DensificationSettings(densify_by="error", error_coherence=0.0, **settings)
     for errors in views:
         policy.accumulate_errors(collected, torch.tensor(errors), settings)
     return policy.densification_scores(collected, settings), collected["error_views"]
+
+
+@pytest.mark.parametrize(("power", "expected"), [(0.0, [6, 6, 6]), (1.0, [6, 12, 0]), (2.0, [6, 24, 0])])
+def test_error_that_pulls_a_gaussian_to_a_side_counts_more(power, expected):
+    gradients = {"gradient_sum": [1.0, 4.0, 0.0, 0.0], "gradient_views": [1, 2, 2, 0]}  # 1, 2, 0, none
+    collected = statistics(**gradients, max_radius=[0] * 4)
+    collected |= {"error": torch.tensor([6.0, 6.0, 6.0, 0.0]), "error_views": torch.tensor([1, 2, 2, 0])}
+    settings = DensificationSettings(densify_by="error", error_coherence=power)
+    scores = policy.densification_scores(collected, settings)
+    assert scores[:3].tolist() == pytest.approx(expected) and scores[3].isnan()
+
+
+def test_without_any_gradient_no_weight_is_infinite():
+    assert policy.coherence(torch.zeros(3), 1.0).tolist() == [0, 0, 0]
+    assert policy.coherence(torch.full((2,), math.nan), 1.0).tolist() == [0, 0]
 
 
 VIEWS = [[1.0, 0.0, 0.0], [4.0, 2.0, 0.0], [1.0, 6.0, 0.0]]  # the last Gaussian is never seen
