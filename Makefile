@@ -6,6 +6,8 @@
 #   PYTHON        the interpreter to build it from, 3.10 to 3.13   make test PYTHON=python3.12
 #   TORCH         the torch to install                             make demo TORCH=torch==2.11.0
 #   TORCH_INDEX   a package index with the torch build you want: CPU-only, or for a certain CUDA version
+#   CUDA          OFF leaves the CUDA kernels out, REQUIRED fails without a CUDA compiler; AUTO, the default, looks for one
+#   CUDA_ARCHITECTURES  the GPUs to compile for, such as "80;90": the one at hand if not given, or any from 75 on
 #   LPIPS_WEIGHTS VGG16's weights, with which the demo measures LPIPS too
 
 PYTHON ?= python3
@@ -13,6 +15,8 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 VENV ?= .venv# relative to the checkout, without spaces
 DEMO_ITERATIONS ?= 4500
+CUDA ?= AUTO
+CUDA_ARCHITECTURES ?=
 LPIPS_WEIGHTS ?=
 
 python := $(VENV)/bin/python
@@ -42,11 +46,14 @@ $(VENV)/requirements.installed: requirements.txt $(torch)
 	$(pip) install -r requirements.txt
 	@touch $@
 
-# The kernels. Built in a folder that is kept, so that a change costs seconds.
+# The kernels, with CUDA where there is a compiler for it (CUDA=OFF: without). The tests run the CUDA kernels on the
+# CPU too, hence the emulation. Built in a folder that is kept, so that a change costs seconds.
+kernel_options := -Ccmake.define.GS_EMULATED_CUDA=ON -Ccmake.define.GS_CUDA=$(CUDA) \
+    $(if $(CUDA_ARCHITECTURES),"-Ccmake.define.CMAKE_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)")
 .SECONDEXPANSION:
 $(installed): $(VENV)/%.installed: $(VENV)/requirements.installed $$(shell find submodules/common submodules/$$* -type f -not -path '*/__pycache__/*')
 	@echo "Building $*"
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(pip) install --force-reinstall --no-deps --no-build-isolation "-Cbuild-dir=$(CURDIR)/$(VENV)/build/$*" ./submodules/$*
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(pip) install --force-reinstall --no-deps --no-build-isolation "-Cbuild-dir=$(CURDIR)/$(VENV)/build/$*" $(kernel_options) ./submodules/$*
 	@touch $@
 
 demo: install $(demo_model)

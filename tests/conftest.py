@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
+
+
+@pytest.fixture(autouse=True)
+def running_backend(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Has the back end of a test that takes one running."""
+    if "backend" not in request.fixturenames:
+        yield
+        return
+    with request.getfixturevalue("backend").running():
+        yield
 
 
 @pytest.fixture(scope="session")

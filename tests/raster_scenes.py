@@ -1,43 +1,22 @@
 """Small random scenes, how to run them through the reference and a rasterizer back end, and how to compare.
 
-The tests of the rasterizer are written against `Backend`; a further back end joins by an entry in `BACKENDS`.
+The tests of the rasterizer are written against `Backend` (backends.py).
 """
 
 from __future__ import annotations
 
-import importlib
 import math
 from dataclasses import dataclass, field, replace
 from functools import cache
-from types import ModuleType
 
-import pytest
 import torch
 from torch import Tensor
 
 import reference
+from backends import Backend, on_every_backend  # noqa: F401  as pytestmark
 from reference import Cutoffs, View
 
 FLOAT32_EPS = torch.finfo(torch.float32).eps
-
-
-@dataclass(frozen=True)
-class Backend:
-    """Where the rasterizer package runs."""
-
-    name: str
-    device: str
-
-    @property
-    def package(self) -> ModuleType:
-        return importlib.import_module("diff_gaussian_rasterization")
-
-
-BACKENDS = (Backend("cpu", "cpu"),)
-
-
-# As `pytestmark`: every test of the module takes `backend`.
-on_every_backend = pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
+from backends import Backend, on_every_backend
 from fused_ssim import FusedSSIMMap, fused_ssim, fused_ssim_and_map, fused_ssim_map
+
+pytestmark = on_every_backend
 
 # Wider and higher than a strip of the kernel, no multiple of a register, smaller than the window.
 SHAPES = [(1, 3, 45, 400), (2, 1, 11, 11), (1, 2, 263, 17), (1, 1, 13, 321), (2, 2, 12, 310)]
@@ -64,13 +67,37 @@ def assert_as_exact_as_torch(got: Tensor, torch32: Tensor, exact: Tensor) -> Non
     assert worst(got, exact) <= max(2 * worst(torch32, exact), 1e-6)
 
 
+class Operators:
+    """The operators of the package on a back end: tensors go there and come back."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._device = backend.device
+        self.mean = self._there_and_back(fused_ssim)
+        self.map = self._there_and_back(fused_ssim_map)
+        self.mean_and_map = self._there_and_back(fused_ssim_and_map)
+        self.map_function = self._there_and_back(FusedSSIMMap.apply)
+
+    def _there_and_back(self, operator):
+        def run(*arguments, **options):
+            there = [a.to(self._device) if isinstance(a, Tensor) else a for a in arguments]
+            result = operator(*there, **options)
+            return tuple(t.cpu() for t in result) if isinstance(result, tuple) else result.cpu()
+
+        return run
+
+
+@pytest.fixture
+def ops(backend: Backend) -> Operators:
+    return Operators(backend)
+
+
 @pytest.mark.parametrize("shape, padding", CASES)
-def test_map_and_gradient(shape, padding):
+def test_map_and_gradient(ops: Operators, shape, padding):
     x, y = images(shape)
     weight = torch.randn(plain_ssim_map(x, y, padding).shape, dtype=torch.float64)
     exact = values_and_gradients(plain_ssim_map, x, y, padding, weight)
-    doubles = values_and_gradients(fused_ssim_map, x, y, padding, weight)
-    floats = values_and_gradients(fused_ssim_map, x.float(), y.float(), padding, weight.float())
+    doubles = values_and_gradients(ops.map, x, y, padding, weight)
+    floats = values_and_gradients(ops.map, x.float(), y.float(), padding, weight.float())
     torch32 = values_and_gradients(plain_ssim_map, x.float(), y.float(), padding, weight.float())
     for i in range(2):
         assert worst(doubles[i], exact[i]) < 1e-12
@@ -78,7 +105,7 @@ def test_map_and_gradient(shape, padding):
 
 
 @pytest.mark.parametrize("shape, padding", CASES)
-def test_mean_and_gradient(shape, padding):
+def test_mean_and_gradient(ops: Operators, shape, padding):
     x, y = images(shape)
 
     def mean(x, y, padding):
@@ -86,8 +113,8 @@ def test_mean_and_gradient(shape, padding):
 
     minus_two = torch.tensor(-2.0)
     exact = values_and_gradients(mean, x, y, padding, minus_two)
-    doubles = values_and_gradients(fused_ssim, x, y, padding, minus_two)
-    floats = values_and_gradients(fused_ssim, x.float(), y.float(), padding, minus_two)
+    doubles = values_and_gradients(ops.mean, x, y, padding, minus_two)
+    floats = values_and_gradients(ops.mean, x.float(), y.float(), padding, minus_two)
     torch32 = values_and_gradients(mean, x.float(), y.float(), padding, minus_two)
     for i in range(2):
         assert worst(doubles[i], exact[i]) < 1e-12
@@ -95,87 +122,87 @@ def test_mean_and_gradient(shape, padding):
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
-def test_mean_and_map_of_one_pass_are_those_of_two(padding):
+def test_mean_and_map_of_one_pass_are_those_of_two(ops: Operators, padding):
     x, y = (image.float() for image in images(SHAPES[0]))
     x.requires_grad_()
-    mean, ssim_map = fused_ssim_and_map(x, y, padding)
-    alone = fused_ssim(x, y, padding)
-    assert torch.equal(mean, alone) and torch.equal(ssim_map, fused_ssim_map(x, y, padding))
+    mean, ssim_map = ops.mean_and_map(x, y, padding)
+    alone = ops.mean(x, y, padding)
+    assert torch.equal(mean, alone) and torch.equal(ssim_map, ops.map(x, y, padding))
     assert not ssim_map.requires_grad
     assert torch.equal(*(torch.autograd.grad(value, x)[0] for value in (mean, alone)))
     with torch.no_grad():
-        assert torch.equal(fused_ssim_and_map(x, y, padding)[0], mean)
+        assert torch.equal(ops.mean_and_map(x, y, padding)[0], mean)
     with pytest.raises(ValueError, match="img2"):
-        fused_ssim_and_map(x, y.requires_grad_(), padding)
+        ops.mean_and_map(x, y.requires_grad_(), padding)
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
-@pytest.mark.parametrize("operator", [fused_ssim, fused_ssim_map])
-def test_gradcheck(operator, padding):
+@pytest.mark.parametrize("operator", ["mean", "map"])
+def test_gradcheck(ops: Operators, operator, padding):
     x, y = images((1, 1, 11, 12))
-    assert torch.autograd.gradcheck(lambda x: operator(x, y, padding), x.requires_grad_())
+    assert torch.autograd.gradcheck(lambda x: getattr(ops, operator)(x, y, padding), x.requires_grad_())
 
 
-def test_equal_images_are_a_maximum():
+def test_equal_images_are_a_maximum(ops: Operators):
     x, _ = images((1, 3, 40, 60))
     x.requires_grad_()
-    values = fused_ssim_map(x, x.detach())
+    values = ops.map(x, x.detach())
     assert torch.allclose(values, torch.ones_like(values), atol=1e-12)
     assert torch.autograd.grad(values.sum(), x)[0].abs().max() < 1e-9
 
 
-def test_same_bits_for_every_number_of_threads():
+def test_same_bits_for_every_number_of_threads(ops: Operators):
     x, y = (t.float() for t in images((1, 3, 300, 350)))
     before = torch.get_num_threads()
     results = []
     for threads in (1, 2, 3, 7):
         torch.set_num_threads(threads)
         x = x.detach().requires_grad_()
-        mean = fused_ssim(x, y)
-        results.append((mean, torch.autograd.grad(mean, x)[0], fused_ssim_map(x, y)))
+        mean = ops.mean(x, y)
+        results.append((mean, torch.autograd.grad(mean, x)[0], ops.map(x, y)))
     torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))
 
 
-def test_views_and_accumulated_gradients():
+def test_views_and_accumulated_gradients(ops: Operators):
     x, y = images((1, 3, 20, 30))
     stored = x.permute(0, 2, 3, 1).contiguous().requires_grad_()
     for _ in range(2):
-        fused_ssim(stored.permute(0, 3, 1, 2), y).backward()
-    once = values_and_gradients(fused_ssim, x, y, "same", torch.tensor(1.0))[1]
+        ops.mean(stored.permute(0, 3, 1, 2), y).backward()
+    once = values_and_gradients(ops.mean, x, y, "same", torch.tensor(1.0))[1]
     assert torch.allclose(stored.grad.permute(0, 3, 1, 2), 2 * once)
 
 
-def test_without_gradient():
+def test_without_gradient(ops: Operators):
     x, y = images((1, 3, 20, 30))
     x.requires_grad_()
-    assert not fused_ssim(x, y, train=False).requires_grad
-    assert fused_ssim(x, y).requires_grad
-    assert fused_ssim(x, y, train=False) == fused_ssim(x, y)
+    assert not ops.mean(x, y, train=False).requires_grad
+    assert ops.mean(x, y).requires_grad
+    assert ops.mean(x, y, train=False) == ops.mean(x, y)
     with torch.no_grad():
-        assert fused_ssim(x, y.requires_grad_()) == fused_ssim(x, y.detach())
-        assert not fused_ssim_map(x, y).requires_grad
+        assert ops.mean(x, y.requires_grad_()) == ops.mean(x, y.detach())
+        assert not ops.map(x, y).requires_grad
 
 
-def test_map_function_refuses_a_gradient_to_the_second_image():
+def test_map_function_refuses_a_gradient_to_the_second_image(ops: Operators):
     x, y = images((1, 3, 20, 30))
-    values = FusedSSIMMap.apply(0.01**2, 0.03**2, x, y.requires_grad_())
+    values = ops.map_function(0.01**2, 0.03**2, x, y.requires_grad_())
     with pytest.raises(ValueError, match="img2: expected a tensor that needs no gradient"):
         values.sum().backward()
 
 
-def test_map_function_takes_constants():
+def test_map_function_takes_constants(ops: Operators):
     x, y = images((1, 1, 20, 20))
-    default = FusedSSIMMap.apply(0.01**2, 0.03**2, x, y, "valid", False)
-    assert torch.equal(default, fused_ssim_map(x, y, "valid"))
-    assert not torch.allclose(FusedSSIMMap.apply(0.1, 0.1, x, y), fused_ssim_map(x, y))
+    default = ops.map_function(0.01**2, 0.03**2, x, y, "valid", False)
+    assert torch.equal(default, ops.map(x, y, "valid"))
+    assert not torch.allclose(ops.map_function(0.1, 0.1, x, y), ops.map(x, y))
 
 
-def test_only_the_neighbourhood_of_a_bad_pixel_suffers():
+def test_only_the_neighbourhood_of_a_bad_pixel_suffers(ops: Operators):
     x, y = images((1, 1, 60, 150))
     x[0, 0, 30, 75] = float("nan")
-    bad = fused_ssim_map(x, y)[0, 0].isnan()
+    bad = ops.map(x, y)[0, 0].isnan()
     expected = torch.zeros(60, 150, dtype=torch.bool)
     expected[25:36, 70:81] = True
     assert torch.equal(bad, expected)
@@ -199,8 +226,14 @@ def run_with_isa(isa: str, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
+def only_on_the_cpu(backend: Backend) -> None:
+    if backend.name != "cpu":
+        pytest.skip("a matter of the CPU kernels")
+
+
 @pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
-def test_instruction_sets(isa, tmp_path):
+def test_instruction_sets(backend: Backend, isa, tmp_path):
+    only_on_the_cpu(backend)
     x, y = images((1, 2, 40, 400))
     np.save(tmp_path / "in.npy", torch.stack([x, y]).float().numpy())
     done = run_with_isa(isa, isa, str(tmp_path / "in.npy"), str(tmp_path / "out.npy"))
@@ -215,7 +248,8 @@ def test_instruction_sets(isa, tmp_path):
         assert_as_exact_as_torch(got[i], torch32[i], exact[i])
 
 
-def test_unknown_instruction_set(tmp_path):
+def test_unknown_instruction_set(backend: Backend, tmp_path):
+    only_on_the_cpu(backend)
     done = run_with_isa("mmx", "mmx", "", "")
     assert done.returncode != 0
     assert "ValueError: GS_CPU_ISA=mmx: expected scalar, avx2 or avx512" in done.stderr
@@ -239,12 +273,12 @@ WIDE = torch.rand(1, 3, 8, 20)
         ((IMAGE.to("meta"), IMAGE), "img1: expected a tensor on cpu"),
     ],
 )
-def test_bad_arguments(arguments, message):
+def test_bad_arguments(backend: Backend, arguments, message):
     for operator in (fused_ssim, fused_ssim_map):
         with pytest.raises(ValueError, match=message):
             operator(*arguments)
 
 
-def test_no_tensor():
+def test_no_tensor(backend: Backend):
     with pytest.raises(TypeError, match="img2: expected a float32 tensor .* got ndarray"):
         fused_ssim(torch.rand(1, 3, 8, 8), np.zeros((1, 3, 8, 8), np.float32))

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import raster_scenes as scenes
+from backends import backends
 
 TESTS = Path(__file__).resolve().parent
 NAMES = ("degree 3, antialiasing", "no extras", "covariances given", "one pixel", "tall")
@@ -20,7 +21,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import torch
 import raster_scenes as scenes
-backend = scenes.BACKENDS[0]
+from backends import backends
+backend = backends()[0]
 names, kinds = sys.argv[3].split("|"), (torch.float32, torch.float64)
 runs = {
     f"{name}|{kind}": scenes.everything(scenes.run(backend, scenes.case_scene(name), kind))
@@ -45,7 +47,7 @@ def supported() -> tuple[str, ...]:
 def test_the_other_instruction_sets_compute_the_same(isa: str, tmp_path: Path):
     if isa not in supported():
         pytest.skip(f"this machine has no {isa}")
-    if isa == scenes.BACKENDS[0].package.cpu_info()["isa"]:
+    if isa == backends()[0].package.cpu_info()["isa"]:
         pytest.skip(f"{isa} is what all other tests run on")
     target = tmp_path / "results.pt"
     command = [sys.executable, "-c", SCRIPT, str(TESTS), str(target), "|".join(NAMES)]

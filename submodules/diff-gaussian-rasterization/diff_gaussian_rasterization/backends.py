@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch
 
 from . import _C
+from ._devices import DeviceKernels
+
+KERNELS = DeviceKernels(__package__, cpu=_C)
 
 
 def best_device() -> torch.device:
     """The fastest device that this build has kernels for and this machine has."""
-    return torch.device("cpu")
+    return KERNELS.best_device()
 
 
 def cpu_info() -> dict[str, str | int]:
@@ -20,5 +23,5 @@ def cpu_info() -> dict[str, str | int]:
 
 
 def take_profile() -> tuple[dict[str, float], int]:
-    """Seconds in each stage and tile-Gaussian pairs, over all renders since the last call."""
+    """Seconds in each stage on the CPU and tile-Gaussian pairs, over all renders there since the last call."""
     return _C.take_profile()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from . import _C
 from ._checks import check_tensor
+from .backends import KERNELS
 
 
 class GaussianRasterizationSettings(NamedTuple):
@@ -76,7 +77,7 @@ class GaussianRasterizer(nn.Module):
 
         float32, or float64 throughout for verification. A Gaussian with values that are no numbers is not drawn and its
         gradient is zero. Raises ValueError for arguments that do not fit, MemoryError when the view needs more than the
-        machine has.
+        machine has (on a GPU, torch's OutOfMemoryError).
         """
         gaussians = {
             "means3D": means3D,
@@ -162,10 +163,7 @@ def _check_gaussians(
         raise ValueError("expected scales and rotations together, got only one of them")
     means = check_tensor("means3D", given["means3D"], ("N", 3), (torch.float32, torch.float64))
     n, dtype, device = means.shape[0], means.dtype, means.device
-    if device.type != "cpu":
-        raise ValueError(
-            f"means3D: expected a tensor on cpu, the only device this build has kernels for, got {device}"
-        )
+    KERNELS.on("means3D", device)
     columns = {
         "means2D": (3,),
         "scales": (3,),
@@ -258,7 +256,8 @@ class _Rasterize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, view: _View, on_statistics, *gaussians: Tensor | None):
         means, _, scales, rotations, covariances, dc, shs, colors, opacities, importance, carrier = gaussians
-        kind = _C.RenderFloat if means.dtype == torch.float32 else _C.RenderDouble
+        kernels = KERNELS.on("means3D", means.device)
+        kind = kernels.module.RenderFloat if means.dtype == torch.float32 else kernels.module.RenderDouble
         render = kind(
             *map(_address, view.matrices),
             *view.tan_fov,
@@ -300,10 +299,10 @@ class _Rasterize(torch.autograd.Function):
             _address(blended),
             keep,
             view.statistics,
-            torch.get_num_threads(),
+            *kernels.place(means.device),
         )
         if keep:
-            ctx.render, ctx.view, ctx.on_statistics = render, view, on_statistics
+            ctx.render, ctx.kernels, ctx.view, ctx.on_statistics = render, kernels, view, on_statistics
             ctx.save_for_backward(
                 *gaussians, radii, transmittance, blended
             )  # the kernels go on reading these
@@ -341,7 +340,7 @@ class _Rasterize(torch.autograd.Function):
                 _address(carrier),
             ],
             [0] * 4 if statistics is None else [_address(t) for t in vars(statistics).values()],
-            torch.get_num_threads(),
+            *ctx.kernels.place(gaussians[0].device),
         )
         if statistics is not None:
             ctx.on_statistics(statistics)

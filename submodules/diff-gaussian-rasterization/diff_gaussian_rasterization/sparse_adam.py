@@ -1,4 +1,4 @@
-"""Adam over the Gaussians that a view has seen."""
+"""Adam over all Gaussians, and over those that a view has seen."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from . import _C
 from ._checks import check_tensor
+from .backends import KERNELS
 
 
 class SparseGaussianAdam(torch.optim.Adam):

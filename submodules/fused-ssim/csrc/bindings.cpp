@@ -8,8 +8,9 @@ namespace nb = nanobind;
 namespace {
 
 template <class T>
-double ssim(uintptr_t x, uintptr_t y, uintptr_t weight, uintptr_t map, uintptr_t grad, int64_t planes,
-            int64_t height, int64_t width, int64_t margin, double c1, double c2, double scale, int threads) {
+void ssim(uintptr_t x, uintptr_t y, uintptr_t weight, uintptr_t map, uintptr_t grad, uintptr_t mean,
+          int64_t planes, int64_t height, int64_t width, int64_t margin, double c1, double c2, double scale,
+          int threads) {
     const gs::SsimProblem<T> problem = {reinterpret_cast<const T*>(x),
                                         reinterpret_cast<const T*>(y),
                                         reinterpret_cast<const T*>(weight),
@@ -22,7 +23,9 @@ double ssim(uintptr_t x, uintptr_t y, uintptr_t weight, uintptr_t map, uintptr_t
                                         T(c1),
                                         T(c2),
                                         T(scale)};
-    return gs::ssim(problem, threads);
+    const double sum = gs::ssim(problem, threads);
+    const int64_t values = planes * (height - 2 * margin) * (width - 2 * margin);
+    if (mean) *reinterpret_cast<T*>(mean) = T(sum / double(values));
 }
 
 }  // namespace

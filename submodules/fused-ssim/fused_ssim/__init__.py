@@ -13,8 +13,11 @@ from torch.autograd.function import once_differentiable
 
 from . import _kernels
 from ._checks import check_tensor
+from ._devices import DeviceKernels
 
 __all__ = ["FusedSSIMMap", "fused_ssim", "fused_ssim_and_map", "fused_ssim_map"]
+
+KERNELS = DeviceKernels(__package__, cpu=_kernels)
 
 # (K L)^2 of Wang et al. for K1 = 0.01, K2 = 0.03 and values in [0, 1].
 C1 = 0.01**2
@@ -113,8 +116,7 @@ def _check_padding(padding: str) -> int:
 
 def _check_images(img1: Tensor, img2: Tensor, margin: int) -> tuple[Tensor, Tensor]:
     img1 = check_tensor("img1", img1, ("B", "C", "H", "W"), (torch.float32, torch.float64))
-    if not img1.is_cpu:
-        raise ValueError(f"img1: expected a tensor on cpu, which is all this build has, got {img1.device}")
+    KERNELS.on("img1", img1.device)
     img2 = check_tensor("img2", img2, tuple(img1.shape), img1.dtype, img1.device)
     smallest = _WINDOW if margin else 1
     if img1.numel() == 0 or min(img1.shape[2:]) < smallest:
@@ -137,9 +139,10 @@ def _mean(
     img1: Tensor, img2: Tensor, margin: int, grad: Tensor | None = None, ssim_map: Tensor | None = None
 ) -> Tensor:
     """The mean SSIM; its gradient and its map in `grad` and `ssim_map` where given."""
-    count = _map_shape(img1, margin).numel()
-    total = _run(img1, img2, margin, C1, C2, ssim_map=ssim_map, grad=grad, scale=1 / count)
-    return img1.new_tensor(total / count)
+    mean = img1.new_empty(())
+    scale = 1 / _map_shape(img1, margin).numel()
+    _run(img1, img2, margin, C1, C2, ssim_map=ssim_map, grad=grad, mean=mean, scale=scale)
+    return mean
 
 
 def _run(
@@ -152,10 +155,13 @@ def _run(
     weight: Tensor | None = None,  # of each SSIM value in what `grad` differentiates; as ssim_map
     ssim_map: Tensor | None = None,  # out, (B, C, H - 2 margin, W - 2 margin)
     grad: Tensor | None = None,  # out, (B, C, H, W)
+    mean: Tensor | None = None,  # out, ()
     scale: float = 1.0,  # of grad
-) -> float:
-    """Fills ssim_map and grad where given; returns the sum of the map."""
+) -> None:
+    """Fills ssim_map, grad and mean where given."""
     batch, channels, height, width = img1.shape
-    kernel = _kernels.ssim_f32 if img1.dtype == torch.float32 else _kernels.ssim_f64
-    addresses = [0 if t is None else t.data_ptr() for t in (img1, img2, weight, ssim_map, grad)]
-    return kernel(*addresses, batch * channels, height, width, margin, c1, c2, scale, torch.get_num_threads())
+    kernels = KERNELS.on("img1", img1.device)
+    kernel = kernels.module.ssim_f32 if img1.dtype == torch.float32 else kernels.module.ssim_f64
+    addresses = [0 if t is None else t.data_ptr() for t in (img1, img2, weight, ssim_map, grad, mean)]
+    size = (batch * channels, height, width)
+    kernel(*addresses, *size, margin, c1, c2, scale, *kernels.place(img1.device))

@@ -7,27 +7,33 @@ from torch import Tensor
 
 from . import _kernels
 from ._checks import check_tensor
+from ._devices import DeviceKernels
 
 __all__ = ["distCUDA2"]
 
+KERNELS = DeviceKernels(__package__, cpu=_kernels)
 _MOST_POINTS = 2**31 - 1
 
 
 def distCUDA2(points: Tensor) -> Tensor:  # noqa: N802 - the ecosystem's name
     """Mean squared distance of each point to its three nearest others: (N,) float32, exact, same device.
 
-    points: (N, 3) float32, finite, on any device; the search runs on the CPU. Another point at the same place
-    counts, with distance 0. With fewer than three others the mean is over those; a point alone gets 0.
+    points: (N, 3) float32, finite, on any device; the search runs there, or on the CPU where this build has no kernels
+    for it. Another point at the same place counts, with distance 0. With fewer than three others the mean is over
+    those; a point alone gets 0.
     Raises TypeError or ValueError for another dtype or shape, NaN, infinity, or 2^31 points and more.
     """
-    host = check_tensor("points", points, ("N", 3)).detach().cpu()
-    if len(host) > _MOST_POINTS:
-        raise ValueError(f"points: expected at most {_MOST_POINTS} points, got {len(host)}")
-    finite = torch.isfinite(host).all(dim=1)
+    there = check_tensor("points", points, ("N", 3)).detach()
+    if not KERNELS.has(there.device):
+        there = there.cpu()
+    if len(there) > _MOST_POINTS:
+        raise ValueError(f"points: expected at most {_MOST_POINTS} points, got {len(there)}")
+    finite = torch.isfinite(there).all(dim=1)
     if not finite.all():
         bad = int((~finite).nonzero()[0])
-        raise ValueError(f"points: expected finite coordinates, got {host[bad].tolist()} for point {bad}")
-    mean_squares = host.new_empty(len(host))
-    threads = torch.get_num_threads()
-    _kernels.mean_squared_distance(host.data_ptr(), len(host), mean_squares.data_ptr(), threads)
+        raise ValueError(f"points: expected finite coordinates, got {there[bad].tolist()} for point {bad}")
+    mean_squares = there.new_empty(len(there))
+    kernels = KERNELS.on("points", there.device)
+    place = kernels.place(there.device)
+    kernels.module.mean_squared_distance(there.data_ptr(), len(there), mean_squares.data_ptr(), *place)
     return mean_squares.to(points.device)

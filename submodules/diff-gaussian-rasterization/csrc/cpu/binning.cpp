@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "parallel.h"
+#include "../tiles.h"
 
 namespace gs {
 namespace {
@@ -15,19 +16,11 @@ constexpr int64_t kPrefetch = 8;  // Gaussians ahead: in depth order they lie an
 // Calls f(tile) for the tiles that the cut ellipse of a splat meets, row by row.
 template <class T, class F>
 void for_each_tile(const Splat<T>& s, int width, int height, int tiles_x, const F& f) {
-    int x0, x1, y0, y1;
-    pixel_range(s.x - s.half_width, s.x + s.half_width, width, x0, x1);
-    pixel_range(s.y - s.half_height, s.y + s.half_height, height, y0, y1);
-    const bool box_is_tight = x0 / kTile == x1 / kTile || y0 / kTile == y1 / kTile;
-    for (int tile_y = y0 / kTile; tile_y <= y1 / kTile; ++tile_y) {
-        if (!box_is_tight) {
-            const int top = std::max(y0, tile_y * kTile), bottom = std::min(y1, tile_y * kTile + kTile - 1);
-            T left, right;
-            cut_in_band(s, T(top) + T(0.5) - s.y, T(bottom) + T(0.5) - s.y, left, right);
-            pixel_range(s.x + left, s.x + right, width, x0, x1);
-        }
-        for (int tile_x = x0 / kTile; x0 <= x1 && tile_x <= x1 / kTile; ++tile_x)
-            f(int64_t(tile_y) * tiles_x + tile_x);
+    const TileWalk<T> walk(s, width, height);
+    for (int row = walk.first_row(); row <= walk.last_row(); ++row) {
+        int first, last;
+        walk.columns(row, first, last);
+        for (int column = first; column <= last; ++column) f(int64_t(row) * tiles_x + column);
     }
 }
 

@@ -3,65 +3,17 @@
 #include "cpu/knn.h"
 
 #include <algorithm>
-#include <limits>
 #include <vector>
 
+#include "neighbours.h"
 #include "parallel.h"
 
 namespace gs {
 namespace {
 
-constexpr int kNeighbours = 3;
-constexpr int64_t kLeafPoints =
-    8;  // at most, except that a leaf never holds fewer than half of it in a larger tree
-
-struct Point {
-    float at[3];
-    int32_t index;
-};
-
-// Rounding is monotonic, so that no point of a box comes out nearer than the box as long as both go through
-// here.
-inline float squared_length(float x, float y, float z) { return x * x + y * y + z * z; }
-
-struct Box {
-    float low[3], high[3];
-
-    float squared_distance(const Point& p) const {
-        float d[3];
-        for (int a = 0; a < 3; ++a) d[a] = std::max(std::max(low[a] - p.at[a], p.at[a] - high[a]), 0.f);
-        return squared_length(d[0], d[1], d[2]);
-    }
-
-    int widest_axis() const {
-        int widest = 0;
-        for (int a = 1; a < 3; ++a)
-            if (high[a] - low[a] > high[widest] - low[widest]) widest = a;
-        return widest;
-    }
-};
-
-// The smallest squared distances seen, in ascending order.
-struct Nearest {
-    float squares[kNeighbours] = {kNone, kNone, kNone};
-
-    static constexpr float kNone = std::numeric_limits<float>::infinity();
-
-    float worst() const { return squares[kNeighbours - 1]; }
-
-    void insert(float square) {
-        if (!(square < worst())) return;
-        int i = kNeighbours - 1;
-        for (; i > 0 && square < squares[i - 1]; --i) squares[i] = squares[i - 1];
-        squares[i] = square;
-    }
-};
-
-// Level l has 2^l nodes; node k of it holds the points from count k / 2^l to count (k + 1) / 2^l.
 class Tree {
 public:
-    Tree(const float* points, int64_t count, int threads) : points_(count), count_(count) {
-        while ((count >> depth_) > kLeafPoints) ++depth_;
+    Tree(const float* points, int64_t count, int threads) : points_(count), count_(count), depth_(tree_depth(count)) {
         boxes_.resize(int64_t(2) << depth_);
         parallel_ranges(count, threads, [&](int64_t begin, int64_t end) {
             for (int64_t i = begin; i < end; ++i)
@@ -85,7 +37,7 @@ public:
     int64_t leaf_chunk() const { return chunk(depth_); }
 
 private:
-    int64_t begin(int level, int64_t k) const { return count_ * k >> level; }
+    int64_t begin(int level, int64_t k) const { return first_of_node(count_, level, k); }
 
     Box& box(int level, int64_t k) { return boxes_[(int64_t(1) << level) + k]; }
     const Box& box(int level, int64_t k) const { return boxes_[(int64_t(1) << level) + k]; }
@@ -139,7 +91,7 @@ private:
     std::vector<Point> points_;
     std::vector<Box> boxes_;  // node k of level l at 2^l + k
     int64_t count_;
-    int depth_ = 0;
+    int depth_;
 };
 
 }  // namespace
@@ -147,11 +99,8 @@ private:
 void mean_squared_distance(const float* points, int64_t count, float* mean_squares, int threads) {
     if (count == 0) return;
     const Tree tree(points, count, threads);
-    const int neighbours = int(std::min<int64_t>(kNeighbours, count - 1));
     const auto write = [&](const Point& p, const Nearest& nearest) {
-        float sum = 0;
-        for (int i = 0; i < neighbours; ++i) sum += nearest.squares[i];
-        mean_squares[p.index] = neighbours ? sum / float(neighbours) : 0.f;
+        mean_squares[p.index] = nearest.mean(count);
     };
     parallel_for(
         tree.leaves(), threads, [&](int64_t leaf) { tree.for_leaf(leaf, write); }, tree.leaf_chunk());

@@ -1,0 +1,116 @@
+// What the GPU kernels of this repository need of CUDA, so that the same .cu files are compiled by nvcc for a
+// GPU and, with GS_EMULATED, by any C++ compiler for the CPU (emulation.h).
+//
+//   GS_SHARED(float, sums, [32]);                            instead of __shared__ float sums[32];
+//   GS_LAUNCH(kernel, blocks, threads, queue, arguments...)  instead of <<< >>>; (kernel<T, 3>) in brackets
+//
+// Blocks and grids have one dimension.
+#pragma once
+
+#include <stdint.h>
+
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#if defined(GS_EMULATED)
+#include "gpu/emulation.h"
+#else
+#include <cuda_runtime.h>
+
+#define GS_SHARED(type, name, ...) __shared__ type name __VA_ARGS__
+
+#define GS_LAUNCH(kernel, blocks, threads, queue, ...)                                   \
+    do {                                                                                 \
+        const int64_t gs_blocks = (blocks);                                              \
+        if (gs_blocks > 0) {                                                             \
+            kernel<<<unsigned(gs_blocks), (threads), 0, (queue).stream>>>(__VA_ARGS__);  \
+            ::gs::check(cudaGetLastError(), #kernel);                                    \
+        }                                                                                \
+    } while (0)
+#endif
+
+namespace gs {
+
+constexpr int kWarp = 32;
+constexpr unsigned kWholeWarp = 0xffffffffu;
+
+inline void check(cudaError_t status, const char* what) {
+    if (status != cudaSuccess)
+        throw std::runtime_error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(status));
+}
+
+// Device memory that lives as long as somebody holds it.
+using Memory = std::shared_ptr<void>;
+
+// Where work goes: a stream of a device, and who has memory there. Memory may be let go of while the work that
+// uses it is still queued: the next owner of it queues on the same stream.
+struct Queue {
+    int device;
+    cudaStream_t stream;
+    std::function<Memory(size_t bytes)> allocate;
+};
+
+// An array in device memory, not initialised. Copies share it.
+template <class T>
+class Array {
+public:
+    Array() = default;
+    Array(const Queue& queue, int64_t count) : memory_(queue.allocate(sizeof(T) * (count > 0 ? count : 1))) {
+#if defined(GS_EMULATED)
+        memset(memory_.get(), emulation::kPoison, sizeof(T) * (count > 0 ? count : 1));
+#endif
+    }
+    T* get() const { return static_cast<T*>(memory_.get()); }
+
+private:
+    Memory memory_;
+};
+
+// Makes a device current; afterwards the one that was.
+class OnDevice {
+public:
+    explicit OnDevice(int device) : device_(device) {
+        check(cudaGetDevice(&before_), "cudaGetDevice");
+        if (before_ != device_) check(cudaSetDevice(device_), "cudaSetDevice");
+    }
+    ~OnDevice() {
+        if (before_ != device_) cudaSetDevice(before_);
+    }
+    OnDevice(const OnDevice&) = delete;
+    OnDevice& operator=(const OnDevice&) = delete;
+
+private:
+    int device_, before_ = 0;
+};
+
+// Waits for all that was queued before.
+inline void read_back(const Queue& queue, void* to, const void* from, size_t bytes) {
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, queue.stream), "cudaMemcpyAsync");
+    check(cudaStreamSynchronize(queue.stream), "cudaStreamSynchronize");
+}
+
+inline void set_zero(const Queue& queue, void* at, size_t bytes) {
+    check(cudaMemsetAsync(at, 0, bytes, queue.stream), "cudaMemsetAsync");
+}
+
+inline int64_t blocks_for(int64_t items, int threads) { return (items + threads - 1) / threads; }
+
+#if defined(__CUDACC__) || defined(GS_EMULATED)
+
+// The index of this thread among all threads of the grid.
+__device__ inline int64_t global_index() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
+
+__device__ inline int lane_index() { return int(threadIdx.x) % kWarp; }
+__device__ inline int warp_index() { return int(threadIdx.x) / kWarp; }
+
+template <class T>
+__device__ inline T warp_sum(T value) {
+    for (int other = kWarp / 2; other > 0; other /= 2) value += __shfl_xor_sync(kWholeWarp, value, other);
+    return value;
+}
+
+#endif
+
+}  // namespace gs

@@ -1,0 +1,197 @@
+// Per Gaussian: from the world to the screen, and the gradients back.
+#include "cuda/gaussian.h"
+#include "cuda/stages.h"
+#include "tiles.h"
+
+namespace gs {
+namespace cuda {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kAlone = 8;  // pairs that a thread adds up without its warp
+
+// The camera of a block, in shared memory.
+template <class T>
+__device__ void load_view(const Camera<T>& camera, View<T>& view) {
+    const int t = int(threadIdx.x);
+    if (t == 0) {
+        view.tan_fovx = camera.rest.tan_fovx;
+        view.tan_fovy = camera.rest.tan_fovy;
+        view.scale_modifier = camera.rest.scale_modifier;
+        view.width = camera.rest.width;
+        view.height = camera.rest.height;
+        view.sh_degree = camera.rest.sh_degree;
+        view.antialiasing = camera.rest.antialiasing;
+    }
+    if (t < 16) view.view[t] = camera.view[t];
+    if (t >= 16 && t < 32) view.proj[t - 16] = camera.proj[t - 16];
+    if (t >= 32 && t < 35) view.campos[t - 32] = camera.campos[t - 32];
+    __syncthreads();
+}
+
+template <class T>
+__device__ int count_tiles(const Splat<T>& splat, int width, int height) {
+    const TileWalk<T> walk(splat, width, height);
+    int count = 0;
+    for (int row = walk.first_row(); row <= walk.last_row(); ++row) {
+        int first, last;
+        walk.columns(row, first, last);
+        if (first <= last) count += last - first + 1;
+    }
+    return count;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    project_each(Camera<T> camera, Gaussians<T> g, Visible<T> out, Totals* totals) {
+    GS_SHARED(View<T>, view);
+    load_view(camera, view);
+    const int64_t i = global_index();
+    int tiles = 0;
+    if (i < g.count) {
+        Splat<T> splat;
+        T depth;
+        const int radius = project_gaussian(view, g, i, splat, depth);
+        if (radius > 0) {
+            tiles = count_tiles(splat, view.width, view.height);
+            out.splats[i] = splat;
+            out.depths[i] = depth;
+        }
+        out.radii[i] = radius;
+        out.tile_count[i] = tiles;
+    }
+    const unsigned long long pairs = warp_sum((unsigned long long)(tiles));
+    const unsigned seen = __ballot_sync(kWholeWarp, tiles > 0);
+    if (lane_index() == 0 && seen) {
+        atomicAdd(&totals->pairs, pairs);
+        atomicAdd(&totals->visible, (unsigned long long)(__popc(seen)));
+    }
+}
+
+// Adds the sums of pairs first, first + step, ... below end.
+template <class T, bool kStatistics>
+__device__ void add_pairs(const T* pair_sums, int64_t first, int64_t end, int step, T* total) {
+    constexpr int width = pair_width(kStatistics);
+    for (int64_t p = first; p < end; p += step) {
+        const T* sums = pair_sums + p * width;
+        for (int j = 0; j < width; ++j)
+            if (j == kWeightMax)
+                total[j] = sums[j] > total[j] ? sums[j] : total[j];
+            else
+                total[j] += sums[j];
+    }
+}
+
+template <class T>
+__device__ T warp_max(T value) {
+    for (int other = kWarp / 2; other > 0; other /= 2) {
+        const T its = __shfl_xor_sync(kWholeWarp, value, other);
+        value = its > value ? its : value;
+    }
+    return value;
+}
+
+// Each thread's Gaussian has `count` pairs from `first` on. The whole warp takes part in the large ones.
+template <class T, bool kStatistics>
+__device__ void reduce_pairs(const T* pair_sums, int64_t first, int count, T* total) {
+    constexpr int width = pair_width(kStatistics);
+    if (count <= kAlone) add_pairs<T, kStatistics>(pair_sums, first, first + count, 1, total);
+    for (unsigned large = __ballot_sync(kWholeWarp, count > kAlone); large; large &= large - 1) {
+        const int owner = __ffs(large) - 1;
+        const int64_t begin = __shfl_sync(kWholeWarp, first, owner);
+        const int64_t end = begin + __shfl_sync(kWholeWarp, count, owner);
+        T part[width] = {};
+        add_pairs<T, kStatistics>(pair_sums, begin + lane_index(), end, kWarp, part);
+        for (int j = 0; j < width; ++j) {
+            const T whole = j == kWeightMax ? warp_max(part[j]) : warp_sum(part[j]);
+            if (lane_index() == owner) total[j] = whole;
+        }
+    }
+}
+
+template <class T>
+__device__ void store_statistics(const Statistics<T>& out, int64_t i, const T* sums) {
+    out.weight_sum[i] = sums[kWeight];
+    out.weight_max[i] = sums[kWeightMax];
+    out.pixels[i] = int32_t(sums[kPixelCount]);
+    out.removal_energy[i] = sums[kEnergy];
+}
+
+// The gradients of a block's SH coefficients, neighbouring threads at neighbouring places.
+template <class T>
+__device__ void store_sh(const Gradients<T>& grad, const Gaussians<T>& g, int degree,
+                         const ShGradient<T>* of_threads) {
+    const int row_length = 3 * g.sh_bases, used = 3 * square(degree + 1);
+    const int64_t first = int64_t(blockIdx.x) * kThreads;
+    const int rows = int(g.count - first < kThreads ? g.count - first : kThreads);
+    for (int e = int(threadIdx.x); e < rows * row_length; e += kThreads) {
+        const int row = e / row_length, k = e % row_length;
+        const ShGradient<T>& sh = of_threads[row];
+        const T value = k < used ? sh.basis[k / 3] * sh.color[k % 3] : T(0);
+        if (k < 3)
+            grad.sh_first[(first + row) * g.sh_first_stride + k] = value;
+        else
+            grad.sh_rest[(first + row) * g.sh_rest_stride + k - 3] = value;
+    }
+}
+
+template <class T, bool kStatistics>
+__global__ void __launch_bounds__(kThreads)
+    project_each_backward(Camera<T> camera, Gaussians<T> g, Visible<T> seen, const T* pair_sums,
+                          Gradients<T> grad, Statistics<T> statistics) {
+    GS_SHARED(View<T>, view);
+    GS_SHARED(ShGradient<T>, sh, [kThreads]);
+    load_view(camera, view);
+    const int64_t i = global_index();
+    const int count = i < g.count ? seen.tile_count[i] : 0;
+    T sums[kAllSums] = {};
+    reduce_pairs<T, kStatistics>(pair_sums, count > 0 ? seen.first_pair[i] : 0, count, sums);
+    ShGradient<T> grad_sh = {};
+    if (i < g.count) {
+        if (seen.radii[i] > 0)
+            project_gaussian_backward(view, g, i, seen.splats[i], sums, grad, grad_sh);
+        else
+            clear_gradients(grad, i);
+        if (kStatistics) store_statistics(statistics, i, sums);
+    }
+    if (!grad.sh_first) return;
+    sh[threadIdx.x] = grad_sh;
+    __syncthreads();
+    store_sh(grad, g, view.sh_degree, sh);
+}
+
+}  // namespace
+
+template <class T>
+void project(const Camera<T>& camera, const Gaussians<T>& g, const Visible<T>& out, Totals* totals,
+             const Queue& queue) {
+    set_zero(queue, totals, sizeof *totals);
+    GS_LAUNCH(project_each<T>, blocks_for(g.count, kThreads), kThreads, queue, camera, g, out, totals);
+}
+
+template <class T>
+void project_backward(const Camera<T>& camera, const Gaussians<T>& g, const Visible<T>& seen, const T* pair_sums,
+                      bool statistics, const Gradients<T>& grad, const Statistics<T>& stats,
+                      const Queue& queue) {
+    const int64_t blocks = blocks_for(g.count, kThreads);
+    if (statistics)
+        GS_LAUNCH((project_each_backward<T, true>), blocks, kThreads, queue, camera, g, seen, pair_sums, grad,
+                  stats);
+    else
+        GS_LAUNCH((project_each_backward<T, false>), blocks, kThreads, queue, camera, g, seen, pair_sums, grad,
+                  stats);
+}
+
+template void project(const Camera<float>&, const Gaussians<float>&, const Visible<float>&, Totals*,
+                      const Queue&);
+template void project(const Camera<double>&, const Gaussians<double>&, const Visible<double>&, Totals*,
+                      const Queue&);
+template void project_backward(const Camera<float>&, const Gaussians<float>&, const Visible<float>&,
+                               const float*, bool, const Gradients<float>&, const Statistics<float>&,
+                               const Queue&);
+template void project_backward(const Camera<double>&, const Gaussians<double>&, const Visible<double>&,
+                               const double*, bool, const Gradients<double>&, const Statistics<double>&,
+                               const Queue&);
+
+}  // namespace cuda
+}  // namespace gs

@@ -1,0 +1,95 @@
+// The stages of one render on a GPU and what they hand to each other.
+//
+//     project -> bin -> blend                      forward
+//     blend_backward -> project_backward           backward
+//
+// Every output is written by one thread and every sum runs in a fixed order: the same bits on every run, as on the
+// CPU. The host waits once, for the number of pairs.
+#pragma once
+
+#include "../arrays.h"
+#include "gpu/device.h"
+
+namespace gs {
+namespace cuda {
+
+constexpr int kTilePixels = kTile * kTile;
+constexpr int kBucket = kWarp;  // entries of a tile's list that one warp differentiates
+
+// The camera; its matrices are in device memory.
+template <class T>
+struct Camera {
+    const T *view, *proj, *campos;
+    View<T> rest;  // everything else
+};
+
+// What the camera sees, (N,) each.
+template <class T>
+struct Visible {
+    Splat<T>* splats;     // where seen
+    T* depths;            // camera z
+    int32_t* radii;       // pixels; 0: not seen
+    int32_t* tile_count;  // tiles that the Gaussian meets
+    int64_t* first_pair;  // its pairs are numbered from here on; where it has any
+};
+
+struct Totals {
+    unsigned long long pairs, visible;
+};
+
+// More pairs than the numbers of the sort can tell apart.
+struct TooManyPairs {
+    unsigned long long pairs;
+};
+
+// The pairs of a tile and a Gaussian, sorted by tile and then by depth: entries tile_start[t] ... tile_start[t + 1] are
+// those of tile t. By another order a Gaussian's pairs are consecutive: entry e is pair pair_of[e].
+struct Lists {
+    int tiles_x, tiles_y;
+    int64_t pairs;
+    const int64_t* tile_start;  // (tiles + 1,)
+    const uint32_t* gaussians;  // (pairs,)
+    const uint32_t* pair_of;    // (pairs,)
+
+    __host__ __device__ int64_t tiles() const { return int64_t(tiles_x) * tiles_y; }
+    // Buckets are numbered so that those of one tile are consecutive; a few numbers are left out.
+    __host__ __device__ int64_t buckets() const { return pairs / kBucket + tiles(); }
+    __device__ int64_t first_bucket(int64_t tile) const { return tile_start[tile] / kBucket + tile; }
+};
+
+// Owns what Lists points to.
+struct Bins {
+    Lists lists;
+    Array<int64_t> tile_start;
+    Array<uint32_t> gaussians, pair_of;
+};
+
+// What the blend leaves for its backward pass: the state of every pixel in front of every bucket, and at the end.
+template <class T>
+struct History {
+    T* before;       // (buckets, channels, 256)
+    T* at_end;       // (tiles, channels, 256)
+    int32_t* reach;  // (tiles,) entries up to the last one blended anywhere in the tile
+};
+
+// Channels of a pixel's state.
+enum Channel { kTransmittance, kRed, kInverseDepth = kRed + 3, kPlainChannels, kCarried = kPlainChannels };
+GS_HD constexpr int channels(bool carrier) { return carrier ? kCarried + 1 : kPlainChannels; }
+
+template <class T>
+void project(const Camera<T>&, const Gaussians<T>&, const Visible<T>&, Totals*, const Queue&);
+template <class T>
+Bins bin(const Visible<T>&, int64_t count, int width, int height, const Totals* totals, const Queue&);
+// history: null when there will be no backward pass.
+template <class T>
+void blend(const Splat<T>*, const Lists&, const Picture<T>&, const History<T>* history, const Queue&);
+// Writes all of pair_sums, (pairs, pair_width).
+template <class T>
+void blend_backward(const Splat<T>*, const Lists&, const Picture<T>&, const History<T>&,
+                    const PictureGradients<T>&, bool statistics, T* pair_sums, const Queue&);
+template <class T>
+void project_backward(const Camera<T>&, const Gaussians<T>&, const Visible<T>&, const T* pair_sums,
+                      bool statistics, const Gradients<T>&, const Statistics<T>&, const Queue&);
+
+}  // namespace cuda
+}  // namespace gs
