@@ -294,14 +294,14 @@ class GaussianModel:
         """The model as a file holds it: opacities times what `gate` makes of the importance, without network.
 
         Gaussians that nobody can see then, whose opacity is below the rasterizer's smallest alpha, are left
-        out. A model without importance is itself.
+        out. Without importance all are as they were, in the same memory but without gradients.
         """
-        if self.network is None:
-            return self
-        opacities = self.opacities * deterministic_gate(self.importance, gate)
-        seen = opacities[:, 0] >= SMALLEST_ALPHA
-        raw = {row.name: self.raw[row.name].detach()[seen] for row in PARAMETERS}
-        raw["opacities"] = opacities[seen].logit()
+        raw = {row.name: self.raw[row.name].detach() for row in PARAMETERS}
+        if self.network is not None:
+            opacities = self.opacities * deterministic_gate(self.importance, gate)
+            seen = opacities[:, 0] >= SMALLEST_ALPHA
+            raw = {name: values[seen] for name, values in raw.items()}
+            raw["opacities"] = opacities[seen].logit()
         model = GaussianModel(raw)
         model.active_sh_degree = self.active_sh_degree
         return model
@@ -311,9 +311,9 @@ class GaussianModel:
         names = _ply_columns(self.sh_degree)
         vertices = np.zeros(len(self), dtype=[(name, "<f4") for name in names])
         for row in PARAMETERS:
-            values = _channels_first(self.raw[row.name].detach()).cpu().numpy()
-            for index, column in enumerate(row.columns(base_count(self.sh_degree))):
-                vertices[column] = values[:, index]
+            columns = _channels_first(self.raw[row.name].detach())
+            for name, values in zip(row.columns(base_count(self.sh_degree)), columns, strict=True):
+                vertices[name] = values.cpu().numpy()
         file = PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<")
         write_atomically(path, file.write)
 
@@ -438,9 +438,10 @@ def _read_parameter(row: Parameter, vertices: PlyElement, bases: int) -> Tensor:
     return _channels_last(torch.from_numpy(values), row.shape(bases))
 
 
-def _channels_first(values: Tensor) -> Tensor:
-    """(N, bases, 3) -> (N, 3 * bases) with all of red first; (N, C) stays."""
-    return values.transpose(1, 2).flatten(1) if values.dim() == 3 else values
+def _channels_first(values: Tensor) -> list[Tensor]:
+    """The columns (N,) of (N, bases, 3), all of red first, or of (N, C): views, as a copy of all is large."""
+    channels = values.transpose(1, 2) if values.dim() == 3 else values[:, None]
+    return [column for channel in channels.unbind(1) for column in channel.unbind(1)]
 
 
 def _channels_last(values: Tensor, shape: tuple[int, ...]) -> Tensor:

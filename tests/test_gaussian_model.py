@@ -100,6 +100,14 @@ def test_ply_of_nothing_round_trips(tmp_path):
     assert len(GaussianModel.load_ply(tmp_path / "a.ply", CPU)) == 0
 
 
+def test_an_export_without_importance_takes_no_memory_and_no_gradients():
+    model = random_model(count=4)
+    model.start_training(OptimizationSettings())
+    exported = model.exported("sampled")
+    assert not exported.means.requires_grad
+    assert all(exported.raw[name].data_ptr() == values.data_ptr() for name, values in model.raw.items())
+
+
 def test_ply_without_a_column_is_refused_by_name(tmp_path):
     model = random_model()
     model.save_ply(tmp_path / "a.ply")

@@ -62,6 +62,34 @@ def test_the_order_of_the_gaussians_does_not_matter(backend: Backend, name: str)
         scenes.assert_exact(getattr(second, part), expected, tolerance=1e-12)
 
 
+@pytest.mark.parametrize("name", ["degree 3", "degree 3 apart", "covariances given"])
+def test_the_place_of_a_gaussian_in_memory_does_not_matter(backend: Backend, name: str):
+    """Unseen ones before the others move them through the lanes, and through the rest that fills no register."""
+    scene = case(name).scene
+    first = scenes.run(backend, scene)
+    unseen = int((first.radii == 0).nonzero()[0])
+    for before in range(1, 18):
+        index = torch.tensor([unseen] * before + list(range(len(scene))))
+        moved = scenes.run(backend, scene.rows(index))
+        assert torch.equal(moved.radii[before:], first.radii)
+        for key, image in first.values.items():
+            assert torch.equal(image, moved.values[key]), (key, before)
+        for key, gradient in moved.gradients.items():
+            assert not gradient[:before].any(), (key, before)
+            one = {key: gradient[before:]}
+            scenes.assert_exact(one, {key: first.gradients[key]}, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 15, 16, 17])
+@pytest.mark.parametrize("degree, bases", [(0, 16), (1, 9), (2, 25), (3, 25)])
+def test_few_gaussians_and_coefficients_beyond_the_degree(backend: Backend, count: int, degree: int, bases: int):
+    scene = scenes.random_scene(count, count=20, degree=degree, bases=bases)
+    scene = scene.rows(torch.arange(count))
+    exact, got = scenes.run_reference(scene), scenes.run(backend, scene)
+    scenes.assert_within_float32(scenes.everything(got), scenes.everything(exact), slack=4)
+    assert not got.gradients["shs"][:, (degree + 1) ** 2 :].any()
+
+
 def test_gaussians_at_one_depth_are_blended_in_input_order(backend: Backend):
     view = scenes.make_view(1, 1)
     points = scenes.world_points(

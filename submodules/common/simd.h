@@ -98,5 +98,38 @@ inline void interleave(const Vec<T> (&from)[4], T* to) {
     store(to + 3 * kLanes<T>, zip<T, 1>(even_high, odd_high, lanes));
 }
 
+// The same with three: element 3 q + p in lane q of register p.
+template <class T, int P, int... I>
+inline Vec<T> every_third(const Vec<T> (&of)[3], Indices<I...>) {
+    constexpr int L = kLanes<T>;
+    const Vec<T> two = shuffle<T>(of[0], of[1], Indices<(3 * I + P < 2 * L ? 3 * I + P : 0)...>());
+    return shuffle<T>(two, of[2], Indices<(3 * I + P < 2 * L ? I : 3 * I + P - L)...>());
+}
+
+template <class T>
+inline void deinterleave(const T* from, Vec<T> (&to)[3]) {
+    constexpr LaneIndices<T> lanes;
+    const Vec<T> of[3] = {load(from), load(from + kLanes<T>), load(from + 2 * kLanes<T>)};
+    to[0] = every_third<T, 0>(of, lanes);
+    to[1] = every_third<T, 1>(of, lanes);
+    to[2] = every_third<T, 2>(of, lanes);
+}
+
+// Register R of those that hold from[0][0] from[1][0] from[2][0] from[0][1] ...
+template <class T, int R, int... I>
+inline Vec<T> in_turn(const Vec<T> (&from)[3], Indices<I...>) {
+    constexpr int L = kLanes<T>, E = R * L;
+    const Vec<T> two = shuffle<T>(from[0], from[1], Indices<((E + I) % 3 * L % (2 * L) + (E + I) / 3)...>());
+    return shuffle<T>(two, from[2], Indices<((E + I) % 3 < 2 ? I : L + (E + I) / 3)...>());
+}
+
+template <class T>
+inline void interleave(const Vec<T> (&from)[3], T* to) {
+    constexpr LaneIndices<T> lanes;
+    store(to, in_turn<T, 0>(from, lanes));
+    store(to + kLanes<T>, in_turn<T, 1>(from, lanes));
+    store(to + 2 * kLanes<T>, in_turn<T, 2>(from, lanes));
+}
+
 }  // namespace GS_ISA
 }  // namespace gs

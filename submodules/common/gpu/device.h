@@ -54,10 +54,10 @@ struct Queue {
 
 // An array in device memory, not initialised. Copies share it.
 template <class T>
-class Array {
+class DeviceArray {
 public:
-    Array() = default;
-    Array(const Queue& queue, int64_t count) : memory_(queue.allocate(sizeof(T) * (count > 0 ? count : 1))) {
+    DeviceArray() = default;
+    DeviceArray(const Queue& queue, int64_t count) : memory_(queue.allocate(sizeof(T) * (count > 0 ? count : 1))) {
 #if defined(GS_EMULATED)
         memset(memory_.get(), emulation::kPoison, sizeof(T) * (count > 0 ? count : 1));
 #endif

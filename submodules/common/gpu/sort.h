@@ -35,7 +35,7 @@ void sort_pairs(const Queue& queue, const Key* keys, Key* sorted_keys, const uin
     check(cub::DeviceRadixSort::SortPairs(nullptr, bytes, keys, sorted_keys, values, sorted_values, count, 0,
                                           bits, queue.stream),
           "size of SortPairs");
-    const Array<char> temporary(queue, int64_t(bytes));
+    const DeviceArray<char> temporary(queue, int64_t(bytes));
     check(cub::DeviceRadixSort::SortPairs(temporary.get(), bytes, keys, sorted_keys, values, sorted_values,
                                           count, 0, bits, queue.stream),
           "SortPairs");
@@ -53,7 +53,7 @@ void inclusive_sum(const Queue& queue, const T* values, T* sums, int64_t count) 
     size_t bytes = 0;
     check(cub::DeviceScan::InclusiveSum(nullptr, bytes, values, sums, count, queue.stream),
           "size of InclusiveSum");
-    const Array<char> temporary(queue, int64_t(bytes));
+    const DeviceArray<char> temporary(queue, int64_t(bytes));
     check(cub::DeviceScan::InclusiveSum(temporary.get(), bytes, values, sums, count, queue.stream),
           "InclusiveSum");
 #endif

@@ -46,7 +46,7 @@ struct PictureGradients {
 };
 
 // What a tile adds up for one of its Gaussians, X = G dL/d(importance * opacity * G):
-enum PairSum {
+enum Sum {
     kX,
     kXdx,
     kXdy,
@@ -57,13 +57,13 @@ enum PairSum {
     kCarrier = kColor + 3,
     kInvDepth,  // sum of w times the pixel's gradient
     kGradientSums,
-    kWeight = kGradientSums,
+    kWeight = kGradientSums,  // from here on: with statistics alone
     kEnergy,
     kPixelCount,
     kWeightMax,
     kAllSums
 };
-GS_HD constexpr int pair_width(bool statistics) { return statistics ? kAllSums : kGradientSums; }
+GS_HD constexpr int sum_count(bool statistics) { return statistics ? kAllSums : kGradientSums; }
 
 // Null: not asked for.
 template <class T>

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <mutex>
 
+#include "array.h"
 #include "cpu/adam.h"
 #include "cpu/binning.h"
 #include "cpu/stages.h"
@@ -107,9 +108,9 @@ public:
     int64_t forward(Address background, Address color, Address inv_depth, Address carrier, Address radii,
                     Address transmittance, Address blended, bool keep, bool statistics, int threads) {
         const int64_t n = gaussians_.count;
-        splats_.reset(new Splat<T>[n]);
-        depths_.reset(new T[n]);
-        projected_ = {splats_.get(), depths_.get(), at<int32_t>(radii)};
+        splats_ = Array<Splat<T>>(n);
+        depths_ = Array<T>(n);
+        projected_ = {splats_.data(), depths_.data(), at<int32_t>(radii)};
         picture_ = {view_.width,      view_.height,   at<T>(background),    at<T>(color),
                     at<T>(inv_depth), at<T>(carrier), at<T>(transmittance), at<int32_t>(blended)};
         if (picture_.carrier && is_zero(gaussians_.carrier, n)) {  // as in training: its gradient is wanted
@@ -117,13 +118,13 @@ public:
             picture_.carrier = nullptr;
         }
         statistics_ = statistics;
-        const int bytes_per_pair = keep ? int(sizeof(T)) * pair_width(statistics) : 0;
+        const int bytes_per_pair = keep ? int(sizeof(PairSums<T>)) : 0;
         profile.time("project",
                      [&] { project_kernels<T>().forward(view_, gaussians_, projected_, threads); });
         profile.time("bin",
                      [&] { bins_.build(projected_, n, view_.width, view_.height, bytes_per_pair, threads); });
         profile.time("blend",
-                     [&] { blend_kernels<T>().forward(splats_.get(), bins_.lists(), picture_, threads); });
+                     [&] { blend_kernels<T>().forward(splats_.data(), bins_.lists(), picture_, threads); });
         profile.pairs += bins_.pairs();
         return bins_.pairs();
     }
@@ -135,13 +136,13 @@ public:
                                    at<T>(g[4]), at<T>(g[5]), at<T>(g[6]), at<T>(g[7]),
                                    at<T>(g[8]), at<T>(g[9]), at<T>(g[10])};
         const Statistics<T> stats = {at<T>(s[0]), at<T>(s[1]), at<int32_t>(s[2]), at<T>(s[3])};
-        std::unique_ptr<T[]> pair_sums(new T[bins_.pairs() * pair_width(statistics_)]);
+        const Array<PairSums<T>> pair_sums(bins_.pairs());
         profile.time("blend_backward", [&] {
-            blend_kernels<T>().backward(splats_.get(), bins_.lists(), picture_, picture, statistics_,
-                                        pair_sums.get(), threads);
+            blend_kernels<T>().backward(splats_.data(), bins_.lists(), picture_, picture, statistics_,
+                                        pair_sums.data(), threads);
         });
         profile.time("project_backward", [&] {
-            project_kernels<T>().backward(view_, gaussians_, projected_, bins_.index(), pair_sums.get(),
+            project_kernels<T>().backward(view_, gaussians_, projected_, bins_.index(), pair_sums.data(),
                                           statistics_, grad, stats, threads);
         });
     }
@@ -152,8 +153,8 @@ private:
     Projected<T> projected_;
     Picture<T> picture_;
     bool statistics_ = false;
-    std::unique_ptr<Splat<T>[]> splats_;
-    std::unique_ptr<T[]> depths_;
+    Array<Splat<T>> splats_;
+    Array<T> depths_;
     Bins bins_;
 };
 

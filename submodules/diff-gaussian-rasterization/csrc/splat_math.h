@@ -1,6 +1,7 @@
 // Every formula and constant of the renderer, once: projection, covariance, spherical harmonics, and what a
-// pixel does with a Gaussian, each with its derivative. Scalar code for host and device, templated on the
-// floating-point type.
+// pixel does with a Gaussian, each with its derivative. For host and device, templated on the type T of its
+// numbers: float or double, or a pack of them (cpu/packs.h), a Gaussian or a pixel in each lane. So there are
+// no branches on numbers here, but `select`.
 //
 // Sources: Kerbl et al. 2023 (3DGS); Zwicker et al. 2001 (EWA splatting); Yu et al. 2024 (Mip-Splatting, the
 // opacity compensation). Axes: camera x right, y down, z forward; pixel (i, j) has its centre at (i + 0.5, j
@@ -18,6 +19,14 @@
 #endif
 
 namespace gs {
+
+// The floating-point type of T's numbers.
+template <class T>
+struct ScalarOf {
+    using type = T;
+};
+template <class T>
+using Scalar = typename ScalarOf<T>::type;
 
 // A contribution below one step of an 8-bit image is skipped.
 template <class T>
@@ -85,8 +94,20 @@ GS_HD T weighted_dot3(const T* a, const T* b, const T* w) {
     return a[0] * b[0] * w[0] + a[1] * b[1] * w[1] + a[2] * b[2] * w[2];
 }
 template <class T>
-GS_HD bool is_finite(T x) {
+GS_HD auto is_finite(T x) {
     return x - x == T(0);
+}
+template <class T>
+GS_HD T select(bool choose, T a, T b) {
+    return choose ? a : b;
+}
+template <class T>
+GS_HD T min(T a, T b) {
+    return a < b ? a : b;
+}
+template <class T>
+GS_HD T max(T a, T b) {
+    return a > b ? a : b;
 }
 
 // ----------------------------------------------------------------------------------------------------
@@ -201,20 +222,19 @@ struct Affine {
 template <class T>
 struct JacobianPoint {
     T u, v, inv_z;
-    bool u_clamped, v_clamped;
+    decltype(T() < T()) u_free, v_free;  // not clamped
 };
 
 template <class T>
 GS_HD JacobianPoint<T> jacobian_point(const View<T>& view, const T* t) {
     JacobianPoint<T> p;
     p.inv_z = 1 / t[2];
-    p.u = t[0] * p.inv_z;
-    p.v = t[1] * p.inv_z;
-    const T lim_u = kFovClamp<T> * view.tan_fovx, lim_v = kFovClamp<T> * view.tan_fovy;
-    p.u_clamped = p.u < -lim_u || p.u > lim_u;
-    p.v_clamped = p.v < -lim_v || p.v > lim_v;
-    if (p.u_clamped) p.u = p.u < 0 ? -lim_u : lim_u;
-    if (p.v_clamped) p.v = p.v < 0 ? -lim_v : lim_v;
+    const T u = t[0] * p.inv_z, v = t[1] * p.inv_z;
+    const T lim_u = kFovClamp<Scalar<T>> * view.tan_fovx, lim_v = kFovClamp<Scalar<T>> * view.tan_fovy;
+    p.u = max(min(u, lim_u), -lim_u);
+    p.v = max(min(v, lim_v), -lim_v);
+    p.u_free = p.u == u;
+    p.v_free = p.v == v;
     return p;
 }
 
@@ -274,14 +294,11 @@ GS_HD void project_covariance_backward(const View<T>& view, const JacobianPoint<
         grad_v -= 2 * dA1[i] * jy * w[2];
     }
     grad_t[2] -= (along0 + along1) * p.inv_z;  // both rows are proportional to 1/z
-    if (!p.u_clamped) {
-        grad_t[0] += grad_u * p.inv_z;
-        grad_t[2] -= grad_u * p.u * p.inv_z;
-    }
-    if (!p.v_clamped) {
-        grad_t[1] += grad_v * p.inv_z;
-        grad_t[2] -= grad_v * p.v * p.inv_z;
-    }
+    grad_u = select(p.u_free, grad_u * p.inv_z, T(0));
+    grad_v = select(p.v_free, grad_v * p.inv_z, T(0));
+    grad_t[0] += grad_u;
+    grad_t[1] += grad_v;
+    grad_t[2] -= grad_u * p.u + grad_v * p.v;
 }
 
 template <class T>
@@ -291,14 +308,14 @@ GS_HD T determinant(const Sym2<T>& c) {
 
 template <class T>
 GS_HD Sym2<T> dilate(const Sym2<T>& c) {
-    return {c.xx + kDilation<T>, c.xy, c.yy + kDilation<T>};
+    return {c.xx + kDilation<Scalar<T>>, c.xy, c.yy + kDilation<Scalar<T>>};
 }
 
 // How much less opaque the dilated Gaussian must be to keep its energy (Mip-Splatting).
 template <class T>
 GS_HD T opacity_compensation(const Sym2<T>& raw, const Sym2<T>& dilated) {
     const T ratio = determinant(raw) / determinant(dilated);
-    return sqrt(ratio > kMinCompensationRatio<T> ? ratio : kMinCompensationRatio<T>);
+    return sqrt(max(ratio, T(kMinCompensationRatio<Scalar<T>>)));
 }
 
 // Adds to dL/dSigma' (raw and dilated differ by a constant).
@@ -306,9 +323,8 @@ template <class T>
 GS_HD void opacity_compensation_backward(const Sym2<T>& raw, const Sym2<T>& dilated, T grad,
                                          Sym2<T>& grad_cov) {
     const T det_raw = determinant(raw), inv_det = 1 / determinant(dilated);
-    const T ratio = det_raw * inv_det;
-    if (!(ratio > kMinCompensationRatio<T>)) return;
-    const T grad_ratio = grad * T(0.5) / sqrt(ratio);
+    const T ratio = det_raw * inv_det, least = kMinCompensationRatio<Scalar<T>>;
+    const T grad_ratio = select(ratio > least, grad * T(0.5) / sqrt(max(ratio, least)), T(0));
     const T d_raw = grad_ratio * inv_det, d_dilated = -grad_ratio * ratio * inv_det;
     grad_cov.xx += d_raw * raw.yy + d_dilated * dilated.yy;
     grad_cov.yy += d_raw * raw.xx + d_dilated * dilated.xx;
@@ -372,7 +388,7 @@ template <class T>
 GS_HD void sh_basis_backward(int degree, const T* dir, const T* weight, T* grad) {
     const T x = dir[0], y = dir[1], z = dir[2];
     const T* g = weight;
-    grad[0] = grad[1] = grad[2] = 0;
+    grad[0] = grad[1] = grad[2] = T(0);
     if (degree < 1) return;
     const T c1 = T(0.4886025119029199);
     grad[0] = -c1 * g[3];
@@ -434,32 +450,29 @@ GS_HD void set_footprint(Splat<T>& s, const Sym2<T>& cov, T opacity) {
     s.shear = cov.xy / cov.yy;
     s.quad_v = -half_log2e / cov.yy;
     s.opacity = opacity;
-    s.log2_cut = log2(kMinAlpha<T> / opacity);
+    s.log2_cut = log2(kMinAlpha<Scalar<T>> / opacity);
     s.half_width = sqrt(-two_ln2 * s.log2_cut * cov.xx);
     s.half_height = sqrt(-two_ln2 * s.log2_cut * cov.yy);
     s.dy_right = s.half_width * cov.xy / cov.xx;
 }
 
-// First and last pixel whose centre lies in [low, high], clamped to the image; first > last when there is
-// none.
+// First and last pixel whose centre lies in [low, high], whole numbers clamped to the image; first > last
+// when there is none.
+template <class T>
+GS_HD void pixel_bounds(T low, T high, int size, T& first, T& last) {
+    const T slack = T(0.01);  // what rounding may move a boundary; the blend itself tests exactly
+    first = max(min(ceil(low - slack - T(0.5)), T(size)), T(0));
+    last = max(min(floor(high + slack - T(0.5)), T(size - 1)), T(-1));
+}
 template <class T>
 GS_HD void pixel_range(T low, T high, int size, int& first, int& last) {
-    const T slack = T(0.01);  // what rounding may move a boundary; the blend itself tests exactly
-    const T a = ceil(low - slack - T(0.5)), b = floor(high + slack - T(0.5));
-    first = a > 0 ? (a < T(size) ? int(a) : size) : 0;
-    last = b < T(size - 1) ? (b >= 0 ? int(b) : -1) : size - 1;
+    T a, b;
+    pixel_bounds(low, high, size, a, b);
+    first = int(a);
+    last = int(b);
 }
 
-template <class T>
-GS_HD T min(T a, T b) {
-    return a < b ? a : b;
-}
-template <class T>
-GS_HD T max(T a, T b) {
-    return a > b ? a : b;
-}
-
-// The functions below are also used with V a pack of lanes, several pixels or places at once.
+// In the functions below V may be a pack of lanes, several pixels or places at once, and T the scalar.
 
 // Half width of the cut at height dy, measured from its axis shear * dy.
 template <class T, class V>

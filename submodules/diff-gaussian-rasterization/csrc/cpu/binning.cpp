@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 #include "parallel.h"
 #include "../tiles.h"
@@ -36,30 +38,37 @@ uint64_t order_bits(double x) {
     return b;
 }
 
-// Stable least-significant-digit radix sort: equal depths keep the order of their indices.
 template <class Key>
-void sort_by_key(std::vector<std::pair<Key, uint32_t>>& items) {
+struct Item {
+    Key depth;
+    uint32_t gaussian;
+};
+
+// Stable least-significant-digit radix sort of the first `count` items: equal depths keep their order.
+template <class Key>
+void sort_by_depth(Array<Item<Key>>& items, int64_t count) {
     constexpr int kDigit = 11, kBuckets = 1 << kDigit;
-    std::vector<std::pair<Key, uint32_t>> other(items.size());
+    Array<Item<Key>> other(count);
     for (int shift = 0; shift < int(8 * sizeof(Key)); shift += kDigit) {
-        std::vector<size_t> start(kBuckets + 1, 0);
-        for (const auto& item : items) ++start[((item.first >> shift) & (kBuckets - 1)) + 1];
+        int64_t start[kBuckets + 1] = {};
+        for (int64_t i = 0; i < count; ++i) ++start[((items[i].depth >> shift) & (kBuckets - 1)) + 1];
         for (int b = 0; b < kBuckets; ++b) start[b + 1] += start[b];
-        for (const auto& item : items) other[start[(item.first >> shift) & (kBuckets - 1)]++] = item;
-        items.swap(other);
+        for (int64_t i = 0; i < count; ++i)
+            other[start[(items[i].depth >> shift) & (kBuckets - 1)]++] = items[i];
+        std::swap(items, other);
     }
 }
 
+// The Gaussians that are seen, the nearest first.
 template <class T>
-std::vector<uint32_t> depth_order(const Projected<T>& seen, int64_t count) {
-    using Key = decltype(order_bits(T()));
-    std::vector<std::pair<Key, uint32_t>> items;
-    items.reserve(count);
+Array<uint32_t> depth_order(const Projected<T>& seen, int64_t count) {
+    Array<Item<decltype(order_bits(T()))>> items(count);
+    int64_t visible = 0;
     for (int64_t i = 0; i < count; ++i)
-        if (seen.radii[i] > 0) items.emplace_back(order_bits(seen.depths[i]), uint32_t(i));
-    sort_by_key(items);
-    std::vector<uint32_t> order(items.size());
-    for (size_t r = 0; r < items.size(); ++r) order[r] = items[r].second;
+        if (seen.radii[i] > 0) items[visible++] = {order_bits(seen.depths[i]), uint32_t(i)};
+    sort_by_depth(items, visible);
+    Array<uint32_t> order(visible);
+    for (int64_t r = 0; r < visible; ++r) order[r] = items[r].gaussian;
     return order;
 }
 
@@ -100,8 +109,8 @@ void Bins::build(const Projected<T>& seen, int64_t count, int width, int height,
     tiles_x_ = (width + kTile - 1) / kTile;
     tiles_y_ = (height + kTile - 1) / kTile;
     const int64_t tiles = int64_t(tiles_x_) * tiles_y_;
-    const std::vector<uint32_t> order = depth_order(seen, count);
-    const int64_t visible = int64_t(order.size());
+    const Array<uint32_t> order = depth_order(seen, count);
+    const int64_t visible = order.size();
     const int64_t shares = std::max<int64_t>(1, std::min<int64_t>(threads, visible));
     auto share_start = [&](int64_t c) { return visible * c / shares; };
     auto splat = [&](int64_t r) -> const Splat<T>& {
@@ -109,7 +118,8 @@ void Bins::build(const Projected<T>& seen, int64_t count, int width, int height,
         return seen.splats[order[r]];
     };
 
-    first_pair_.assign(count + 1, 0);
+    first_pair_ = Array<int64_t>(count + 1);
+    std::fill(first_pair_.begin(), first_pair_.end(), 0);
     std::vector<std::vector<int64_t>> cursor(shares, std::vector<int64_t>(tiles, 0));
     parallel_for(shares, threads, [&](int64_t c) {
         for (int64_t r = share_start(c); r < share_start(c + 1); ++r) {
@@ -122,9 +132,10 @@ void Bins::build(const Projected<T>& seen, int64_t count, int width, int height,
         }
     });
     for (int64_t i = 0; i < count; ++i) first_pair_[i + 1] += first_pair_[i];
-    check_memory(pairs(), bytes_per_pair);
+    const int64_t pairs = first_pair_[count];
+    check_memory(pairs, bytes_per_pair);
 
-    tile_start_.assign(tiles + 1, 0);
+    tile_start_ = Array<int64_t>(tiles + 1);
     int64_t next = 0;
     for (int64_t t = 0; t < tiles; ++t) {
         tile_start_[t] = next;
@@ -136,8 +147,8 @@ void Bins::build(const Projected<T>& seen, int64_t count, int width, int height,
     }
     tile_start_[tiles] = next;
 
-    gaussians_.reset(new uint32_t[pairs()]);
-    entry_of_.reset(new int64_t[pairs()]);
+    gaussians_ = Array<uint32_t>(pairs);
+    entry_of_ = Array<int64_t>(pairs);
     parallel_for(shares, threads, [&](int64_t c) {
         for (int64_t r = share_start(c); r < share_start(c + 1); ++r) {
             int64_t p = first_pair_[order[r]];

@@ -1,9 +1,7 @@
 // From projected Gaussians to one depth-ordered list per tile.
 #pragma once
 
-#include <memory>
-#include <vector>
-
+#include "array.h"
 #include "stages.h"
 
 namespace gs {
@@ -22,15 +20,14 @@ public:
     template <class T>
     void build(const Projected<T>&, int64_t count, int width, int height, int bytes_per_pair, int threads);
 
-    TileLists lists() const { return {tiles_x_, tiles_y_, tile_start_.data(), gaussians_.get()}; }
-    PairIndex index() const { return {first_pair_.data(), entry_of_.get()}; }
-    int64_t pairs() const { return first_pair_.empty() ? 0 : first_pair_.back(); }
+    TileLists lists() const { return {tiles_x_, tiles_y_, tile_start_.data(), gaussians_.data()}; }
+    PairIndex index() const { return {first_pair_.data(), entry_of_.data()}; }
+    int64_t pairs() const { return gaussians_.size(); }
 
 private:
     int tiles_x_ = 0, tiles_y_ = 0;
-    std::vector<int64_t> tile_start_, first_pair_;
-    std::unique_ptr<uint32_t[]> gaussians_;
-    std::unique_ptr<int64_t[]> entry_of_;
+    Array<int64_t> tile_start_, first_pair_, entry_of_;
+    Array<uint32_t> gaussians_;
 };
 
 }  // namespace gs

@@ -17,11 +17,6 @@ constexpr int kBlock = kSide * kSide;  // pixels in a block, and blocks in a til
 constexpr int kPrefetch = 4;           // list entries ahead
 static_assert(kTile == kSide * kSide, "a tile has as many blocks as a block has pixels");
 
-template <class T>
-using Lanes = Pack<T, NativeWidth<T>::value>;
-template <class T>
-using LaneMask = Mask<T, NativeWidth<T>::value>;
-
 // The part of the image that a tile covers.
 struct TileArea {
     int x, y, columns, rows;
@@ -325,19 +320,17 @@ GS_INLINE uint32_t blocks_reaching(const BackwardTile<T>& tile, int32_t entry) {
 }
 
 template <class T, class Pass>
-GS_INLINE void store_sums(PairLanes<T>& sums, T* out) {
-    constexpr int width = pair_width(Pass::statistics);
-    lane_sums<width>(sums.sum, out);
-    if (Pass::statistics) out[kWeightMax] = lane_max(sums.sum[kWeightMax]);
+GS_INLINE void store_sums(PairLanes<T>& sums, PairSums<T>& out) {
+    lane_sums<Pass::statistics ? kAllSums : kGradientSums>(sums.sum, out.of);
+    if (Pass::statistics) out.of[kWeightMax] = lane_max(sums.sum[kWeightMax]);
 }
 
 template <class T, class Pass>
 void blend_list_backward(const Splat<T>* splats, const uint32_t* list, int64_t length, const TileArea& area,
-                         BackwardTile<T>& tile, T* pair_sums) {
-    constexpr int width = pair_width(Pass::statistics);
+                         BackwardTile<T>& tile, PairSums<T>* pair_sums) {
     int32_t last = 0;
     for (int32_t b : tile.block_blended) last = b > last ? b : last;
-    memset(pair_sums + int64_t(last) * width, 0, sizeof(T) * width * (length - last));
+    memset(pair_sums + last, 0, sizeof(PairSums<T>) * (length - last));
     for (int32_t entry = last - 1; entry >= 0; --entry) {
         const Splat<T>& s = splats[list[entry]];
         if (entry >= kPrefetch) __builtin_prefetch(&splats[list[entry - kPrefetch]]);
@@ -350,7 +343,7 @@ void blend_list_backward(const Splat<T>* splats, const uint32_t* list, int64_t l
                 blend_pixels_backward<T, Pass>(s, offsets(s, area, b, first), entry, b * kBlock + first, tile,
                                                sums);
         }
-        store_sums<T, Pass>(sums, pair_sums + int64_t(entry) * width);
+        store_sums<T, Pass>(sums, pair_sums[entry]);
     }
 }
 
@@ -379,23 +372,22 @@ GS_INLINE void load_tile(const TileArea& area, const Picture<T>& picture, const 
 
 template <class T, class Pass>
 void blend_backward_pass(const Splat<T>* splats, const TileLists& lists, const Picture<T>& picture,
-                         const PictureGradients<T>& grad, T* pair_sums, int threads) {
+                         const PictureGradients<T>& grad, PairSums<T>* pair_sums, int threads) {
     parallel_for(int64_t(lists.tiles_x) * lists.tiles_y, threads, [&](int64_t t) {
         const TileArea area(int(t), lists.tiles_x, picture.width, picture.height);
         const int64_t start = lists.tile_start[t], length = lists.tile_start[t + 1] - start;
         if (length == 0) return;
         BackwardTile<T> tile;
         load_tile(area, picture, grad, tile);
-        blend_list_backward<T, Pass>(splats, lists.gaussians + start, length, area, tile,
-                                     pair_sums + start * pair_width(Pass::statistics));
+        blend_list_backward<T, Pass>(splats, lists.gaussians + start, length, area, tile, pair_sums + start);
     });
 }
 
 template <class T>
 void blend_backward(const Splat<T>* splats, const TileLists& lists, const Picture<T>& picture,
-                    const PictureGradients<T>& grad, bool statistics, T* pair_sums, int threads) {
-    using Run =
-        void (*)(const Splat<T>*, const TileLists&, const Picture<T>&, const PictureGradients<T>&, T*, int);
+                    const PictureGradients<T>& grad, bool statistics, PairSums<T>* pair_sums, int threads) {
+    using Run = void (*)(const Splat<T>*, const TileLists&, const Picture<T>&, const PictureGradients<T>&,
+                         PairSums<T>*, int);
     const Run runs[2][2][2] = {
         {{blend_backward_pass<T, Pass<false, false, false>>,
           blend_backward_pass<T, Pass<false, false, true>>},

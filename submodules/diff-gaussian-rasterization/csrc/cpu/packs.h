@@ -1,6 +1,6 @@
-// Packs of lanes: what the blend kernels are written in. The general form uses the vector extensions of GCC
-// and Clang, which become SSE, AVX2, NEON or plain code; AVX-512 has a form of its own because its masks are
-// not vectors.
+// Packs of lanes: what the kernels are written in, and a type that the formulas of splat_math.h take. The
+// general form uses the vector extensions of GCC and Clang, which become SSE, AVX2, NEON or plain code;
+// AVX-512 has a form of its own because its masks are not vectors.
 #pragma once
 
 #include <stdint.h>
@@ -9,6 +9,8 @@
 #if defined(GS_X86_KERNELS)
 #include <immintrin.h>
 #endif
+
+#include "../splat_math.h"
 
 #define GS_INLINE inline __attribute__((always_inline))
 
@@ -60,8 +62,21 @@ GS_INLINE bool any(Mask<T, W> m) {
     return all != 0;
 }
 
+// What a pack P does as a number; a scalar beside one stands for all lanes.
+template <class P>
+struct Arithmetic {
+    friend GS_INLINE P operator+(P a, P b) { return {a.lanes + b.lanes}; }
+    friend GS_INLINE P operator-(P a, P b) { return {a.lanes - b.lanes}; }
+    friend GS_INLINE P operator*(P a, P b) { return {a.lanes * b.lanes}; }
+    friend GS_INLINE P operator/(P a, P b) { return {a.lanes / b.lanes}; }
+    friend GS_INLINE P operator-(P a) { return {-a.lanes}; }
+    friend GS_INLINE P& operator+=(P& a, P b) { return a = a + b; }
+    friend GS_INLINE P& operator-=(P& a, P b) { return a = a - b; }
+    friend GS_INLINE P& operator*=(P& a, P b) { return a = a * b; }
+};
+
 template <class T, int W>
-struct Pack {
+struct Pack : Arithmetic<Pack<T, W>> {
     using Lanes = typename Vectors<T, W>::Lanes;
     using Ints = typename Vectors<T, W>::Ints;
     Lanes lanes;
@@ -77,22 +92,6 @@ struct Pack {
     GS_INLINE void store(T* p) const { memcpy(p, &lanes, sizeof lanes); }
 };
 
-template <class T, int W>
-GS_INLINE Pack<T, W> operator+(Pack<T, W> a, Pack<T, W> b) {
-    return {a.lanes + b.lanes};
-}
-template <class T, int W>
-GS_INLINE Pack<T, W> operator-(Pack<T, W> a, Pack<T, W> b) {
-    return {a.lanes - b.lanes};
-}
-template <class T, int W>
-GS_INLINE Pack<T, W> operator*(Pack<T, W> a, Pack<T, W> b) {
-    return {a.lanes * b.lanes};
-}
-template <class T, int W>
-GS_INLINE Pack<T, W> operator/(Pack<T, W> a, Pack<T, W> b) {
-    return {a.lanes / b.lanes};
-}
 // a * b + c; fused where the instruction set can.
 template <class T, int W>
 GS_INLINE Pack<T, W> fma(Pack<T, W> a, Pack<T, W> b, Pack<T, W> c) {
@@ -103,8 +102,16 @@ GS_INLINE Mask<T, W> operator<(Pack<T, W> a, Pack<T, W> b) {
     return {a.lanes < b.lanes};
 }
 template <class T, int W>
+GS_INLINE Mask<T, W> operator>(Pack<T, W> a, Pack<T, W> b) {
+    return b < a;
+}
+template <class T, int W>
 GS_INLINE Mask<T, W> operator>=(Pack<T, W> a, Pack<T, W> b) {
     return {a.lanes >= b.lanes};
+}
+template <class T, int W>
+GS_INLINE Mask<T, W> operator==(Pack<T, W> a, Pack<T, W> b) {
+    return {a.lanes == b.lanes};
 }
 template <class T, int W>
 GS_INLINE Pack<T, W> select(Mask<T, W> m, Pack<T, W> a, Pack<T, W> b) {
@@ -130,6 +137,16 @@ GS_INLINE Pack<T, W> sqrt(Pack<T, W> a) {
         a.lanes[i] =
             sizeof(T) == 4 ? T(__builtin_sqrtf(float(a.lanes[i]))) : T(__builtin_sqrt(double(a.lanes[i])));
     return a;
+}
+
+template <class T, int W>
+GS_INLINE Pack<T, W> floor(Pack<T, W> a) {
+    for (int i = 0; i < W; ++i) a.lanes[i] = T(__builtin_floor(double(a.lanes[i])));
+    return a;
+}
+template <class T, int W>
+GS_INLINE Pack<T, W> ceil(Pack<T, W> a) {
+    return -floor(-a);
 }
 
 // Lanes of `index` (int32 in memory): those in the mask become `value`.
@@ -171,6 +188,29 @@ GS_INLINE Pack<double, W> exp2_nonpositive(Pack<double, W> x) {
     return x;
 }
 
+// For normal x; absolute error below 1e-7 of |log2 x|, or of 1 (series of the inverse hyperbolic tangent).
+template <int W>
+GS_INLINE Pack<float, W> log2(Pack<float, W> x) {
+    using P = Pack<float, W>;
+    using Lanes = typename Vectors<float, W>::Lanes;
+    using Ints = typename Vectors<float, W>::Ints;
+    const int32_t sqrt_half = 0x3f3504f3;  // its bits: the fraction will lie in [sqrt(1/2), sqrt(2))
+    const Ints bits = (Ints)x.lanes, exponent = (bits - sqrt_half) >> 23;
+    const P fraction((Lanes)(bits - (exponent << 23))), whole(__builtin_convertvector(exponent, Lanes));
+    const P z = (fraction - 1) / (fraction + 1), zz = z * z;
+    const float scale = 2.885390081777927f;  // 2 / ln 2
+    P p = fma(zz, P(scale / 9), P(scale / 7));
+    p = fma(p, zz, P(scale / 5));
+    p = fma(p, zz, P(scale / 3));
+    return fma(fma(p, zz, P(scale)), z, whole);
+}
+
+template <int W>
+GS_INLINE Pack<double, W> log2(Pack<double, W> x) {
+    for (int i = 0; i < W; ++i) x.lanes[i] = __builtin_log2(x.lanes[i]);
+    return x;
+}
+
 #if defined(__AVX512F__)
 template <>
 struct Mask<float, 16> {
@@ -183,7 +223,7 @@ GS_INLINE uint32_t bits(Mask16 m) { return m.lanes; }
 GS_INLINE bool any(Mask16 m) { return m.lanes != 0; }
 
 template <>
-struct Pack<float, 16> {
+struct Pack<float, 16> : Arithmetic<Pack<float, 16>> {
     __m512 lanes;
     GS_INLINE Pack() {}
     GS_INLINE Pack(__m512 v) : lanes(v) {}
@@ -194,6 +234,7 @@ struct Pack<float, 16> {
 using Pack16 = Pack<float, 16>;
 GS_INLINE Pack16 fma(Pack16 a, Pack16 b, Pack16 c) { return {_mm512_fmadd_ps(a.lanes, b.lanes, c.lanes)}; }
 GS_INLINE Mask16 operator<(Pack16 a, Pack16 b) { return {_mm512_cmp_ps_mask(a.lanes, b.lanes, _CMP_LT_OQ)}; }
+GS_INLINE Mask16 operator==(Pack16 a, Pack16 b) { return {_mm512_cmp_ps_mask(a.lanes, b.lanes, _CMP_EQ_OQ)}; }
 GS_INLINE Mask16 operator>=(Pack16 a, Pack16 b) { return {_mm512_cmp_ps_mask(a.lanes, b.lanes, _CMP_GE_OQ)}; }
 GS_INLINE Pack16 select(Mask16 m, Pack16 a, Pack16 b) {
     return {_mm512_mask_blend_ps(m.lanes, b.lanes, a.lanes)};
@@ -201,6 +242,9 @@ GS_INLINE Pack16 select(Mask16 m, Pack16 a, Pack16 b) {
 GS_INLINE Pack16 min(Pack16 a, Pack16 b) { return {_mm512_min_ps(a.lanes, b.lanes)}; }
 GS_INLINE Pack16 max(Pack16 a, Pack16 b) { return {_mm512_max_ps(a.lanes, b.lanes)}; }
 GS_INLINE Pack16 sqrt(Pack16 a) { return {_mm512_sqrt_ps(a.lanes)}; }
+GS_INLINE Pack16 floor(Pack16 a) {
+    return {_mm512_roundscale_ps(a.lanes, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
+}
 GS_INLINE Pack16 zero_unless(Mask16 m, Pack16 a) { return {_mm512_maskz_mov_ps(m.lanes, a.lanes)}; }
 GS_INLINE void store_index(Mask16 m, int32_t value, int32_t* index) {
     _mm512_storeu_si512(index, _mm512_mask_set1_epi32(_mm512_loadu_si512(index), m.lanes, value));
@@ -220,6 +264,9 @@ GS_INLINE uint32_t bits(Mask<float, 8> m) { return uint32_t(_mm256_movemask_ps((
 GS_INLINE bool any(Mask<float, 8> m) { return bits(m) != 0; }
 GS_INLINE Pack<float, 8> sqrt(Pack<float, 8> a) {
     return {(Pack<float, 8>::Lanes)_mm256_sqrt_ps((__m256)a.lanes)};
+}
+GS_INLINE Pack<float, 8> floor(Pack<float, 8> a) {
+    return {(Pack<float, 8>::Lanes)_mm256_floor_ps((__m256)a.lanes)};
 }
 GS_INLINE void store_index(Mask<float, 8> m, int32_t value, int32_t* index) {
     _mm256_maskstore_epi32(index, (__m256i)m.lanes, _mm256_set1_epi32(value));
@@ -259,6 +306,11 @@ struct NativeWidth<float> {
     static constexpr int value = 8;
 };
 #endif
+
+template <class T>
+using Lanes = Pack<T, NativeWidth<T>::value>;
+template <class T>
+using LaneMask = Mask<T, NativeWidth<T>::value>;
 
 template <class T, int W>
 GS_INLINE T lane_max(Pack<T, W> p) {
@@ -332,4 +384,10 @@ GS_INLINE void lane_sums(const Pack<float, 8>* p, float* out) {
 #endif
 
 }  // namespace GS_ISA
+
+template <class T, int W>
+struct ScalarOf<GS_ISA::Pack<T, W>> {
+    using type = T;
+};
+
 }  // namespace gs

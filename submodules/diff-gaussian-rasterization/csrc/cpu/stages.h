@@ -36,19 +36,27 @@ struct PairIndex {
     const int64_t* entry_of;    // (pairs,)
 };
 
+// The sums of one pair. A cache line in float32, as they are read from all over the memory.
+constexpr int kSumsStride = 16;
+template <class T>
+struct alignas(64) PairSums {
+    T of[kSumsStride];
+};
+static_assert(kAllSums <= kSumsStride, "a row holds all sums");
+
 // The stages whose code is compiled once per instruction set.
 template <class T>
 struct ProjectKernels {
     void (*forward)(const View<T>&, const Gaussians<T>&, const Projected<T>&, int threads);
     void (*backward)(const View<T>&, const Gaussians<T>&, const Projected<T>&, const PairIndex&,
-                     const T* pair_sums, bool statistics, const Gradients<T>&, const Statistics<T>&,
+                     const PairSums<T>*, bool statistics, const Gradients<T>&, const Statistics<T>&,
                      int threads);
 };
 template <class T>
 struct BlendKernels {
     void (*forward)(const Splat<T>*, const TileLists&, const Picture<T>&, int threads);
     void (*backward)(const Splat<T>*, const TileLists&, const Picture<T>&, const PictureGradients<T>&,
-                     bool statistics, T* pair_sums, int threads);
+                     bool statistics, PairSums<T>*, int threads);
 };
 GS_DECLARE_KERNELS(ProjectKernels<float>, project_float)
 GS_DECLARE_KERNELS(ProjectKernels<double>, project_double)

@@ -60,7 +60,7 @@ public:
         const OnDevice guard(device);
         const int width = camera_.rest.width, height = camera_.rest.height;
         allocate_visible(queue, at<int32_t>(radii));
-        const Array<Totals> totals(queue, 1);
+        const DeviceArray<Totals> totals(queue, 1);
         project(camera_, gaussians_, visible_, totals.get(), queue);
         bins_ = bin(visible_, gaussians_.count, width, height, totals.get(), queue);
         picture_ = {width,           height,         at<T>(background),    at<T>(color),
@@ -81,7 +81,7 @@ public:
         const Statistics<T> stats = {at<T>(s[0]), at<T>(s[1]), at<int32_t>(s[2]), at<T>(s[3])};
         const Queue queue = make_queue(device, stream, allocate);
         const OnDevice guard(device);
-        const Array<T> pair_sums(queue, bins_.lists.pairs * pair_width(statistics_));
+        const DeviceArray<T> pair_sums(queue, bins_.lists.pairs * sum_count(statistics_));
         blend_backward(visible_.splats, bins_.lists, picture_, history_, picture, statistics_, pair_sums.get(),
                        queue);
         project_backward(camera_, gaussians_, visible_, pair_sums.get(), statistics_, grad, stats, queue);
@@ -111,10 +111,10 @@ private:
     Picture<T> picture_;
     History<T> history_;
     bool statistics_ = false;
-    Array<Splat<T>> splats_;
-    Array<T> depths_, before_, at_end_;
-    Array<int32_t> tile_count_, reach_;
-    Array<int64_t> first_pair_;
+    DeviceArray<Splat<T>> splats_;
+    DeviceArray<T> depths_, before_, at_end_;
+    DeviceArray<int32_t> tile_count_, reach_;
+    DeviceArray<int64_t> first_pair_;
     Bins bins_;
 };
 

@@ -113,11 +113,11 @@ int bits_for(int64_t values) {
 
 // The visible Gaussians from near to far, those at one depth in input order. Leaves the totals on the host.
 template <class T>
-Array<uint32_t> depth_order(const Visible<T>& seen, int64_t count, const Totals* on_device, Totals& totals,
+DeviceArray<uint32_t> depth_order(const Visible<T>& seen, int64_t count, const Totals* on_device, Totals& totals,
                             const Queue& queue) {
     using Key = typename DepthKey<T>::type;
-    const Array<uint32_t> ranks(queue, count), gaussians(queue, count), order(queue, count);
-    const Array<Key> keys(queue, count), sorted_keys(queue, count);
+    const DeviceArray<uint32_t> ranks(queue, count), gaussians(queue, count), order(queue, count);
+    const DeviceArray<Key> keys(queue, count), sorted_keys(queue, count);
     const int64_t blocks = blocks_for(count, kThreads);
     GS_LAUNCH(flag_visible, blocks, kThreads, queue, seen.tile_count, count, ranks.get());
     inclusive_sum(queue, ranks.get(), ranks.get(), count);
@@ -132,13 +132,13 @@ template <class T, class Key>
 void sort_into_tiles(const Visible<T>& seen, const Totals& totals, const uint32_t* order, int width, int height,
                      const Queue& queue, Bins& bins) {
     const int64_t pairs = int64_t(totals.pairs), visible = int64_t(totals.visible), tiles = bins.lists.tiles();
-    const Array<int64_t> pair_ends(queue, visible);
+    const DeviceArray<int64_t> pair_ends(queue, visible);
     GS_LAUNCH(gather_counts, blocks_for(visible, kThreads), kThreads, queue, seen.tile_count, order, visible,
               pair_ends.get());
     inclusive_sum(queue, pair_ends.get(), pair_ends.get(), visible);
 
-    const Array<Key> keys(queue, pairs), sorted_keys(queue, pairs);
-    const Array<uint32_t> owners(queue, pairs), numbers(queue, pairs);
+    const DeviceArray<Key> keys(queue, pairs), sorted_keys(queue, pairs);
+    const DeviceArray<uint32_t> owners(queue, pairs), numbers(queue, pairs);
     const int64_t blocks = blocks_for(pairs, kThreads);
     GS_LAUNCH((write_pairs<T, Key>), blocks, kThreads, queue, seen, order, pair_ends.get(), visible, pairs, width,
               height, bins.lists.tiles_x, keys.get(), owners.get(), numbers.get());
@@ -153,12 +153,12 @@ template <class T>
 Bins bin(const Visible<T>& seen, int64_t count, int width, int height, const Totals* on_device,
          const Queue& queue) {
     Totals totals;
-    const Array<uint32_t> order = depth_order(seen, count, on_device, totals, queue);
+    const DeviceArray<uint32_t> order = depth_order(seen, count, on_device, totals, queue);
     if (totals.pairs >> 32) throw TooManyPairs{totals.pairs};
     const int64_t pairs = int64_t(totals.pairs);
     const int tiles_x = (width + kTile - 1) / kTile, tiles_y = (height + kTile - 1) / kTile;
     const int64_t tiles = int64_t(tiles_x) * tiles_y;
-    Bins bins = {{}, Array<int64_t>(queue, tiles + 1), Array<uint32_t>(queue, pairs), Array<uint32_t>(queue, pairs)};
+    Bins bins = {{}, DeviceArray<int64_t>(queue, tiles + 1), DeviceArray<uint32_t>(queue, pairs), DeviceArray<uint32_t>(queue, pairs)};
     bins.lists = {tiles_x, tiles_y, pairs, bins.tile_start.get(), bins.gaussians.get(), bins.pair_of.get()};
     if (pairs == 0)
         set_zero(queue, bins.tile_start.get(), sizeof(int64_t) * (tiles + 1));

@@ -227,7 +227,7 @@ __global__ void __launch_bounds__(kThreads)
         walk_pixels<T, Pass>(bucket, lists, picture, grad, splat, has_splat, rings[warp_index()], sums);
     }
     if (!has_splat) return;
-    constexpr int width = pair_width(Pass::statistics);
+    constexpr int width = sum_count(Pass::statistics);
     T* out = pair_sums + int64_t(lists.pair_of[entry]) * width;
     for (int j = 0; j < width; ++j) out[j] = sums[j];
 }

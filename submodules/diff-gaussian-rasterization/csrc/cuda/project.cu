@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kThreads)
 // Adds the sums of pairs first, first + step, ... below end.
 template <class T, bool kStatistics>
 __device__ void add_pairs(const T* pair_sums, int64_t first, int64_t end, int step, T* total) {
-    constexpr int width = pair_width(kStatistics);
+    constexpr int width = sum_count(kStatistics);
     for (int64_t p = first; p < end; p += step) {
         const T* sums = pair_sums + p * width;
         for (int j = 0; j < width; ++j)
@@ -94,7 +94,7 @@ __device__ T warp_max(T value) {
 // Each thread's Gaussian has `count` pairs from `first` on. The whole warp takes part in the large ones.
 template <class T, bool kStatistics>
 __device__ void reduce_pairs(const T* pair_sums, int64_t first, int count, T* total) {
-    constexpr int width = pair_width(kStatistics);
+    constexpr int width = sum_count(kStatistics);
     if (count <= kAlone) add_pairs<T, kStatistics>(pair_sums, first, first + count, 1, total);
     for (unsigned large = __ballot_sync(kWholeWarp, count > kAlone); large; large &= large - 1) {
         const int owner = __ffs(large) - 1;

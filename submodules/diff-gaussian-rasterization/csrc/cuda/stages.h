@@ -60,8 +60,8 @@ struct Lists {
 // Owns what Lists points to.
 struct Bins {
     Lists lists;
-    Array<int64_t> tile_start;
-    Array<uint32_t> gaussians, pair_of;
+    DeviceArray<int64_t> tile_start;
+    DeviceArray<uint32_t> gaussians, pair_of;
 };
 
 // What the blend leaves for its backward pass: the state of every pixel in front of every bucket, and at the end.
@@ -83,7 +83,7 @@ Bins bin(const Visible<T>&, int64_t count, int width, int height, const Totals* 
 // history: null when there will be no backward pass.
 template <class T>
 void blend(const Splat<T>*, const Lists&, const Picture<T>&, const History<T>* history, const Queue&);
-// Writes all of pair_sums, (pairs, pair_width).
+// Writes all of pair_sums, (pairs, sum_count).
 template <class T>
 void blend_backward(const Splat<T>*, const Lists&, const Picture<T>&, const History<T>&,
                     const PictureGradients<T>&, bool statistics, T* pair_sums, const Queue&);

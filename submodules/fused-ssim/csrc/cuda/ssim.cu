@@ -201,8 +201,8 @@ __global__ void __launch_bounds__(kThreads) average(const double* sums, int64_t 
 template <class T>
 void ssim(const SsimProblem<T>& p, T* mean, const Queue& queue) {
     const OnDevice guard(queue.device);
-    const Array<T> slopes(queue, p.grad ? kSlopes * p.planes * p.height * p.width : 0);
-    const Array<double> sums(queue, mean ? tiles(p) : 0);
+    const DeviceArray<T> slopes(queue, p.grad ? kSlopes * p.planes * p.height * p.width : 0);
+    const DeviceArray<double> sums(queue, mean ? tiles(p) : 0);
     GS_LAUNCH(compare<T>, tiles(p), kThreads, queue, p, p.grad ? slopes.get() : nullptr,
               mean ? sums.get() : nullptr);
     if (p.grad) GS_LAUNCH(differentiate<T>, tiles(p), kThreads, queue, p, slopes.get());

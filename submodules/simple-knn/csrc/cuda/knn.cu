@@ -140,10 +140,10 @@ void mean_squared_distance(const float* points, int64_t count, float* mean_squar
     const OnDevice guard(queue.device);
     const int depth = tree_depth(count);
     const int64_t blocks = blocks_for(count, kThreads);
-    const Array<Point> one(queue, count), other(queue, count);
-    const Array<Box> boxes(queue, int64_t(2) << depth);
-    const Array<uint64_t> keys(queue, count), sorted_keys(queue, count);
-    const Array<uint32_t> places(queue, count), sorted_places(queue, count);
+    const DeviceArray<Point> one(queue, count), other(queue, count);
+    const DeviceArray<Box> boxes(queue, int64_t(2) << depth);
+    const DeviceArray<uint64_t> keys(queue, count), sorted_keys(queue, count);
+    const DeviceArray<uint32_t> places(queue, count), sorted_places(queue, count);
     Tree tree = {one.get(), boxes.get(), count, depth};
     GS_LAUNCH(take_points, blocks, kThreads, queue, points, tree);
     for (int level = 0; level < depth; ++level) {
