@@ -353,13 +353,13 @@ def assert_exact(got: dict[str, Tensor], expected: dict[str, Tensor], tolerance:
 def assert_within_float32(got: dict[str, Tensor], exact: dict[str, Tensor], slack: float = 1.0) -> None:
     """Float32 against float64, by the largest error over the largest value.
 
-    Allowed is twice what plain torch loses in float32 (`plain_float32_loss`) and a few roundings of the
+    Allowed is three times what plain torch loses in float32 (`plain_float32_loss`) and a few roundings of the
     largest value. slack: for images of a few pixels, where one cancelling sum decides.
     """
     assert got.keys() == exact.keys()
     for name, wanted in exact.items():
         assert got[name].shape == wanted.shape, name
-        allowed = slack * (2 * plain_float32_loss()[name] + 16 * FLOAT32_EPS) * worst(wanted)
+        allowed = slack * (3 * plain_float32_loss()[name] + 16 * FLOAT32_EPS) * worst(wanted)
         error = worst(got[name] - wanted)
         assert error <= allowed, f"{name}: error {error:.2e}, allowed {allowed:.2e}"  # a NaN fails too
 

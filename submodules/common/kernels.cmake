@@ -132,11 +132,12 @@ macro(gs_find_cuda)
 endmacro()
 gs_find_cuda()
 
+# A domain each: nanobind would take classes of the same name for the same.
 function(gs_add_cuda_module)
   cmake_parse_arguments(PARSE_ARGV 0 ARG "" "PACKAGE" "SOURCES;CUDA_SOURCES")
 
   if(CMAKE_CUDA_COMPILER AND NOT GS_CUDA STREQUAL "OFF")
-    nanobind_add_module(_cuda STABLE_ABI NB_STATIC NOMINSIZE NB_SUPPRESS_WARNINGS ${ARG_SOURCES})
+    nanobind_add_module(_cuda STABLE_ABI NB_STATIC NOMINSIZE NB_SUPPRESS_WARNINGS NB_DOMAIN cuda ${ARG_SOURCES})
     add_library(_cuda_kernels OBJECT ${ARG_CUDA_SOURCES})
     target_compile_options(_cuda_kernels PRIVATE
       $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra,-Wno-unused-parameter>)
@@ -159,7 +160,7 @@ function(gs_add_cuda_module)
       file(GENERATE OUTPUT ${wrapper} CONTENT "#include \"${CMAKE_CURRENT_SOURCE_DIR}/${source}\"\n")
       list(APPEND wrappers ${wrapper})
     endforeach()
-    nanobind_add_module(_cuda_emulated STABLE_ABI NB_STATIC NOMINSIZE NB_SUPPRESS_WARNINGS
+    nanobind_add_module(_cuda_emulated STABLE_ABI NB_STATIC NOMINSIZE NB_SUPPRESS_WARNINGS NB_DOMAIN cuda_emulated
       ${ARG_SOURCES} ${wrappers} ${GS_COMMON_DIR}/gpu/emulation.cpp)
     target_compile_features(_cuda_emulated PRIVATE cxx_std_17)
     target_compile_options(_cuda_emulated PRIVATE -O2 -g0 -Wall -Wextra -Wno-unknown-pragmas ${GS_EMULATED_FLAGS})

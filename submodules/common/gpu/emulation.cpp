@@ -43,7 +43,7 @@ namespace {
 
 constexpr int kWarpSize = 32, kMostThreads = 1024;
 
-enum class State { fresh, running, waits_for_block, waits_for_warp, done };
+enum class State { fresh, ready, waits_for_block, waits_for_warp, done };
 
 struct Thread {
     State state;
@@ -171,7 +171,7 @@ void Block::fiber_main() {
 void Block::run_fresh_threads() {
     while (started_ < order_.size()) {
         position.thread.x = unsigned(order_[started_++]);
-        threads_[running()].state = State::running;
+        threads_[running()].state = State::ready;
         body_(closure_);
         finish_thread();
     }
@@ -190,7 +190,6 @@ void Block::finish_thread() {
 
 void Block::resume(int thread) {
     position.thread.x = unsigned(thread);
-    threads_[thread].state = State::running;
     current_ = threads_[thread].fiber;
     Fiber::change(scheduler_, *current_);
 }
@@ -203,8 +202,11 @@ void Block::wait(State state, const char* site) {
 // Those of the threads first .. last that wait so may go on, in any order.
 void Block::release(State state, int first, int last) {
     const size_t before = ready_.size();
-    for (int t = first; t < last && t < size_; ++t)
-        if (threads_[t].state == state) ready_.push_back(t);
+    for (int t = first; t < last && t < size_; ++t) {
+        if (threads_[t].state != state) continue;
+        threads_[t].state = State::ready;
+        ready_.push_back(t);
+    }
     shuffle(ready_, before);
 }
 

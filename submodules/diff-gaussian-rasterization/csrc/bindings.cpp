@@ -5,11 +5,14 @@
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
 #include <array>
 #include <chrono>
 #include <mutex>
 
+#include "adam_entry.h"
 #include "array.h"
 #include "cpu/adam.h"
 #include "cpu/binning.h"
@@ -174,11 +177,9 @@ void bind_render(nb::module_& m, const char* name) {
              "gradients"_a, "statistics"_a, "threads"_a, nb::call_guard<nb::gil_scoped_release>());
 }
 
-void adam_step(int64_t rows, int64_t columns, Address visible, Address param, Address grad, Address exp_avg,
-               Address exp_avg_sq, float lr, float eps, double beta1, double beta2, int threads) {
-    GS_SELECT_KERNELS(adam).step({rows, columns, at<bool>(visible), at<float>(param), at<float>(grad),
-                                  at<float>(exp_avg), at<float>(exp_avg_sq), lr, eps, beta1, beta2},
-                                 threads);
+void step_entries(int64_t rows, Address visible, const std::vector<AdamEntry>& entries, int threads) {
+    for (const AdamTensor& tensor : adam_tensors(entries))
+        GS_SELECT_KERNELS(adam).step(rows, at<const bool>(visible), tensor, threads);
 }
 
 void translate_out_of_memory(const std::exception_ptr& error, void*) {
@@ -200,8 +201,7 @@ NB_MODULE(_C, m) {
     nb::register_exception_translator(translate_out_of_memory);
     bind_render<float>(m, "RenderFloat");
     bind_render<double>(m, "RenderDouble");
-    m.def("adam_step", adam_step, "rows"_a, "columns"_a, "visible"_a, "param"_a, "grad"_a, "exp_avg"_a,
-          "exp_avg_sq"_a, "lr"_a, "eps"_a, "beta1"_a, "beta2"_a, "threads"_a,
+    m.def("adam_step", step_entries, "rows"_a, "visible"_a, "entries"_a, "threads"_a,
           nb::call_guard<nb::gil_scoped_release>());
     m.def("isa", [] { return std::string(isa_name(cpu_isa())); });
     m.def("take_profile", take_profile);

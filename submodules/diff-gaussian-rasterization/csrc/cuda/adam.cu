@@ -16,15 +16,6 @@ struct Batch {
     AdamTensor tensors[kMostTensors];
 };
 
-__device__ void step(const AdamTensor& t, int64_t i) {
-    const float g = t.grad[i];
-    const float m = t.keep1 * t.exp_avg[i] + t.take1 * g;
-    const float v = t.keep2 * t.exp_avg_sq[i] + t.take2 * g * g;
-    t.exp_avg[i] = m;
-    t.exp_avg_sq[i] = v;
-    t.param[i] -= t.rate * m / (sqrtf(v) * t.root_scale + t.eps);
-}
-
 __global__ void __launch_bounds__(kThreads) step_tensors(int64_t rows, const bool* visible, Batch batch) {
     int which = 0;
     while (int64_t(blockIdx.x) >= batch.first_block[which + 1]) ++which;
@@ -33,7 +24,7 @@ __global__ void __launch_bounds__(kThreads) step_tensors(int64_t rows, const boo
 #pragma unroll
     for (int k = 0; k < kEach; ++k) {
         const int64_t i = first + k * kThreads;
-        if (i < rows * t.columns && (!visible || visible[i / t.columns])) step(t, i);
+        if (i < rows * t.columns && (!visible || visible[i / t.columns])) gs::adam_step(t, i);
     }
 }
 

@@ -4,9 +4,9 @@
 #include <nanobind/stl/vector.h>
 
 #include <array>
-#include <tuple>
 #include <vector>
 
+#include "adam_entry.h"
 #include "cuda/adam.h"
 #include "cuda/stages.h"
 #include "gpu/python.h"
@@ -133,32 +133,9 @@ void bind_render(nb::module_& m, const char* name) {
              "gradients"_a, "statistics"_a, "device"_a, "stream"_a, "allocate"_a);
 }
 
-// columns, addresses of parameter, gradient and moments, learning rate, eps, betas, and the number of steps for the
-// correction of the moments' bias, 0: none.
-using Entry = std::tuple<int64_t, Address, Address, Address, Address, double, double, double, double, int64_t>;
-
-AdamTensor adam_tensor(const Entry& entry) {
-    const auto& [columns, param, grad, exp_avg, exp_avg_sq, rate, eps, beta1, beta2, steps] = entry;
-    const double bias1 = steps ? 1 - pow(beta1, double(steps)) : 1, bias2 = steps ? 1 - pow(beta2, double(steps)) : 1;
-    return {columns,
-            at<float>(param),
-            at<float>(grad),
-            at<float>(exp_avg),
-            at<float>(exp_avg_sq),
-            float(rate / bias1),
-            float(1 / sqrt(bias2)),
-            float(eps),
-            float(beta1),
-            float(1 - beta1),
-            float(beta2),
-            float(1 - beta2)};
-}
-
-void step_entries(int64_t rows, Address visible, const std::vector<Entry>& entries, int device, uintptr_t stream,
+void step_entries(int64_t rows, Address visible, const std::vector<AdamEntry>& entries, int device, uintptr_t stream,
                   nb::callable allocate) {
-    std::vector<AdamTensor> tensors;
-    for (const Entry& entry : entries) tensors.push_back(adam_tensor(entry));
-    adam_step(rows, at<bool>(visible), tensors, make_queue(device, stream, allocate));
+    adam_step(rows, at<bool>(visible), adam_tensors(entries), make_queue(device, stream, allocate));
 }
 
 void translate_too_many_pairs(const std::exception_ptr& error, void*) {

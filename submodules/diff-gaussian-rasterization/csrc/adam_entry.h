@@ -1,0 +1,43 @@
+// How Python names a tensor for Adam.
+#pragma once
+
+#include <math.h>
+#include <stdint.h>
+
+#include <tuple>
+#include <vector>
+
+#include "adam.h"
+
+namespace gs {
+
+// columns; addresses of parameter, gradient and moments; learning rate, eps, betas; and the number of steps for the
+// correction of the moments' bias, 0: none.
+using AdamEntry = std::tuple<int64_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, double, double, double, double,
+                             int64_t>;
+
+inline AdamTensor adam_tensor(const AdamEntry& entry) {
+    const auto& [columns, param, grad, exp_avg, exp_avg_sq, rate, eps, beta1, beta2, steps] = entry;
+    const double bias1 = steps ? 1 - pow(beta1, double(steps)) : 1;
+    const double bias2 = steps ? 1 - pow(beta2, double(steps)) : 1;
+    return {columns,
+            reinterpret_cast<float*>(param),
+            reinterpret_cast<const float*>(grad),
+            reinterpret_cast<float*>(exp_avg),
+            reinterpret_cast<float*>(exp_avg_sq),
+            float(rate / bias1),
+            float(1 / sqrt(bias2)),
+            float(eps),
+            float(beta1),
+            float(1 - beta1),
+            float(beta2),
+            float(1 - beta2)};
+}
+
+inline std::vector<AdamTensor> adam_tensors(const std::vector<AdamEntry>& entries) {
+    std::vector<AdamTensor> tensors;
+    for (const AdamEntry& entry : entries) tensors.push_back(adam_tensor(entry));
+    return tensors;
+}
+
+}  // namespace gs
