@@ -17,6 +17,7 @@ VENV ?= .venv# relative to the checkout, without spaces
 DEMO_ITERATIONS ?= 4500
 CUDA ?= AUTO
 CUDA_ARCHITECTURES ?=
+EMULATED_FLAGS ?=
 LPIPS_WEIGHTS ?=
 
 python := $(VENV)/bin/python
@@ -27,7 +28,7 @@ installed := $(submodules:%=$(VENV)/%.installed)
 demo := output/demo
 demo_model := $(demo)/point_cloud/iteration_$(DEMO_ITERATIONS)/point_cloud.ply
 
-.PHONY: all install demo test test-long bench clean
+.PHONY: all install demo test test-long test-asan bench clean
 .DELETE_ON_ERROR:
 
 all: install
@@ -49,7 +50,8 @@ $(VENV)/requirements.installed: requirements.txt $(torch)
 # The kernels, with CUDA where there is a compiler for it (CUDA=OFF: without). The tests run the CUDA kernels on the
 # CPU too, hence the emulation. Built in a folder that is kept, so that a change costs seconds.
 kernel_options := -Ccmake.define.GS_EMULATED_CUDA=ON -Ccmake.define.GS_CUDA=$(CUDA) \
-    $(if $(CUDA_ARCHITECTURES),"-Ccmake.define.CMAKE_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)")
+    $(if $(CUDA_ARCHITECTURES),"-Ccmake.define.CMAKE_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)") \
+    $(if $(EMULATED_FLAGS),"-Ccmake.define.GS_EMULATED_FLAGS=$(EMULATED_FLAGS)")
 .SECONDEXPANSION:
 $(installed): $(VENV)/%.installed: $(VENV)/requirements.installed $$(shell find submodules/common submodules/$$* -type f -not -path '*/__pycache__/*')
 	@echo "Building $*"
@@ -77,8 +79,14 @@ test: install
 test-long: install
 	$(python) -m pytest -m ""
 
+# The emulated CUDA kernels under AddressSanitizer, in an environment of their own. Python and torch leak by design.
+test-asan:
+	$(MAKE) install VENV=$(VENV)-asan CUDA=OFF EMULATED_FLAGS=-fsanitize=address
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+	    $(VENV)-asan/bin/python -m pytest -k emulated tests/test_simple_knn.py tests/test_fused_ssim.py tests/test_rasterizer*.py
+
 bench: install
 	$(python) benchmarks/train_step.py --threads 1
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-asan

@@ -1,0 +1,124 @@
+"""The CUDA kernels emulated on the CPU: all of them are run, and the emulation catches what it is there to catch."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import raster_scenes as scenes
+from backends import PACKAGES, backends
+from diff_gaussian_rasterization import SparseGaussianAdam
+from fused_ssim import fused_ssim
+from simple_knn._C import distCUDA2
+
+KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(")
+EMULATED = next(backend for backend in backends() if backend.name == "cuda-emulated")
+
+
+# Every kernel
+
+
+def run_everything() -> None:
+    for name in ("degree 3", "no extras", "covariances given"):
+        scenes.run(EMULATED, scenes.case_scene(name))
+    images = torch.rand(2, 1, 3, 20, 30)
+    for padding in ("same", "valid"):
+        fused_ssim(images[0].clone().requires_grad_(), images[1], padding=padding).backward()
+    distCUDA2(torch.rand(100, 3))
+    param = torch.nn.Parameter(torch.rand(5, 3))
+    param.grad = torch.ones(5, 3)
+    SparseGaussianAdam([param]).step(torch.ones(5, dtype=torch.bool), 5)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_kernel_in_the_sources_was_executed(package: str, project_dir: Path):
+    folder = project_dir / "submodules" / package.replace("_", "-") / "csrc" / "cuda"
+    names = {name for source in folder.glob("*.cu") for name in KERNEL.findall(source.read_text())}
+    assert len(names) == sum(source.read_text().count("__global__") for source in folder.glob("*.cu")) > 0
+    with EMULATED.running():
+        run_everything()
+        executed = PACKAGES[package].on("", torch.device("cpu")).module.executed_kernels()
+    assert names == executed
+
+
+# What the emulation catches: bugs planted in a copy of simple-knn's kernels
+
+
+Build = Callable[..., subprocess.CompletedProcess]
+
+
+@pytest.fixture(scope="module")
+def run_with_bug(project_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Compiles the driver with (right, wrong) put into the kernels, runs it."""
+    compiler = shutil.which("c++") or pytest.skip("no C++ compiler")
+    common, knn = (project_dir / "submodules" / name for name in ("common", "simple-knn/csrc"))
+
+    def build(right: str = "", wrong: str = "", *flags: str, seed: int = 1) -> subprocess.CompletedProcess:
+        folder = tmp_path_factory.mktemp("kernels")
+        shutil.copytree(knn / "cuda", folder / "cuda")
+        source = (knn / "cuda" / "knn.cu").read_text()
+        assert source.count(right) == 1 or not right
+        (folder / "cuda" / "knn.cpp").write_text(source.replace(right, wrong) if right else source)
+        program = folder / "program"
+        command = [compiler, "-std=c++17", "-O1", "-DGS_EMULATED", *flags, f"-I{folder}", f"-I{knn}", f"-I{common}"]
+        files = [Path(__file__).with_name("emulation_driver.cpp"), folder / "cuda" / "knn.cpp"]
+        files.append(common / "gpu" / "emulation.cpp")
+        subprocess.run([*command, *files, "-o", program], check=True)
+        environment = {"GS_EMULATION_SEED": str(seed)}
+        return subprocess.run([program], env=environment, capture_output=True, text=True, timeout=120)
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def whole(run_with_bug: Build) -> str:
+    done = run_with_bug()
+    assert done.returncode == 0 and len(done.stdout.split()) == 5000, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+def test_the_order_of_threads_does_not_matter(run_with_bug: Build, whole: str, seed: int):
+    assert run_with_bug(seed=seed).stdout == whole
+
+
+def test_a_missing_barrier_shows(run_with_bug: Build, whole: str):
+    done = run_with_bug("    __syncthreads();\n", "")
+    assert done.returncode == 0 and done.stdout != whole
+
+
+def test_a_barrier_that_some_threads_miss_is_found(run_with_bug: Build, whole: str):
+    right = "    __syncthreads();\n    if (threadIdx.x > 0) return;\n"
+    done = run_with_bug(right, "    if (threadIdx.x % 2) __syncthreads();\n    else __syncthreads();\n")
+    assert done.returncode == 1 and "wait at different barriers" in done.stderr
+
+
+def test_a_write_out_of_range_is_found(run_with_bug: Build):
+    right = "places[i] = uint32_t(i);"
+    done = run_with_bug(right, "places[i + 1] = uint32_t(i);", "-fsanitize=address", "-g")
+    assert done.returncode not in (0, 1) or "AddressSanitizer" in done.stderr
+    assert "heap-buffer-overflow" in done.stderr and "make_keys" in done.stderr
+
+
+def test_the_kernels_are_clean_under_the_address_sanitizer(run_with_bug: Build, whole: str):
+    done = run_with_bug("", "", "-fsanitize=address", "-g")
+    assert done.returncode == 0 and done.stdout == whole, done.stderr[-2000:]
+
+
+def test_a_shuffle_that_some_lanes_miss_is_found(run_with_bug: Build):
+    right = "        const float of_warp = warp_smallest(bounds[b]);\n"
+    wrong = "        const float of_warp = lane_index() > 3 ? warp_smallest(bounds[b]) : bounds[b];\n"
+    done = run_with_bug(right, wrong)
+    assert done.returncode == 1 and "kernel bound_nodes" in done.stderr, done.stderr
+
+
+def test_a_shuffle_over_too_few_lanes_shows(run_with_bug: Build, whole: str):
+    right = "    for (int other = kWarp / 2; other > 0; other /= 2)\n        value = smaller"
+    done = run_with_bug(right, right.replace("kWarp / 2", "kWarp / 4"))
+    assert done.returncode == 0 and done.stdout != whole
