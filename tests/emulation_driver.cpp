@@ -1,5 +1,6 @@
-// Nearest neighbours of 5,000 points by the CUDA kernels of simple-knn, emulated: prints the results, or what the
-// emulation found. Compiled by test_emulation.py together with those kernels, whole or with a bug planted in them.
+// Nearest neighbours of 5,000 points by the CUDA kernels of simple-knn, emulated: prints the results, or what
+// the emulation found. Compiled by test_emulation.py together with those kernels, whole or with a bug planted
+// in them.
 #include <stdio.h>
 
 #include <vector>
@@ -12,7 +13,8 @@ int main() {
     uint32_t random = 1;
     for (float& p : points) p = float((random = random * 1664525u + 1013904223u) >> 8) / float(1 << 24);
     const gs::Queue queue = {0, nullptr, [](size_t bytes) {
-                                 return gs::Memory(new char[bytes], [](void* p) { delete[] static_cast<char*>(p); });
+                                 return gs::Memory(new char[bytes],
+                                                   [](void* p) { delete[] static_cast<char*>(p); });
                              }};
     try {
         gs::mean_squared_distance(points.data(), count, result.data(), queue);

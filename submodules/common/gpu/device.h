@@ -21,13 +21,13 @@
 
 #define GS_SHARED(type, name, ...) __shared__ type name __VA_ARGS__
 
-#define GS_LAUNCH(kernel, blocks, threads, queue, ...)                                   \
-    do {                                                                                 \
-        const int64_t gs_blocks = (blocks);                                              \
-        if (gs_blocks > 0) {                                                             \
-            kernel<<<unsigned(gs_blocks), (threads), 0, (queue).stream>>>(__VA_ARGS__);  \
-            ::gs::check(cudaGetLastError(), #kernel);                                    \
-        }                                                                                \
+#define GS_LAUNCH(kernel, blocks, threads, queue, ...)                                  \
+    do {                                                                                \
+        const int64_t gs_blocks = (blocks);                                             \
+        if (gs_blocks > 0) {                                                            \
+            kernel<<<unsigned(gs_blocks), (threads), 0, (queue).stream>>>(__VA_ARGS__); \
+            ::gs::check(cudaGetLastError(), #kernel);                                   \
+        }                                                                               \
     } while (0)
 #endif
 
@@ -44,8 +44,8 @@ inline void check(cudaError_t status, const char* what) {
 // Device memory that lives as long as somebody holds it.
 using Memory = std::shared_ptr<void>;
 
-// Where work goes: a stream of a device, and who has memory there. Memory may be let go of while the work that
-// uses it is still queued: the next owner of it queues on the same stream.
+// Where work goes: a stream of a device, and who has memory there. Memory may be let go of while the work
+// that uses it is still queued: the next owner of it queues on the same stream.
 struct Queue {
     int device;
     cudaStream_t stream;
@@ -57,7 +57,8 @@ template <class T>
 class DeviceArray {
 public:
     DeviceArray() = default;
-    DeviceArray(const Queue& queue, int64_t count) : memory_(queue.allocate(sizeof(T) * (count > 0 ? count : 1))) {
+    DeviceArray(const Queue& queue, int64_t count)
+        : memory_(queue.allocate(sizeof(T) * (count > 0 ? count : 1))) {
 #if defined(GS_EMULATED)
         memset(memory_.get(), emulation::kPoison, sizeof(T) * (count > 0 ? count : 1));
 #endif

@@ -1,11 +1,12 @@
 // CUDA's execution model on one CPU thread: enough of it to run this repository's kernels in the tests of a
 // machine without a GPU.
 //
-// Every thread of a block is a fiber that runs until it has to wait: at a barrier for the block, at a shuffle or
-// ballot for its warp. The order in which threads start and go on is shuffled (GS_EMULATION_SEED, a number), so
-// that a missing barrier shows in the results. Found at once, as std::runtime_error: barriers and shuffles at
-// different places, shuffles with lanes that have returned or are not in the mask, threads that wait for ever.
-// Shared memory and fresh device memory are filled with NaN; AddressSanitizer sees the bounds of both.
+// Every thread of a block is a fiber that runs until it has to wait: at a barrier for the block, at a shuffle
+// or ballot for its warp. The order in which threads start and go on is shuffled (GS_EMULATION_SEED, a
+// number), so that a missing barrier shows in the results. Found at once, as std::runtime_error: barriers and
+// shuffles at different places, shuffles with lanes that have returned or are not in the mask, threads that
+// wait for ever. Shared memory and fresh device memory are filled with NaN; AddressSanitizer sees the bounds
+// of both.
 //
 // It says nothing about speed, memory order or occupancy.
 #pragma once
@@ -130,9 +131,9 @@ inline T atomic_add(T* at, T value) {
 inline int __ffs(unsigned bits) { return __builtin_ffs(int(bits)); }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 
-#define GS_SHARED(type, name, ...)       \
-    static char gs_key_of_##name;        \
-    typedef type gs_type_of_##name __VA_ARGS__; \
+#define GS_SHARED(type, name, ...)                              \
+    static char gs_key_of_##name;                               \
+    typedef type gs_type_of_##name __VA_ARGS__;                 \
     gs_type_of_##name& name = *static_cast<gs_type_of_##name*>( \
         ::gs::emulation::shared_memory(&gs_key_of_##name, sizeof(gs_type_of_##name)))
 

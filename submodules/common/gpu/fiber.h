@@ -13,8 +13,8 @@
 #endif
 
 #if defined(__x86_64__) && defined(__linux__)
-// Saves what a called function must preserve on the old stack, its address in *from, and goes on where the stack
-// `to` left off.
+// Saves what a called function must preserve on the old stack, its address in *from, and goes on where the
+// stack `to` left off.
 extern "C" void gs_switch_stack(void** from, void* to) __attribute__((visibility("hidden")));
 #else
 #include <ucontext.h>
@@ -77,7 +77,8 @@ inline void Fiber::restart() {
 #endif
 #if defined(__x86_64__) && defined(__linux__)
     void** top = reinterpret_cast<void**>(static_cast<char*>(stack_) + kStack) - 1;
-    *--top = reinterpret_cast<void*>(entry_);  // where the switch returns to, the stack aligned as after a call
+    *--top =
+        reinterpret_cast<void*>(entry_);  // where the switch returns to, the stack aligned as after a call
     for (int i = 0; i < 6; ++i) *--top = nullptr;
     top_ = top;
 #else

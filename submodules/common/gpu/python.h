@@ -1,5 +1,5 @@
-// How Python names a place to run: device index, address of its stream, and a function that returns a tensor of
-// so many bytes there.
+// How Python names a place to run: device index, address of its stream, and a function that returns a tensor
+// of so many bytes there.
 #pragma once
 
 #include <nanobind/nanobind.h>

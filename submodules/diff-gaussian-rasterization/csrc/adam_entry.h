@@ -11,10 +11,10 @@
 
 namespace gs {
 
-// columns; addresses of parameter, gradient and moments; learning rate, eps, betas; and the number of steps for the
-// correction of the moments' bias, 0: none.
-using AdamEntry = std::tuple<int64_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, double, double, double, double,
-                             int64_t>;
+// columns; addresses of parameter, gradient and moments; learning rate, eps, betas; and the number of steps
+// for the correction of the moments' bias, 0: none.
+using AdamEntry =
+    std::tuple<int64_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, double, double, double, double, int64_t>;
 
 inline AdamTensor adam_tensor(const AdamEntry& entry) {
     const auto& [columns, param, grad, exp_avg, exp_avg_sq, rate, eps, beta1, beta2, steps] = entry;

@@ -1,5 +1,5 @@
-// What the searches on every back end are made of: points, their boxes, the nearest seen so far, and how a balanced
-// k-d tree divides a list.
+// What the searches on every back end are made of: points, their boxes, the nearest seen so far, and how a
+// balanced k-d tree divides a list.
 #pragma once
 
 #include <math.h>

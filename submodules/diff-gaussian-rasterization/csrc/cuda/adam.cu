@@ -30,14 +30,16 @@ __global__ void __launch_bounds__(kThreads) step_tensors(int64_t rows, const boo
 
 }  // namespace
 
-void adam_step(int64_t rows, const bool* visible, const std::vector<AdamTensor>& tensors, const Queue& queue) {
+void adam_step(int64_t rows, const bool* visible, const std::vector<AdamTensor>& tensors,
+               const Queue& queue) {
     const OnDevice guard(queue.device);
     for (size_t begin = 0; begin < tensors.size(); begin += kMostTensors) {
         Batch batch = {};
         batch.count = int(std::min<size_t>(kMostTensors, tensors.size() - begin));
         for (int k = 0; k < batch.count; ++k) {
             batch.tensors[k] = tensors[begin + k];
-            batch.first_block[k + 1] = batch.first_block[k] + blocks_for(rows * batch.tensors[k].columns, kBlock);
+            batch.first_block[k + 1] =
+                batch.first_block[k] + blocks_for(rows * batch.tensors[k].columns, kBlock);
         }
         GS_LAUNCH(step_tensors, batch.first_block[batch.count], kThreads, queue, rows, visible, batch);
     }

@@ -1,5 +1,5 @@
-// The Python module of the GPU kernels: the same classes as csrc/bindings.cpp has for the CPU, and as there, what lies
-// at the addresses was checked before.
+// The Python module of the GPU kernels: the same classes as csrc/bindings.cpp has for the CPU, and as there,
+// what lies at the addresses was checked before.
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/vector.h>
 
@@ -63,8 +63,14 @@ public:
         const DeviceArray<Totals> totals(queue, 1);
         project(camera_, gaussians_, visible_, totals.get(), queue);
         bins_ = bin(visible_, gaussians_.count, width, height, totals.get(), queue);
-        picture_ = {width,           height,         at<T>(background),    at<T>(color),
-                    at<T>(inv_depth), at<T>(carrier), at<T>(transmittance), at<int32_t>(blended)};
+        picture_ = {width,
+                    height,
+                    at<T>(background),
+                    at<T>(color),
+                    at<T>(inv_depth),
+                    at<T>(carrier),
+                    at<T>(transmittance),
+                    at<int32_t>(blended)};
         statistics_ = statistics;
         if (keep) allocate_history(queue);
         blend(visible_.splats, bins_.lists, picture_, keep ? &history_ : nullptr, queue);
@@ -82,8 +88,8 @@ public:
         const Queue queue = make_queue(device, stream, allocate);
         const OnDevice guard(device);
         const DeviceArray<T> pair_sums(queue, bins_.lists.pairs * sum_count(statistics_));
-        blend_backward(visible_.splats, bins_.lists, picture_, history_, picture, statistics_, pair_sums.get(),
-                       queue);
+        blend_backward(visible_.splats, bins_.lists, picture_, history_, picture, statistics_,
+                       pair_sums.get(), queue);
         project_backward(camera_, gaussians_, visible_, pair_sums.get(), statistics_, grad, stats, queue);
     }
 
@@ -133,8 +139,8 @@ void bind_render(nb::module_& m, const char* name) {
              "gradients"_a, "statistics"_a, "device"_a, "stream"_a, "allocate"_a);
 }
 
-void step_entries(int64_t rows, Address visible, const std::vector<AdamEntry>& entries, int device, uintptr_t stream,
-                  nb::callable allocate) {
+void step_entries(int64_t rows, Address visible, const std::vector<AdamEntry>& entries, int device,
+                  uintptr_t stream, nb::callable allocate) {
     adam_step(rows, at<bool>(visible), adam_tensors(entries), make_queue(device, stream, allocate));
 }
 
@@ -157,6 +163,7 @@ NB_MODULE(GS_MODULE, m) {
     nb::register_exception_translator(translate_too_many_pairs);
     bind_render<float>(m, "RenderFloat");
     bind_render<double>(m, "RenderDouble");
-    m.def("adam_step", step_entries, "rows"_a, "visible"_a, "entries"_a, "device"_a, "stream"_a, "allocate"_a);
+    m.def("adam_step", step_entries, "rows"_a, "visible"_a, "entries"_a, "device"_a, "stream"_a,
+          "allocate"_a);
     gs::bind_device(m);
 }

@@ -1,6 +1,6 @@
-// From projected Gaussians to one depth-ordered list per tile: the visible ones are sorted by depth, their pairs are
-// written in that order, one thread a pair, and sorted by tile alone. That sort is stable, so that each tile's stay in
-// depth order, and its keys are short.
+// From projected Gaussians to one depth-ordered list per tile: the visible ones are sorted by depth, their
+// pairs are written in that order, one thread a pair, and sorted by tile alone. That sort is stable, so that
+// each tile's stay in depth order, and its keys are short.
 #include <string.h>
 
 #include "cuda/stages.h"
@@ -41,7 +41,8 @@ __global__ void gather_visible(Visible<T> seen, int64_t count, const uint32_t* r
     gaussians[rank] = uint32_t(i);
 }
 
-__global__ void gather_counts(const int32_t* tile_count, const uint32_t* order, int64_t visible, int64_t* counts) {
+__global__ void gather_counts(const int32_t* tile_count, const uint32_t* order, int64_t visible,
+                              int64_t* counts) {
     const int64_t r = global_index();
     if (r < visible) counts[r] = tile_count[order[r]];
 }
@@ -74,11 +75,11 @@ __device__ int64_t tile_of_pair(const Splat<T>& splat, int64_t place, int width,
 // One thread a pair: however large a Gaussian is, its pairs are shared out evenly.
 template <class T, class Key>
 __global__ void __launch_bounds__(kThreads)
-    write_pairs(Visible<T> seen, const uint32_t* order, const int64_t* pair_ends, int64_t visible, int64_t pairs,
-                int width, int height, int tiles_x, Key* tiles, uint32_t* owners, uint32_t* numbers) {
+    write_pairs(Visible<T> seen, const uint32_t* order, const int64_t* pair_ends, int64_t visible,
+                int64_t pairs, int width, int height, int tiles_x, Key* tiles, uint32_t* owners,
+                uint32_t* numbers) {
     GS_SHARED(int64_t, first_rank);
-    if (threadIdx.x == 0)
-        first_rank = first_above(pair_ends, 0, visible - 1, int64_t(blockIdx.x) * kThreads);
+    if (threadIdx.x == 0) first_rank = first_above(pair_ends, 0, visible - 1, int64_t(blockIdx.x) * kThreads);
     __syncthreads();
     const int64_t p = global_index();
     if (p >= pairs) return;
@@ -113,15 +114,16 @@ int bits_for(int64_t values) {
 
 // The visible Gaussians from near to far, those at one depth in input order. Leaves the totals on the host.
 template <class T>
-DeviceArray<uint32_t> depth_order(const Visible<T>& seen, int64_t count, const Totals* on_device, Totals& totals,
-                            const Queue& queue) {
+DeviceArray<uint32_t> depth_order(const Visible<T>& seen, int64_t count, const Totals* on_device,
+                                  Totals& totals, const Queue& queue) {
     using Key = typename DepthKey<T>::type;
     const DeviceArray<uint32_t> ranks(queue, count), gaussians(queue, count), order(queue, count);
     const DeviceArray<Key> keys(queue, count), sorted_keys(queue, count);
     const int64_t blocks = blocks_for(count, kThreads);
     GS_LAUNCH(flag_visible, blocks, kThreads, queue, seen.tile_count, count, ranks.get());
     inclusive_sum(queue, ranks.get(), ranks.get(), count);
-    GS_LAUNCH(gather_visible<T>, blocks, kThreads, queue, seen, count, ranks.get(), keys.get(), gaussians.get());
+    GS_LAUNCH(gather_visible<T>, blocks, kThreads, queue, seen, count, ranks.get(), keys.get(),
+              gaussians.get());
     read_back(queue, &totals, on_device, sizeof totals);
     sort_pairs(queue, keys.get(), sorted_keys.get(), gaussians.get(), order.get(), int64_t(totals.visible),
                int(8 * sizeof(Key)));
@@ -129,9 +131,10 @@ DeviceArray<uint32_t> depth_order(const Visible<T>& seen, int64_t count, const T
 }
 
 template <class T, class Key>
-void sort_into_tiles(const Visible<T>& seen, const Totals& totals, const uint32_t* order, int width, int height,
-                     const Queue& queue, Bins& bins) {
-    const int64_t pairs = int64_t(totals.pairs), visible = int64_t(totals.visible), tiles = bins.lists.tiles();
+void sort_into_tiles(const Visible<T>& seen, const Totals& totals, const uint32_t* order, int width,
+                     int height, const Queue& queue, Bins& bins) {
+    const int64_t pairs = int64_t(totals.pairs), visible = int64_t(totals.visible),
+                  tiles = bins.lists.tiles();
     const DeviceArray<int64_t> pair_ends(queue, visible);
     GS_LAUNCH(gather_counts, blocks_for(visible, kThreads), kThreads, queue, seen.tile_count, order, visible,
               pair_ends.get());
@@ -140,9 +143,10 @@ void sort_into_tiles(const Visible<T>& seen, const Totals& totals, const uint32_
     const DeviceArray<Key> keys(queue, pairs), sorted_keys(queue, pairs);
     const DeviceArray<uint32_t> owners(queue, pairs), numbers(queue, pairs);
     const int64_t blocks = blocks_for(pairs, kThreads);
-    GS_LAUNCH((write_pairs<T, Key>), blocks, kThreads, queue, seen, order, pair_ends.get(), visible, pairs, width,
-              height, bins.lists.tiles_x, keys.get(), owners.get(), numbers.get());
-    sort_pairs(queue, keys.get(), sorted_keys.get(), numbers.get(), bins.pair_of.get(), pairs, bits_for(tiles));
+    GS_LAUNCH((write_pairs<T, Key>), blocks, kThreads, queue, seen, order, pair_ends.get(), visible, pairs,
+              width, height, bins.lists.tiles_x, keys.get(), owners.get(), numbers.get());
+    sort_pairs(queue, keys.get(), sorted_keys.get(), numbers.get(), bins.pair_of.get(), pairs,
+               bits_for(tiles));
     GS_LAUNCH(find_tiles<Key>, blocks, kThreads, queue, sorted_keys.get(), pairs, tiles, owners.get(),
               bins.pair_of.get(), bins.tile_start.get(), bins.gaussians.get());
 }
@@ -158,7 +162,10 @@ Bins bin(const Visible<T>& seen, int64_t count, int width, int height, const Tot
     const int64_t pairs = int64_t(totals.pairs);
     const int tiles_x = (width + kTile - 1) / kTile, tiles_y = (height + kTile - 1) / kTile;
     const int64_t tiles = int64_t(tiles_x) * tiles_y;
-    Bins bins = {{}, DeviceArray<int64_t>(queue, tiles + 1), DeviceArray<uint32_t>(queue, pairs), DeviceArray<uint32_t>(queue, pairs)};
+    Bins bins = {{},
+                 DeviceArray<int64_t>(queue, tiles + 1),
+                 DeviceArray<uint32_t>(queue, pairs),
+                 DeviceArray<uint32_t>(queue, pairs)};
     bins.lists = {tiles_x, tiles_y, pairs, bins.tile_start.get(), bins.gaussians.get(), bins.pair_of.get()};
     if (pairs == 0)
         set_zero(queue, bins.tile_start.get(), sizeof(int64_t) * (tiles + 1));

@@ -1,5 +1,5 @@
-// Front to back: one block a tile, one thread a pixel. Each warp first sorts out, one lane a splat, which of the next
-// 32 splats meet its 8x4 pixels, and then blends only those.
+// Front to back: one block a tile, one thread a pixel. Each warp first sorts out, one lane a splat, which of
+// the next 32 splats meet its 8x4 pixels, and then blends only those.
 #include "cuda/stages.h"
 #include "cuda/tile.h"
 
@@ -89,7 +89,8 @@ __global__ void __launch_bounds__(kTilePixels)
 
     for (int64_t start = 0; start < length; start += kBatch) {
         if (__syncthreads_and(pixel.ended)) break;
-        if (start + threadIdx.x < length) batch[threadIdx.x] = splats[lists.gaussians[begin + start + threadIdx.x]];
+        if (start + threadIdx.x < length)
+            batch[threadIdx.x] = splats[lists.gaussians[begin + start + threadIdx.x]];
         __syncthreads();
         for (int group = 0; group < kBatch && start + group < length; group += kBucket) {
             if (!__ballot_sync(kWholeWarp, !pixel.ended)) break;
@@ -127,7 +128,8 @@ void blend(const Splat<T>* splats, const Lists& lists, const Picture<T>& out, co
         GS_LAUNCH((blend_tile<T, true, false>), tiles, kTilePixels, queue, splats, lists, out, kept);
 }
 
-template void blend(const Splat<float>*, const Lists&, const Picture<float>&, const History<float>*, const Queue&);
+template void blend(const Splat<float>*, const Lists&, const Picture<float>&, const History<float>*,
+                    const Queue&);
 template void blend(const Splat<double>*, const Lists&, const Picture<double>&, const History<double>*,
                     const Queue&);
 

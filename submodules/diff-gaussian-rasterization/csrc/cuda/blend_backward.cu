@@ -1,7 +1,8 @@
-// The gradients of the blend, parallel over Gaussians instead of pixels (the idea is that of Mallick et al. 2024,
-// "Taming 3DGS", section 4.3): one warp takes one bucket of 32 entries of a tile's list, one lane an entry. The pixels
-// of the tile walk through the lanes, front to back, each bringing what the forward pass had kept of it in front of the
-// bucket, so that every lane adds up its own Gaussian alone: no atomics, and the same bits every time.
+// The gradients of the blend, parallel over Gaussians instead of pixels (the idea is that of Mallick et al.
+// 2024, "Taming 3DGS", section 4.3): one warp takes one bucket of 32 entries of a tile's list, one lane an
+// entry. The pixels of the tile walk through the lanes, front to back, each bringing what the forward pass
+// had kept of it in front of the bucket, so that every lane adds up its own Gaussian alone: no atomics, and
+// the same bits every time.
 #include "cuda/stages.h"
 #include "cuda/tile.h"
 
@@ -22,7 +23,7 @@ template <class T>
 struct Ring {
     T x[kRing], y[kRing];  // centre
     T transmittance[kRing];
-    T behind[kRing];           // sum over what lies behind of w times (feature . gradient), background included
+    T behind[kRing];  // sum over what lies behind of w times (feature . gradient), background included
     T behind_color[3][kRing];  // sum of w c likewise, for the removal energy
     T grad_color[3][kRing];
     T grad_inv_depth[kRing];
@@ -54,7 +55,8 @@ __device__ int64_t tile_of_bucket(const Lists& lists, int64_t number) {
 }
 
 template <class T>
-__device__ Bucket<T> find_bucket(const Lists& lists, const History<T>& history, int channels, int64_t number) {
+__device__ Bucket<T> find_bucket(const Lists& lists, const History<T>& history, int channels,
+                                 int64_t number) {
     const int64_t tile = tile_of_bucket(lists, number);
     const int64_t first = (number - lists.first_bucket(tile)) * kBucket;
     const int64_t left = lists.tile_start[tile + 1] - lists.tile_start[tile] - first;
@@ -64,8 +66,9 @@ __device__ Bucket<T> find_bucket(const Lists& lists, const History<T>& history, 
 }
 
 template <class T, class Pass>
-__device__ void load_pixel(const Bucket<T>& bucket, const Picture<T>& picture, const PictureGradients<T>& grad,
-                           int pixel, int column, int row, int place, Ring<T>& ring) {
+__device__ void load_pixel(const Bucket<T>& bucket, const Picture<T>& picture,
+                           const PictureGradients<T>& grad, int pixel, int column, int row, int place,
+                           Ring<T>& ring) {
     ring.x[place] = T(column) + T(0.5);
     ring.y[place] = T(row) + T(0.5);
     ring.blended[place] = 0;
@@ -79,7 +82,8 @@ __device__ void load_pixel(const Bucket<T>& bucket, const Picture<T>& picture, c
     const auto gathered_behind = [&](int c) { return at_end[c * kTilePixels] - before[c * kTilePixels]; };
     T behind = T(0);
     for (int c = 0; c < 3; ++c) {
-        const T color = gathered_behind(kRed + c) + at_end[kTransmittance * kTilePixels] * picture.background[c];
+        const T color =
+            gathered_behind(kRed + c) + at_end[kTransmittance * kTilePixels] * picture.background[c];
         const T g = grad.color[at + c * plane];
         behind += color * g;
         ring.grad_color[c][place] = g;
@@ -164,7 +168,8 @@ __device__ void differentiate(const Splat<T>& s, const Ring<T>& ring, int place,
     sums[kXdydy] += x * dy * dy;
 }
 
-// The chunks (bit c: chunk c) in which one of the bucket's Gaussians may meet a pixel that had not ended before it.
+// The chunks (bit c: chunk c) in which one of the bucket's Gaussians may meet a pixel that had not ended
+// before it.
 template <class T>
 __device__ unsigned chunks_met(const Bucket<T>& bucket, const Lists& lists, const Picture<T>& picture,
                                const Splat<T>& splat, bool has_splat) {
@@ -235,8 +240,8 @@ __global__ void __launch_bounds__(kThreads)
 template <class T, class Pass>
 void run(const Splat<T>* splats, const Lists& lists, const Picture<T>& picture, const History<T>& history,
          const PictureGradients<T>& grad, T* pair_sums, const Queue& queue) {
-    GS_LAUNCH((blend_bucket_backward<T, Pass>), blocks_for(lists.buckets(), kWarps), kThreads, queue, splats, lists,
-              picture, history, grad, pair_sums);
+    GS_LAUNCH((blend_bucket_backward<T, Pass>), blocks_for(lists.buckets(), kWarps), kThreads, queue, splats,
+              lists, picture, history, grad, pair_sums);
 }
 
 }  // namespace
@@ -252,14 +257,15 @@ void blend_backward(const Splat<T>* splats, const Lists& lists, const Picture<T>
                                 {run<T, Pass<false, true, false>>, run<T, Pass<false, true, true>>}},
                                {{run<T, Pass<true, false, false>>, run<T, Pass<true, false, true>>},
                                 {run<T, Pass<true, true, false>>, run<T, Pass<true, true, true>>}}};
-    runs[grad.carrier != nullptr][grad.inv_depth != nullptr][statistics](splats, lists, picture, history, grad,
-                                                                         pair_sums, queue);
+    runs[grad.carrier != nullptr][grad.inv_depth != nullptr][statistics](splats, lists, picture, history,
+                                                                         grad, pair_sums, queue);
 }
 
 template void blend_backward(const Splat<float>*, const Lists&, const Picture<float>&, const History<float>&,
                              const PictureGradients<float>&, bool, float*, const Queue&);
-template void blend_backward(const Splat<double>*, const Lists&, const Picture<double>&, const History<double>&,
-                             const PictureGradients<double>&, bool, double*, const Queue&);
+template void blend_backward(const Splat<double>*, const Lists&, const Picture<double>&,
+                             const History<double>&, const PictureGradients<double>&, bool, double*,
+                             const Queue&);
 
 }  // namespace cuda
 }  // namespace gs

@@ -135,8 +135,8 @@ struct ShGradient {
 
 // Sets the gradient; the view direction's share is added to dL/dmean.
 template <class T>
-GS_HD void sh_backward(const View<T>& v, const Gaussians<T>& g, int64_t i, const T* color, const T* grad_color,
-                       ShGradient<T>& out, T* grad_mean) {
+GS_HD void sh_backward(const View<T>& v, const Gaussians<T>& g, int64_t i, const T* color,
+                       const T* grad_color, ShGradient<T>& out, T* grad_mean) {
     T dir[3], weight[kMaxShBases];
     for (int c = 0; c < 3; ++c) out.color[c] = color[c] > 0 ? grad_color[c] : T(0);
     const T inv_distance = view_direction(v.campos, g.means + 3 * i, dir);

@@ -170,16 +170,16 @@ void project(const Camera<T>& camera, const Gaussians<T>& g, const Visible<T>& o
 }
 
 template <class T>
-void project_backward(const Camera<T>& camera, const Gaussians<T>& g, const Visible<T>& seen, const T* pair_sums,
-                      bool statistics, const Gradients<T>& grad, const Statistics<T>& stats,
-                      const Queue& queue) {
+void project_backward(const Camera<T>& camera, const Gaussians<T>& g, const Visible<T>& seen,
+                      const T* pair_sums, bool statistics, const Gradients<T>& grad,
+                      const Statistics<T>& stats, const Queue& queue) {
     const int64_t blocks = blocks_for(g.count, kThreads);
     if (statistics)
         GS_LAUNCH((project_each_backward<T, true>), blocks, kThreads, queue, camera, g, seen, pair_sums, grad,
                   stats);
     else
-        GS_LAUNCH((project_each_backward<T, false>), blocks, kThreads, queue, camera, g, seen, pair_sums, grad,
-                  stats);
+        GS_LAUNCH((project_each_backward<T, false>), blocks, kThreads, queue, camera, g, seen, pair_sums,
+                  grad, stats);
 }
 
 template void project(const Camera<float>&, const Gaussians<float>&, const Visible<float>&, Totals*,

@@ -3,8 +3,8 @@
 //     project -> bin -> blend                      forward
 //     blend_backward -> project_backward           backward
 //
-// Every output is written by one thread and every sum runs in a fixed order: the same bits on every run, as on the
-// CPU. The host waits once, for the number of pairs.
+// Every output is written by one thread and every sum runs in a fixed order: the same bits on every run, as
+// on the CPU. The host waits once, for the number of pairs.
 #pragma once
 
 #include "../arrays.h"
@@ -42,8 +42,9 @@ struct TooManyPairs {
     unsigned long long pairs;
 };
 
-// The pairs of a tile and a Gaussian, sorted by tile and then by depth: entries tile_start[t] ... tile_start[t + 1] are
-// those of tile t. By another order a Gaussian's pairs are consecutive: entry e is pair pair_of[e].
+// The pairs of a tile and a Gaussian, sorted by tile and then by depth: entries tile_start[t] ...
+// tile_start[t + 1] are those of tile t. By another order a Gaussian's pairs are consecutive: entry e is pair
+// pair_of[e].
 struct Lists {
     int tiles_x, tiles_y;
     int64_t pairs;
@@ -64,7 +65,8 @@ struct Bins {
     DeviceArray<uint32_t> gaussians, pair_of;
 };
 
-// What the blend leaves for its backward pass: the state of every pixel in front of every bucket, and at the end.
+// What the blend leaves for its backward pass: the state of every pixel in front of every bucket, and at the
+// end.
 template <class T>
 struct History {
     T* before;       // (buckets, channels, 256)

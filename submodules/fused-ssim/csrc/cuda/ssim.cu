@@ -1,6 +1,6 @@
-// SSIM and its gradient in two kernels. The first windows a tile's pixels and leaves the SSIM values and their slopes;
-// the second windows the slopes. Both windows are separable: along the rows of a tile with its halo, then down its
-// columns, through shared memory.
+// SSIM and its gradient in two kernels. The first windows a tile's pixels and leaves the SSIM values and
+// their slopes; the second windows the slopes. Both windows are separable: along the rows of a tile with its
+// halo, then down its columns, through shared memory.
 #include "cuda/ssim.h"
 
 #include "ssim_math.h"
@@ -111,7 +111,8 @@ __device__ double block_sum(double value) {
     return total;
 }
 
-// slopes: (3, planes, height, width), null without a gradient. sums: of the SSIM values of each tile, or null.
+// slopes: (3, planes, height, width), null without a gradient. sums: of the SSIM values of each tile, or
+// null.
 template <class T>
 __global__ void __launch_bounds__(kThreads) compare(SsimProblem<T> p, T* slopes, double* sums) {
     GS_SHARED(Span<T>, x);
@@ -150,7 +151,8 @@ __global__ void __launch_bounds__(kThreads) compare(SsimProblem<T> p, T* slopes,
         }
         if (!slopes) return;
         const T weight = value < 0 ? T(0) : p.weight ? p.weight[value] : T(1);
-        const int64_t at = pixel_index(p, tile.plane, tile.y + r, tile.x + c), of_one = p.planes * p.height * p.width;
+        const int64_t at = pixel_index(p, tile.plane, tile.y + r, tile.x + c),
+                      of_one = p.planes * p.height * p.width;
         slopes[at] = s.d_x * weight;
         slopes[at + of_one] = s.d_squares_twice * weight;
         slopes[at + 2 * of_one] = s.d_product * weight;
@@ -165,15 +167,15 @@ __global__ void __launch_bounds__(kThreads) differentiate(SsimProblem<T> p, cons
     GS_SHARED(Span<T>, spans, [kSlopes]);
     GS_SHARED(Rows<T>, rows, [kSlopes]);
     const Tile tile(p.height, p.width);
-    for (int s = 0; s < kSlopes; ++s) load_span(p, tile, slopes + s * p.planes * p.height * p.width, spans[s]);
+    for (int s = 0; s < kSlopes; ++s)
+        load_span(p, tile, slopes + s * p.planes * p.height * p.width, spans[s]);
     __syncthreads();
     share(kSpanHeight * kTileWidth, [&](int i) {
         const int r = i / kTileWidth, c = i % kTileWidth;
         for (int s = 0; s < kSlopes; ++s) {
             T sum = T(0);
 #pragma unroll
-            for (int k = -kRadius; k <= kRadius; ++k)
-                sum += window<T>(k) * spans[s][r][c + kRadius + k];
+            for (int k = -kRadius; k <= kRadius; ++k) sum += window<T>(k) * spans[s][r][c + kRadius + k];
             rows[s][r][c] = sum;
         }
     });
@@ -189,7 +191,8 @@ __global__ void __launch_bounds__(kThreads) differentiate(SsimProblem<T> p, cons
 
 // One block: the mean of `values` SSIM values from the sums of the tiles.
 template <class T>
-__global__ void __launch_bounds__(kThreads) average(const double* sums, int64_t count, int64_t values, T* mean) {
+__global__ void __launch_bounds__(kThreads)
+    average(const double* sums, int64_t count, int64_t values, T* mean) {
     double total = 0;
     for (int64_t i = threadIdx.x; i < count; i += kThreads) total += sums[i];
     total = block_sum(total);

@@ -13,7 +13,8 @@ namespace {
 
 class Tree {
 public:
-    Tree(const float* points, int64_t count, int threads) : points_(count), count_(count), depth_(tree_depth(count)) {
+    Tree(const float* points, int64_t count, int threads)
+        : points_(count), count_(count), depth_(tree_depth(count)) {
         boxes_.resize(int64_t(2) << depth_);
         parallel_ranges(count, threads, [&](int64_t begin, int64_t end) {
             for (int64_t i = begin; i < end; ++i)

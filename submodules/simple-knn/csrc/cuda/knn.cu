@@ -1,5 +1,6 @@
-// The k-d tree of the CPU's search, built level by level: boxes of all nodes of a level, then one sort that orders
-// every node's points along the node's longest side. Sorted nodes are already divided into their children.
+// The k-d tree of the CPU's search, built level by level: boxes of all nodes of a level, then one sort that
+// orders every node's points along the node's longest side. Sorted nodes are already divided into their
+// children.
 #include "cuda/knn.h"
 
 #include <string.h>
@@ -26,8 +27,7 @@ struct Tree {
 
 __global__ void take_points(const float* from, Tree tree) {
     const int64_t i = global_index();
-    if (i < tree.count)
-        tree.points[i] = {{from[3 * i], from[3 * i + 1], from[3 * i + 2]}, int32_t(i)};
+    if (i < tree.count) tree.points[i] = {{from[3 * i], from[3 * i + 1], from[3 * i + 2]}, int32_t(i)};
 }
 
 __device__ inline float warp_smallest(float value) {
@@ -149,7 +149,8 @@ void mean_squared_distance(const float* points, int64_t count, float* mean_squar
     for (int level = 0; level < depth; ++level) {
         bound(tree, level, queue);
         GS_LAUNCH(make_keys, blocks, kThreads, queue, tree, level, keys.get(), places.get());
-        sort_pairs(queue, keys.get(), sorted_keys.get(), places.get(), sorted_places.get(), count, 32 + level);
+        sort_pairs(queue, keys.get(), sorted_keys.get(), places.get(), sorted_places.get(), count,
+                   32 + level);
         const Point* const from = tree.points;
         tree.points = from == one.get() ? other.get() : one.get();
         GS_LAUNCH(move_points, blocks, kThreads, queue, from, sorted_places.get(), tree);
