@@ -28,7 +28,7 @@ installed := $(submodules:%=$(VENV)/%.installed)
 demo := output/demo
 demo_model := $(demo)/point_cloud/iteration_$(DEMO_ITERATIONS)/point_cloud.ply
 
-.PHONY: all install demo test test-long test-asan bench clean
+.PHONY: all install demo test test-long test-asan gpu-check gpu-compare bench clean
 .DELETE_ON_ERROR:
 
 all: install
@@ -84,6 +84,13 @@ test-asan:
 	$(MAKE) install VENV=$(VENV)-asan CUDA=OFF EMULATED_FLAGS=-fsanitize=address
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	    $(VENV)-asan/bin/python -m pytest -k emulated tests/test_simple_knn.py tests/test_fused_ssim.py tests/test_rasterizer*.py
+
+# On a machine with a GPU, with what is installed there: no environment, no network.
+gpu-check:
+	$(PYTHON) scripts/gpu_check.py
+
+gpu-compare:
+	$(PYTHON) benchmarks/gpu_step.py --gsplat
 
 bench: install
 	$(python) benchmarks/train_step.py --threads 1
