@@ -1,11 +1,11 @@
-"""One training iteration at real scale: milliseconds per stage, and how near its parameter traffic is to memory speed.
+"""One training iteration at real scale: milliseconds per stage, and how near its parameter traffic is to memory's.
 
     python benchmarks/gpu_step.py --gaussians 1000000 3000000 --json step.json
 
-Random Gaussians, a few pixels wide each, in front of one camera at 1237x822 with a random picture as its photo. The
-floor is the time that the parameters of all Gaussians alone take at the speed of a copy: they are read twice, their
-gradients written and read, and Adam reads and writes three numbers for each. With --gsplat, gsplat's own kernels
-render and differentiate the same Gaussians from the same camera in turn with ours.
+Random Gaussians, a few pixels wide each, in front of one camera at 1237x822 with a random picture as its photo.
+The floor is the time that the parameters of all Gaussians alone take at the speed of a copy: they are read
+twice, their gradients written and read, and Adam reads and writes three numbers for each. With --gsplat,
+gsplat's own kernels render and differentiate the same Gaussians from the same camera.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def random_model(count: int, camera: Camera, device: torch.device) -> GaussianMo
     return GaussianModel({name: values.to(device) for name, values in raw.items()})
 
 
-def stages(model: GaussianModel, camera: Camera, settings: OptimizationSettings) -> dict[str, Callable[[], None]]:
+def stages(
+    model: GaussianModel, camera: Camera, settings: OptimizationSettings
+) -> dict[str, Callable[[], None]]:
     """What is timed: each does all of what the one before it does, and more."""
     background = torch.zeros(3, device=model.device)
 
@@ -174,7 +176,9 @@ def main() -> None:
         print(f"{count:,} Gaussians")
         for stage, time_taken in figures[count].items():
             print(f"  {stage:30} {time_taken:8.2f} ms")
-        print(f"  {'whole step over the floor':30} {figures[count]['whole step'] / figures[count]['floor']:8.2f}")
+        print(
+            f"  {'whole step over the floor':30} {figures[count]['whole step'] / figures[count]['floor']:8.2f}"
+        )
     if args.json:
         record = {"device": name, "bytes_per_second": speed, "milliseconds": figures}
         args.json.write_text(json.dumps(record, indent=1))

@@ -1,4 +1,4 @@
-"""The CUDA kernels emulated on the CPU: all of them are run, and the emulation catches what it is there to catch."""
+"""The CUDA kernels emulated on the CPU: all of them are run, and planted bugs are caught."""
 
 from __future__ import annotations
 
@@ -66,7 +66,16 @@ def run_with_bug(project_dir: Path, tmp_path_factory: pytest.TempPathFactory) ->
         assert source.count(right) == 1 or not right
         (folder / "cuda" / "knn.cpp").write_text(source.replace(right, wrong) if right else source)
         program = folder / "program"
-        command = [compiler, "-std=c++17", "-O1", "-DGS_EMULATED", *flags, f"-I{folder}", f"-I{knn}", f"-I{common}"]
+        command = [
+            compiler,
+            "-std=c++17",
+            "-O1",
+            "-DGS_EMULATED",
+            *flags,
+            f"-I{folder}",
+            f"-I{knn}",
+            f"-I{common}",
+        ]
         files = [Path(__file__).with_name("emulation_driver.cpp"), folder / "cuda" / "knn.cpp"]
         files.append(common / "gpu" / "emulation.cpp")
         subprocess.run([*command, *files, "-o", program], check=True)

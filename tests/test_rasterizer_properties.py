@@ -82,7 +82,9 @@ def test_the_place_of_a_gaussian_in_memory_does_not_matter(backend: Backend, nam
 
 @pytest.mark.parametrize("count", [1, 2, 5, 15, 16, 17])
 @pytest.mark.parametrize("degree, bases", [(0, 16), (1, 9), (2, 25), (3, 25)])
-def test_few_gaussians_and_coefficients_beyond_the_degree(backend: Backend, count: int, degree: int, bases: int):
+def test_few_gaussians_and_coefficients_beyond_the_degree(
+    backend: Backend, count: int, degree: int, bases: int
+):
     scene = scenes.random_scene(count, count=20, degree=degree, bases=bases)
     scene = scene.rows(torch.arange(count))
     exact, got = scenes.run_reference(scene), scenes.run(backend, scene)
