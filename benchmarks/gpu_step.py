@@ -1,10 +1,10 @@
-"""One training iteration at real scale: milliseconds per stage, and how near its parameter traffic is to memory's.
+"""One training iteration at real scale: milliseconds per stage, and how near memory's speed it is.
 
     python benchmarks/gpu_step.py --gaussians 1000000 3000000 --json step.json
 
-Random Gaussians, a few pixels wide each, in front of one camera at 1237x822 with a random picture as its photo.
-The floor is the time that the parameters of all Gaussians alone take at the speed of a copy: they are read
-twice, their gradients written and read, and Adam reads and writes three numbers for each. With --gsplat,
+Random Gaussians, a few pixels wide each, in front of one camera at 1237x822 with a random picture as its
+photo. The floor is the time that the parameters of all Gaussians alone take at the speed of a copy: they are
+read twice, their gradients written and read, and Adam reads and writes three numbers for each. With --gsplat,
 gsplat's own kernels render and differentiate the same Gaussians from the same camera.
 """
 

@@ -1,8 +1,8 @@
 """Everything that wants a real GPU, in about eight minutes: python scripts/gpu_check.py [--output FOLDER]
 
-Builds the packages with CUDA into FOLDER, runs the tests on the GPU, compute-sanitizer on one small render, the
-benchmark at 1 and 3 million Gaussians, and trains the bundled scene. Uses what is installed, no network: torch
-with CUDA, nvcc, cmake, ninja, nanobind, scikit-build-core and what requirements.txt names. Writes
+Builds the packages with CUDA into FOLDER, runs the tests on the GPU, compute-sanitizer on one small render,
+the benchmark at 1 and 3 million Gaussians, and trains the bundled scene. Uses what is installed, no network:
+torch with CUDA, nvcc, cmake, ninja, nanobind, scikit-build-core and what requirements.txt names. Writes
 FOLDER/gpu.json, FOLDER/summary.md and a log for each step; exit code 1 if one failed.
 """
 

@@ -1,4 +1,4 @@
-"""Where the kernels run in the tests: on the CPU, as CUDA kernels emulated there, and on a GPU where there is one."""
+"""Where kernels run in the tests: on the CPU, as CUDA kernels emulated there, and on a GPU if there is one."""
 
 from __future__ import annotations
 

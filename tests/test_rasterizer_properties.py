@@ -64,7 +64,7 @@ def test_the_order_of_the_gaussians_does_not_matter(backend: Backend, name: str)
 
 @pytest.mark.parametrize("name", ["degree 3", "degree 3 apart", "covariances given"])
 def test_the_place_of_a_gaussian_in_memory_does_not_matter(backend: Backend, name: str):
-    """Unseen ones before the others move them through the lanes, and through the rest that fills no register."""
+    """Unseen ones before the others move them through all lanes, and through the rest that fills no pack."""
     scene = case(name).scene
     first = scenes.run(backend, scene)
     unseen = int((first.radii == 0).nonzero()[0])
