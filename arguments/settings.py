@@ -153,7 +153,7 @@ class DensificationSettings:
     error_quantile: float = flag(0.2, "top fraction that quantile takes", bound=between(0, 1))
     error_deviations: float = flag(1.0, "standard deviations above the mean, for mean_std")
     error_floor: float = flag(
-        16.0,
+        32.0,
         "no Gaussian is densified whose E_k is less than the error of that many average pixels",
         unit="pixels",
         bound=at_least(0),
