@@ -45,26 +45,6 @@ struct PictureGradients {
     const T* carrier;    // (H, W) or null
 };
 
-// What a tile adds up for one of its Gaussians, X = G dL/d(importance * opacity * G):
-enum Sum {
-    kX,
-    kXdx,
-    kXdy,
-    kXdxdx,
-    kXdxdy,
-    kXdydy,
-    kColor,
-    kCarrier = kColor + 3,
-    kInvDepth,  // sum of w times the pixel's gradient
-    kGradientSums,
-    kWeight = kGradientSums,  // from here on: with statistics alone
-    kEnergy,
-    kPixelCount,
-    kWeightMax,
-    kAllSums
-};
-GS_HD constexpr int sum_count(bool statistics) { return statistics ? kAllSums : kGradientSums; }
-
 // Null: not asked for.
 template <class T>
 struct Gradients {

@@ -209,26 +209,6 @@ struct Sink {
     }
 };
 
-// dL/d(conic), dL/d(mean in pixels) and dL/d(opacity after compensation) from the sums over pixels.
-template <class P>
-struct ScreenGradients {
-    Sym2<P> conic;
-    P mean[2];
-    P opacity, importance;
-};
-
-template <class P>
-GS_INLINE ScreenGradients<P> screen_gradients(const Splat<P>& s, const Sym2<P>& conic, const P* sums) {
-    const P modulated = s.importance * s.opacity, half = Scalar<P>(0.5) * modulated;
-    ScreenGradients<P> g;
-    g.opacity = s.importance * sums[kX];
-    g.importance = s.opacity * sums[kX];
-    g.conic = {-half * sums[kXdxdx], -modulated * sums[kXdxdy], -half * sums[kXdydy]};
-    g.mean[0] = modulated * (conic.xx * sums[kXdx] + conic.xy * sums[kXdy]);
-    g.mean[1] = modulated * (conic.xy * sums[kXdx] + conic.yy * sums[kXdy]);
-    return g;
-}
-
 template <class T, class B>
 GS_INLINE void store_sh(const Gradients<T>& grad, const Gaussians<T>& g, const Sink<T, B>& sink,
                         const Lanes<T>* basis, int bases, const Lanes<T>* grad_color) {

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "../arrays.h"
+#include "../sums.h"
 #include "isa.h"
 
 namespace gs {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../arrays.h"
+#include "../sums.h"
 
 namespace gs {
 
@@ -103,27 +104,6 @@ GS_HD void clear_gradients(const Gradients<T>& grad, int64_t i) {
     clear(grad.opacities, i, 1);
     clear(grad.importance, i, 1);
     clear(grad.carrier, i, 1);
-}
-
-// dL/d(conic), dL/d(mean in pixels) and dL/d(opacity after compensation) from the sums over pixels.
-template <class T>
-struct ScreenGradients {
-    Sym2<T> conic;
-    T mean[2];
-    T opacity, importance;
-};
-
-template <class T>
-GS_HD ScreenGradients<T> screen_gradients(const Splat<T>& s, const Sym2<T>& conic, const T* sums) {
-    const T modulated = s.importance * s.opacity;
-    ScreenGradients<T> g;
-    g.opacity = s.importance * sums[kX];
-    g.importance = s.opacity * sums[kX];
-    g.conic = {T(-0.5) * modulated * sums[kXdxdx], -modulated * sums[kXdxdy],
-               T(-0.5) * modulated * sums[kXdydy]};
-    g.mean[0] = modulated * (conic.xx * sums[kXdx] + conic.xy * sums[kXdy]);
-    g.mean[1] = modulated * (conic.xy * sums[kXdx] + conic.yy * sums[kXdy]);
-    return g;
 }
 
 // The gradient of SH coefficient (j, c) is basis[j] color[c].

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "../arrays.h"
+#include "../sums.h"
 #include "gpu/device.h"
 
 namespace gs {
