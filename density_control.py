@@ -19,9 +19,8 @@ def collect(run: Training, iteration: int, view: TrainingView) -> None:
         policy.accumulate_gradients(model.statistics, view.render.means2d.grad, view.render.radii)
     if view.carrier is not None:
         pixels = view.error.numel()  # views of all sizes count alike
-        errors = (
-            view.carrier.grad[:, 0] / settings.densification.aux_scale * (run.scene.median_pixels / pixels)
-        )
+        scale = run.scene.median_pixels / pixels / settings.densification.aux_scale
+        errors = view.carrier.grad[:, 0] * scale
         policy.accumulate_errors(model.statistics, errors, settings.densification)
         totals["pixel_error"] += view.error.mean()
         totals["error_views"] += 1

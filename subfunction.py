@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from fused_ssim import fused_ssim_and_map
 from torch import Tensor
 
 from arguments import DensificationSettings, ImportanceSettings, OptimizationSettings, PruningSettings
-from utils.losses import l1
 from utils.rotations import quats_to_matrices
 from utils.schedules import log_linear
 
@@ -92,29 +92,34 @@ def prunes_large(iteration: int, settings: DensificationSettings) -> bool:
 # What is minimised
 
 
+class PixelLosses(NamedTuple):
+    """What a loss is the mean of, without gradients."""
+
+    l1: Tensor  # (3, H, W) absolute difference
+    ssim: Tensor  # (3, H, W)
+
+
 def training_loss(
     image: Tensor,  # (3, H, W)
     truth: Tensor,  # (3, H, W)
     lambda_dssim: float,
-) -> tuple[Tensor, Tensor]:
-    """(1 - lambda) L1 + lambda (1 - SSIM) (Kerbl et al. 2023, eq. 7), and the SSIM map (3, H, W)."""
+) -> tuple[Tensor, PixelLosses]:
+    """(1 - lambda) L1 + lambda (1 - SSIM) (Kerbl et al. 2023, eq. 7), and both at every pixel."""
     ssim, ssim_map = fused_ssim_and_map(image[None], truth[None])
-    return (1 - lambda_dssim) * l1(image, truth) + lambda_dssim * (1 - ssim), ssim_map[0]
+    differences = (image - truth).abs()
+    loss = (1 - lambda_dssim) * differences.mean() + lambda_dssim * (1 - ssim)
+    return loss, PixelLosses(differences.detach(), ssim_map[0])
 
 
-def pixel_error(
-    image: Tensor,  # (3, H, W)
-    truth: Tensor,  # (3, H, W)
-    ssim_map: Tensor,  # (3, H, W)
-    metric: str,
-    lambda_dssim: float,
-) -> Tensor:
+def pixel_error(losses: PixelLosses, metric: str, lambda_dssim: float) -> Tensor:
     """E(u), (1, H, W): a pixel's share of L1, of 1 - SSIM, or of the training loss; no gradient."""
     share = {"l1": 0.0, "dssim": 1.0, "mixed": lambda_dssim}[metric]
-    error = share * (1 - ssim_map.mean(0, keepdim=True))
+    parts = []
     if share < 1:
-        error = error + (1 - share) * (image.detach() - truth).abs_().mean(0, keepdim=True)
-    return error
+        parts.append((1 - share) * losses.l1.mean(0, keepdim=True))
+    if share > 0:
+        parts.append(share * (1 - losses.ssim.mean(0, keepdim=True)))
+    return sum(parts)
 
 
 def auxiliary_loss(
@@ -122,7 +127,7 @@ def auxiliary_loss(
     error_image: Tensor,  # (1, H, W) A(u) = sum_k w_k e_k
 ) -> Tensor:
     """sum_u E(u) A(u), which is 0 as e_k is; its gradient to e_k is E_k (Rota Bulo et al. 2024, sec. 4.1)."""
-    return (error * error_image).sum()
+    return error.flatten() @ error_image.flatten()
 
 
 def importance_penalty(

@@ -205,18 +205,19 @@ def test_loss_is_the_mix_of_l1_and_dssim():
     image, truth = torch.rand(2, 3, 17, 23, generator=generator)
     ssim = fused_ssim(image[None], truth[None]).item()
     l1 = (image - truth).abs().mean().item()
-    loss, ssim_map = policy.training_loss(image, truth, 0.2)
+    loss, losses = policy.training_loss(image, truth, 0.2)
     assert loss.item() == pytest.approx(0.8 * l1 + 0.2 * (1 - ssim), rel=1e-5)
-    assert ssim_map.shape == image.shape and ssim_map.mean().item() == pytest.approx(ssim, rel=1e-5)
+    assert losses.ssim.shape == image.shape and losses.ssim.mean().item() == pytest.approx(ssim, rel=1e-5)
+    assert torch.equal(losses.l1, (image - truth).abs())
     assert policy.training_loss(truth, truth, 0.2)[0].item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("metric", ["l1", "dssim", "mixed"])
 def test_pixel_error_is_what_its_metric_says_and_mixed_adds_up_to_the_loss(metric):
     image, truth = torch.rand(2, 3, 17, 23, generator=torch.Generator().manual_seed(1))
-    loss, ssim_map = policy.training_loss(image, truth, 0.2)
-    error = policy.pixel_error(image, truth, ssim_map, metric, 0.2)
-    l1, dssim = (image - truth).abs().mean(0, keepdim=True), (1 - ssim_map).mean(0, keepdim=True)
+    loss, losses = policy.training_loss(image, truth, 0.2)
+    error = policy.pixel_error(losses, metric, 0.2)
+    l1, dssim = (image - truth).abs().mean(0, keepdim=True), (1 - losses.ssim).mean(0, keepdim=True)
     expected = {"l1": l1, "dssim": dssim, "mixed": 0.8 * l1 + 0.2 * dssim}[metric]
     assert error.shape == (1, 17, 23)
     assert torch.allclose(error, expected, atol=1e-6)
