@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 import diff_gaussian_rasterization
 import fused_ssim
@@ -51,5 +53,19 @@ def backends() -> tuple[Backend, ...]:
     return tuple(found)
 
 
+is_emulation_built = all(importlib.util.find_spec(f"{package}._cuda_emulated") for package in PACKAGES)
+needs_emulation = pytest.mark.skipif(
+    not is_emulation_built, reason="built without -Ccmake.define.GS_EMULATED_CUDA=ON, which `make test` sets"
+)
+
+
+def parameters() -> list[Any]:
+    """The back ends; the emulated one says so where it was not built."""
+    marks = {"cuda-emulated": [needs_emulation]}
+    return [
+        pytest.param(backend, marks=marks.get(backend.name, []), id=backend.name) for backend in backends()
+    ]
+
+
 # As `pytestmark`: every test of the module takes `backend`, and conftest.py has it running meanwhile.
-on_every_backend = pytest.mark.parametrize("backend", backends(), ids=lambda backend: backend.name)
+on_every_backend = pytest.mark.parametrize("backend", parameters())

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import raster_scenes as scenes
-from backends import PACKAGES, backends
+from backends import PACKAGES, backends, needs_emulation
 from diff_gaussian_rasterization import SparseGaussianAdam
 from fused_ssim import fused_ssim
 from simple_knn._C import distCUDA2
@@ -36,6 +36,7 @@ def run_everything() -> None:
     SparseGaussianAdam([param]).step(torch.ones(5, dtype=torch.bool), 5)
 
 
+@needs_emulation
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_kernel_in_the_sources_was_executed(package: str, project_dir: Path):
     folder = project_dir / "submodules" / package.replace("_", "-") / "csrc" / "cuda"
