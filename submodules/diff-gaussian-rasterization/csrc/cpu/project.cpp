@@ -161,7 +161,8 @@ void project(const View<T>& view, const Gaussians<T>& g, const Projected<T>& out
 // ----------------------------------------------------------------------------------------------------
 // Back
 
-// Adds one Gaussian's sums over its tiles, in the order of its pairs.
+// Adds one Gaussian's sums over its tiles, in the order of its pairs. Without statistics nobody has set theirs,
+// and nobody reads what becomes of them.
 template <class T>
 GS_INLINE void reduce_pairs(const PairIndex& index, int64_t i, const PairSums<T>* pair_sums,
                             PairSums<T>& out) {
