@@ -143,9 +143,12 @@ def steps_left(run: Run, options: argparse.Namespace) -> Steps:
     if not (options.skip_rendering or pictures) and (steps or config.get("finished")):
         steps["rendering"] = ["render.py", "-m", str(run.folder)]
     lpips = ["--lpips_weights", str(options.lpips_weights)] if options.lpips_weights else []
-    unmeasured = "rendering" in steps or (pictures and not is_measured(run.folder, config, bool(lpips)))
+    measured = pictures and is_measured(run.folder, config, bool(lpips), options.train_views)
+    unmeasured = "rendering" in steps or (pictures and not measured)
     if unmeasured and not options.skip_metrics:
         flags = ["--skip_lpips"] if options.skip_lpips else lpips
+        if options.train_views is not None:
+            flags += ["--train_views", str(options.train_views)]
         steps["measuring"] = ["metrics.py", "-m", str(run.folder), *flags]
     return steps
 
@@ -207,6 +210,10 @@ def has_pictures(folder: Path, config: dict[str, Any]) -> bool:
     )
 
 
-def is_measured(folder: Path, config: dict[str, Any], lpips_too: bool) -> bool:
+def is_measured(folder: Path, config: dict[str, Any], lpips_too: bool, train_views: int | None) -> bool:
+    """With LPIPS if it is wanted, and on at least as many training views as are wanted (None: all)."""
     results = read_json(folder / "results.json").get(f"ours_{config['iteration']}")
-    return bool(results) and not (lpips_too and results["lpips_missing"])
+    if not results or (lpips_too and results["lpips_missing"]):
+        return False
+    wanted = config["views"]["train"] if train_views is None else train_views
+    return results["views"]["train"] >= min(wanted, config["views"]["train"])

@@ -74,6 +74,8 @@ def full_eval_parser() -> Parser:
     about = "VGG16's weights for metrics.py; brings LPIPS to measured runs without it"
     add("--lpips_weights", type=Path, metavar="FILE", help=about)
     add("--skip_lpips", action="store_true", help="leave LPIPS out")
+    about = "measure N evenly spaced training views (default: all)"
+    add("--train_views", type=int, metavar="N", help=about)
     return parser
 
 
@@ -86,6 +88,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     for name, least in (("jobs", 1), ("threads", 0)):
         if getattr(options, name) < least:
             raise ValueError(f"--{name}: expected at least {least}, got {getattr(options, name)}")
+    if options.train_views is not None and options.train_views < 0:
+        raise ValueError(f"--train_views: expected at least 0, got {options.train_views}")
     if options.lpips_weights and not options.lpips_weights.is_file():
         raise FileNotFoundError(f"--lpips_weights {options.lpips_weights}: there is no such file")
     if options.output_path.exists() and not options.output_path.is_dir():

@@ -95,6 +95,12 @@ def png_size(path: Path) -> str:
     return f"{int.from_bytes(start[16:20], 'big')} x {int.from_bytes(start[20:24], 'big')}"
 
 
+def evenly_spaced(pairs: list[Pair], count: int) -> list[Pair]:
+    """`count` of them, or all if there are fewer; the same ones for every run on a scene."""
+    count = min(count, len(pairs))
+    return [pairs[number * len(pairs) // count] for number in range(count)]
+
+
 # Measuring
 
 
@@ -214,6 +220,8 @@ def metrics_parser() -> Parser:
         metavar="OUTPUT",
         help="folders of the runs",
     )
+    about = "measure N evenly spaced training views (default: all); held-out views are always all measured"
+    parser.add_argument("--train_views", type=int, metavar="N", help=about)
     lpips = parser.add_mutually_exclusive_group()
     lpips.add_argument(
         "--lpips_weights",
@@ -229,7 +237,12 @@ def metrics_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = metrics_parser().parse_args(argv)
+    if options.train_views is not None and options.train_views < 0:
+        raise ValueError(f"--train_views: expected at least 0, got {options.train_views}")
     runs = {folder: find_methods(folder) for folder in options.model_paths}
+    if options.train_views is not None:
+        for pairs in (pairs for methods in runs.values() for pairs in methods.values()):
+            pairs["train"] = evenly_spaced(pairs["train"], options.train_views)
     device = best_device()
     lpips, missing = prepare_lpips(options, device)
     if missing and not options.quiet:

@@ -99,7 +99,12 @@ def leave(run, finished=True, pictures=True, measured=True, lpips_missing="left 
             for index in range(views):
                 (place / f"{index:05d}.png").write_bytes(b"")
     if measured:
-        write_json(run.folder / "results.json", {f"ours_{ITERATIONS}": {"lpips_missing": lpips_missing}})
+        leave_measures(run, lpips_missing)
+
+
+def leave_measures(run, lpips_missing=None, iteration=ITERATIONS, train_views=2):
+    figures = {"lpips_missing": lpips_missing, "views": {"test": 1, "train": train_views}}
+    write_json(run.folder / "results.json", {f"ours_{iteration}": figures})
 
 
 def test_a_new_run_takes_all_steps(run):
@@ -126,10 +131,23 @@ def test_measures_of_another_iteration_or_without_lpips_are_not_enough(run, tmp_
     options.skip_lpips, options.lpips_weights = False, tmp_path / "vgg16.pth"
     weights = ["--lpips_weights", str(tmp_path / "vgg16.pth")]
     assert steps_left(run, options) == {"measuring": ["metrics.py", "-m", str(run.folder), *weights]}
-    write_json(run.folder / "results.json", {"ours_12": {"lpips_missing": None}})
+    leave_measures(run)
     assert steps_left(run, options) == {}
-    write_json(run.folder / "results.json", {"ours_7": {"lpips_missing": None}})
+    leave_measures(run, iteration=7)
     assert list(steps_left(run, options)) == ["measuring"]
+
+
+def test_training_views_are_measured_when_more_are_wanted_than_were(run):
+    run, options = run
+    leave(run)
+    leave_measures(run, train_views=1)
+    assert steps_left(run, options)["measuring"][-1] == "--skip_lpips"
+    options.train_views = 1
+    assert steps_left(run, options) == {}
+    options.train_views = 7  # than there are
+    assert steps_left(run, options)["measuring"][-2:] == ["--train_views", "7"]
+    leave_measures(run)
+    assert steps_left(run, options) == {}
 
 
 def test_skipping(run):

@@ -116,6 +116,16 @@ def test_training_views_stand_beside_the_held_out_ones(tmp_path):
     assert set(read(tmp_path, "per_view.json")["ours_7000"]["train"]["SSIM"]) == set(NAMES)
 
 
+@pytest.mark.parametrize(("wanted", "measured"), [(0, []), (2, [0, 2]), (3, [0, 1, 3]), (9, range(5))])
+def test_some_training_views_evenly_spaced(tmp_path, wanted, measured):
+    names = [f"{number:05}.png" for number in range(5)]
+    add_views(tmp_path, "test")
+    add_views(tmp_path, "train", names=names)
+    metrics.main(["-m", str(tmp_path), "--skip_lpips", "--quiet", "--train_views", str(wanted)])
+    assert list(read(tmp_path, "per_view.json")["ours_7000"]["train"]["SSIM"]) == [names[n] for n in measured]
+    assert read(tmp_path, "results.json")["ours_7000"]["views"] == {"test": 2, "train": len(measured)}
+
+
 def test_without_held_out_views_their_figures_are_null(tmp_path, capsys):
     add_views(tmp_path, "train")
     metrics.main(["-m", str(tmp_path), "--skip_lpips"])
@@ -247,6 +257,7 @@ def test_a_damaged_picture(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["-m", "x", "--train_views", "-1"], "--train_views: expected at least 0, got -1"),
         ([], "-m/--model_paths"),
         (["-m"], "expected at least one argument"),
         (["-m", "x", "--unknown"], "unrecognized arguments: --unknown"),

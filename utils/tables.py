@@ -33,7 +33,7 @@ Row = dict[str, Any]
 ABOUT = """# Results
 
 SSIM, PSNR (dB) and LPIPS are means over the views of the saved PLY, rendered to 8-bit pictures: "test" over
-the held-out views (`--eval`), "train" over the training views. MB (10^6 bytes) is the size of the PLY, peak
+the held-out views (`--eval`), "train" over the training views, or some of them, evenly spaced (`--train_views`). MB (10^6 bytes) is the size of the PLY, peak
 MB the memory that training took, minutes its time. A mean over seeds is followed by its spread [max - min].
 """
 
@@ -64,7 +64,7 @@ def read_row(folder: Path, output: Path) -> Row | None:
     row: Row = {name: record[name] for name in NAMES}
     for split, values in (("test", results), ("train", results.get("train", {}))):
         row |= {f"{split}_{name}": values.get(name) for name in MEASURES}
-        row[f"{split}_views"] = config["views"][split]
+        row[f"{split}_views"] = results.get("views", config["views"])[split]
     machine = config.get("machine", {})
     where = (f"{machine.get('processor')}, {machine.get('cores')} cores, {machine.get('threads')} threads"
              f", device {machine.get('device')}")  # fmt: skip
