@@ -118,7 +118,9 @@ class Camera:
         """The photo as (3, H, W) float32 in [0, 1] on `device`; any alpha is composited over `background`."""
         if self.image is None:
             raise ValueError(f"camera {self.image_name} has no photo")
-        planes = self.image.to(device).permute(2, 0, 1).contiguous().to(torch.float32).div_(255)
+        queued = self.image.device.type == "cpu"  # towards the CPU a copy has to be waited for
+        planes = self.image.to(device, non_blocking=queued).permute(2, 0, 1)
+        planes = planes.contiguous().to(torch.float32).div_(255)
         if planes.shape[0] == 3:
             return planes
         color, alpha = planes[:3], planes[3:]

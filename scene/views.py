@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from scene.camera import Camera
+from utils.devices import keep_on
 from utils.images import read_image, resize_image
 
 # 3DGS's meaning of -r: these divide, -1 keeps images up to WIDEST_UNASKED pixels wide, others are widths.
@@ -159,7 +160,7 @@ def _load_camera(view: View, resolution: int, data_device: torch.device | str) -
     except ValueError as error:
         raise ValueError(f"{view.image_path}: {error}") from None
     size = target_size(width, height, resolution)
-    pixels = _planar(resize_image(image, *size)).to(data_device)
+    pixels = keep_on(data_device, _planar(resize_image(image, *size)))
     lens = lens.stretched(*size)
     camera = Camera(view.image_name, *size, lens.fx, lens.fy, lens.cx, lens.cy, view.world_to_camera, pixels)
     return camera, resolution == -1 and width > WIDEST_UNASKED

@@ -144,6 +144,16 @@ def test_white_background_changes_nothing_that_is_read(tmp_path):
 # What is refused, and with which sentence
 
 
+@pytest.mark.parametrize(("renders_on", "locked"), [("cuda", True), ("cpu", False)])
+def test_photos_wait_for_a_gpu_in_page_locked_memory(tmp_path, monkeypatch, renders_on, locked):
+    """So that copying them costs no waiting. The GPU's driver, which locks the pages, is not needed here."""
+    locks = []
+    monkeypatch.setattr("utils.devices.best_device", lambda: torch.device(renders_on))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda pixels: locks.append(pixels.shape) or pixels)
+    scene = load(write_colmap_scene(tmp_path), data_device="cpu")
+    assert len(locks) == (len(scene.train) if locked else 0)
+
+
 def test_missing_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="scene folder not found: .*nowhere"):
         load(tmp_path / "nowhere")

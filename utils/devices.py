@@ -1,9 +1,10 @@
-"""Which devices a flag may name."""
+"""Where pictures are kept: which devices a flag may name, and how they wait there."""
 
 from __future__ import annotations
 
 import torch
 from diff_gaussian_rasterization import best_device
+from torch import Tensor
 
 
 def check_data_device(name: str) -> None:
@@ -15,3 +16,12 @@ def check_data_device(name: str) -> None:
         fits = False
     if not fits:
         raise ValueError(f"--data_device: expected {' or '.join(usable)} on this machine, got {name!r}")
+
+
+def keep_on(device: torch.device | str, pixels: Tensor) -> Tensor:
+    """`pixels` on `device`: if that is the CPU, but a GPU renders, in page-locked memory.
+
+    From there a copy to the GPU with `non_blocking` is queued and not waited for.
+    """
+    kept = pixels.to(device)
+    return kept.pin_memory() if kept.device.type == "cpu" != best_device().type else kept
