@@ -26,7 +26,7 @@ def collect(run: Training, iteration: int, view: TrainingView) -> None:
         totals["error_views"] += 1
     if policy.collects_energy(iteration, settings.densification, settings.pruning):
         model.statistics["energy_so_far"] += view.render.rasterizer.statistics.removal_energy
-        totals["error_so_far"] += (view.render.image - view.truth).square().sum()
+        totals["error_so_far"] += (view.image - view.truth).square().sum()
         if not run.views.remaining:
             finish_round(run, iteration)
 

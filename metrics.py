@@ -12,14 +12,14 @@ from typing import Any, Sequence
 
 import torch
 from diff_gaussian_rasterization import best_device
-from fused_ssim import fused_ssim
+from fused_ssim import fused_ssim_map
 from torch import Tensor
 
 from arguments.flags import Parser
 from utils.commands import run_command
 from utils.files import write_json
-from utils.images import read_image
-from utils.losses import psnr
+from utils.images import HALF, read_image
+from utils.losses import masked_mean, psnr
 from utils.lpips import LPIPS, SMALLEST_SIDE, fetch_vgg16, read_vgg16
 from utils.progress import each
 
@@ -28,7 +28,9 @@ METRICS = ("SSIM", "PSNR", "LPIPS")
 
 # Written into results.json, so that a number is never without what it means.
 CONVENTIONS = {
-    "pictures": "8-bit PNG / 255, alpha ignored; a figure is the mean over the views",
+    "pictures": "8-bit PNG / 255; a figure is the mean over the views",
+    "masks": "where the photo is transparent nothing counts: SSIM and PSNR are means over the other pixels; "
+    "LPIPS sees the photo in both pictures there",
     "SSIM": "mean of the map over pixels and channels; Gaussian window 11 x 11, sigma 1.5; zeros outside",
     "PSNR": "decibels, from the mean over pixels and channels of one view; null where infinite (no error)",
     "LPIPS": "v0.1, VGG16, pictures fed in [0, 1] as for published 3DGS figures, not in its own [-1, 1]",
@@ -104,19 +106,23 @@ def evenly_spaced(pairs: list[Pair], count: int) -> list[Pair]:
 # Measuring
 
 
-def load(path: Path, device: torch.device) -> Tensor:
-    """(1, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(read_image(path)[..., :3]).to(device).permute(2, 0, 1)[None].contiguous() / 255
+def load(path: Path, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """(1, 3, H, W) in [0, 1], and which pixels (H, W) count if not all do."""
+    pixels = torch.from_numpy(read_image(path)).to(device)
+    counts = pixels[..., 3] >= HALF if pixels.shape[2] == 4 else None
+    return pixels[..., :3].permute(2, 0, 1)[None].contiguous() / 255, counts
 
 
 def measure(pairs: list[Pair], title: str, lpips: LPIPS | None, device: torch.device, quiet: bool) -> Values:
     """Every metric of every pair."""
     values: Values = {metric: {} for metric in METRICS}
     for pair in each(pairs, title, quiet):
-        image, truth = load(pair.render, device), load(pair.truth, device)
+        (image, _), (truth, counts) = load(pair.render, device), load(pair.truth, device)
+        if counts is not None:
+            image = torch.where(counts, image, truth)
         name = pair.render.name
-        values["SSIM"][name] = fused_ssim(image, truth, padding="same", train=False).item()
-        values["PSNR"][name] = finite(psnr(image, truth).item())
+        values["SSIM"][name] = finite(masked_mean(fused_ssim_map(image, truth), counts).item())
+        values["PSNR"][name] = finite(psnr(image, truth, counts).item())
         values["LPIPS"][name] = finite(lpips(image, truth).item()) if lpips else None
     return values
 

@@ -27,7 +27,7 @@ def report(
 ) -> None:
     """Show and log how it goes: every few iterations only, as reading a number waits for the device."""
     if iteration % Progress.INTERVAL == 0 or iteration == run.settings.optimization.iterations:
-        decibels = psnr(view.render.image.clamp(0, 1), view.truth).item()
+        decibels = psnr(view.image.clamp(0, 1), view.truth).item()
         numbers = (iteration, view.loss.item(), decibels, len(run.model))
         progress.update(*numbers)
         log.training(*numbers)
@@ -51,7 +51,8 @@ def measure(run: Training, iteration: int, progress: Progress, log: TensorBoardL
             background = choose_background(run, measuring=True)
             image = render(camera, model, background, **vars(run.settings.pipeline)).image.clamp(0, 1)
             truth = camera.ground_truth(background, model.device)
-            sums += torch.stack([l1(image, truth), psnr(image, truth)]).cpu()
+            pair = (image, truth, camera.mask_on(model.device))
+            sums += torch.stack([l1(*pair), psnr(*pair)]).cpu()
         error, decibels = (sums / len(cameras)).tolist()
         progress.say(f"[ITER {iteration}] Evaluating {name}: L1 {error:.6f} PSNR {decibels:.4f}")
         log.views(iteration, name, error, decibels)

@@ -7,6 +7,7 @@ import utils.before_torch  # noqa: F401  before torch
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diff_gaussian_rasterization import best_device
 from torch import Tensor
@@ -45,14 +46,21 @@ def render_views(
         write_png(
             renders / name, to_bytes(render(camera, model, background, **vars(settings.pipeline)).image)
         )
-        write_png(truths / name, to_bytes(camera.ground_truth(background, model.device)))
+        write_png(truths / name, with_mask(to_bytes(camera.ground_truth(background, model.device)), camera))
     if not settings.run.quiet:
         print(f"{len(cameras)} {split} views: {renders}")
 
 
-def to_bytes(image: Tensor) -> Any:
+def to_bytes(image: Tensor) -> np.ndarray:
     """(3, H, W) in [0, 1] -> (H, W, 3) uint8 array, rounded."""
     return (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def with_mask(photo: np.ndarray, camera: Camera) -> np.ndarray:
+    """The mask of a view as alpha of its photo, from which metrics.py knows what counts."""
+    if camera.mask is None:
+        return photo
+    return np.dstack([photo, camera.mask.cpu().numpy().astype(np.uint8) * 255])
 
 
 def main() -> None:

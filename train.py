@@ -80,13 +80,14 @@ def show_and_differentiate(run: Training, iteration: int) -> TrainingView:
         **pipeline_flags(settings, iteration),
     )
     truth = camera.ground_truth(background, model.device)
-    loss, losses = policy.training_loss(shown.image, truth, settings.optimization.lambda_dssim)
-    view = TrainingView(shown, truth, loss.detach(), carrier)
+    image = camera.counted(shown.image, truth)
+    loss, losses = policy.training_loss(image, truth, settings.optimization.lambda_dssim)
+    view = TrainingView(shown, image.detach(), truth, loss.detach(), carrier)
 
     objective = loss
     if carrier is not None:
         kind = (settings.densification.error_metric, settings.optimization.lambda_dssim)
-        view.error = policy.pixel_error(losses, *kind)
+        view.error = camera.counted(policy.pixel_error(losses, *kind), 0.0)
         auxiliary = policy.auxiliary_loss(view.error, shown.error_image)
         objective = objective + settings.densification.aux_scale * auxiliary
     if importance is not None:

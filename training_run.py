@@ -73,6 +73,7 @@ class TrainingView:
     """One training view as the model shows it, with what its backward pass left behind."""
 
     render: RenderOutput
+    image: Tensor  # (3, H, W) rendered, with the photo where a mask leaves it out
     truth: Tensor  # (3, H, W)
     loss: Tensor  # ()
     carrier: Tensor | None  # (N, 1) e_k, whose gradient is E_k times aux_scale

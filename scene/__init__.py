@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 
-from scene import blender, colmap
-from scene.camera import Camera, CameraMatrices, scene_extent, viewer_entries
-from scene.points import PointCloud
+from scene import colmap, transforms
+from scene.camera import Camera, CameraMatrices, camera_mean, scene_extent, viewer_entries
+from scene.points import BLENDER_HALF_SIDE, PointCloud, Region, random_points, read_points
 from scene.views import View, load_cameras, require_resolution
 
 __all__ = ["Camera", "CameraMatrices", "PointCloud", "Scene", "load_scene", "viewer_entries"]
@@ -19,6 +20,9 @@ __all__ = ["Camera", "CameraMatrices", "PointCloud", "Scene", "load_scene", "vie
 DEFAULT_IMAGES = "images"
 # Every 8th view is held out (Mip-NeRF 360 and, after it, the field).
 HOLD_OUT_EVERY = 8
+# Half the side of the cube of random points around the cameras, over the scene's extent: photos taken around
+# an object and photos taken from its middle outwards both find something to start from.
+REGION_PER_EXTENT = 3.0
 _Item = TypeVar("_Item")
 
 
@@ -45,28 +49,51 @@ def load_scene(
     white_background: bool = False,
     eval: bool = False,
     data_device: torch.device | str = "cpu",
+    init_points: str | Path = "",
     seed: int = 0,
     quiet: bool = False,
 ) -> Scene:
-    """Read a COLMAP or NeRF-synthetic (Blender) scene.
+    """Read a COLMAP, NeRF-synthetic (Blender), nerfstudio or instant-ngp scene.
 
     `images`, `resolution` and `eval` mean what -i, -r and --eval mean in 3DGS. `white_background` changes
     nothing that is read: images keep their alpha until `Camera.ground_truth` composites them over the
-    background in use. `seed` is for the random points of a scene without any. ValueError or
-    FileNotFoundError, in a sentence, for bad input.
+    background in use. `init_points` is a PLY to start from in place of the scene's own points; where there
+    are none either, random ones are made from `seed`. ValueError or FileNotFoundError, in a sentence, for
+    bad input.
     """
     source = Path(source_path)
     require_resolution(resolution)
-    train, test, points = _read_views(source, images, eval, seed, quiet)
-    cameras = load_cameras(train + test, resolution, data_device, quiet)
-    train_cameras, test_cameras = cameras[: len(train)], cameras[len(train) :]
+    given = read_points(Path(init_points)) if init_points else None
+    found = _read_views(source, images, eval, quiet)
+    if not found.train:
+        raise ValueError(
+            f"{source}: with --eval all of its {len(found.test)} views are held out and none is left to train on"
+        )
+    cameras = load_cameras(found.train + found.test, resolution, data_device, quiet)
+    train_cameras, test_cameras = cameras[: len(found.train)], cameras[len(found.train) :]
     extent = scene_extent(train_cameras)
     if not extent > 0:
         raise ValueError(
-            f"{source}: all {len(train)} training cameras stand at one point, which gives the scene no "
-            "scale; views from at least two places are needed"
+            f"{source}: all {len(train_cameras)} training cameras stand at one point, which gives the scene "
+            "no scale; views from at least two places are needed"
         )
+    points = given or found.points
+    if points is None:
+        region = found.region or Region(camera_mean(train_cameras), REGION_PER_EXTENT * extent)
+        points = random_points(region, seed)
+        if not quiet:
+            print(f"No points in {source}: starting from {len(points)} random points (seed {seed}).")
     return Scene(train_cameras, test_cameras, points, extent, source)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a scene's files say, before any photo is read."""
+
+    train: list[View]
+    test: list[View]
+    points: PointCloud | None  # None: random ones are wanted
+    region: Region | None = None  # where those belong, None: around the cameras
 
 
 def hold_out(items: list[_Item]) -> tuple[list[_Item], list[_Item]]:
@@ -75,26 +102,36 @@ def hold_out(items: list[_Item]) -> tuple[list[_Item], list[_Item]]:
     return train, items[::HOLD_OUT_EVERY]
 
 
-def _read_views(
-    source: Path, images: str, eval: bool, seed: int, quiet: bool
-) -> tuple[list[View], list[View], PointCloud]:
-    """Training views, held-out views and points, by whichever loader the folder's files are for."""
+def _read_views(source: Path, images: str, eval: bool, quiet: bool) -> _Found:
+    """Views and points, by whichever loader the folder's files are for."""
     _require_folder(source)
     if colmap.find_model(source) is not None:
         views, points = colmap.read_scene(source, images)
-        train, test = hold_out(views) if eval else (views, [])
-        if not train:
-            raise ValueError(
-                f"{source} has a single view; with --eval it is held out and none is left to train on"
-            )
-        return train, test, points
-    if (source / blender.TRAIN_FILE).is_file():
-        if images != DEFAULT_IMAGES:
-            raise ValueError(
-                f"-i {images} is for COLMAP scenes; {source / blender.TRAIN_FILE} names its images itself"
-            )
-        return *blender.read_views(source, eval), blender.read_points(source, seed, quiet)
+        return _Found(*(hold_out(views) if eval else (views, [])), points)
+    for name in (transforms.TRAIN_FILE, transforms.FILE):
+        if (source / name).is_file() and images != DEFAULT_IMAGES:
+            raise ValueError(f"-i {images} is for COLMAP scenes; {source / name} names its images itself")
+    if (source / transforms.TRAIN_FILE).is_file():
+        train, test = transforms.read_split_files(source, eval)
+        path = transforms.find_points(source, {})
+        points = read_points(path) if path else None
+        return _Found(train, test, points, Region(np.zeros(3), BLENDER_HALF_SIDE))
+    if (source / transforms.FILE).is_file():
+        read = transforms.read_one_file(source, quiet)
+        path = transforms.find_points(source, read.content)
+        return _Found(*transforms_split(read, eval), read_points(path) if path else None)
     raise _unknown_scene(source)
+
+
+def transforms_split(read: transforms.Transforms, eval: bool) -> tuple[list[View], list[View]]:
+    """By the file's own lists of names if it has some, else every 8th is held out."""
+    names = transforms.held_out_names(read)
+    if not eval:
+        return read.views, []
+    if names is None:
+        return hold_out(read.views)
+    train = [view for view in read.views if view.image_name not in names]
+    return train, [view for view in read.views if view.image_name in names]
 
 
 def _require_folder(source: Path) -> None:
@@ -105,11 +142,6 @@ def _require_folder(source: Path) -> None:
 
 
 def _unknown_scene(source: Path) -> Exception:
-    if (source / "transforms.json").is_file():
-        return ValueError(
-            f"{source / 'transforms.json'}: there is no loader for transforms.json of nerfstudio and "
-            f"instant-ngp; COLMAP models and Blender's {blender.TRAIN_FILE} can be read"
-        )
     wanted = [f"{folder}/cameras.bin or .txt (COLMAP)" for folder in colmap.MODEL_FOLDERS]
-    wanted.append(f"{blender.TRAIN_FILE} (Blender)")
+    wanted += [f"{transforms.TRAIN_FILE} (Blender)", f"{transforms.FILE} (nerfstudio, instant-ngp)"]
     return FileNotFoundError(f"no scene in {source}: looked for {', '.join(wanted)}")

@@ -46,6 +46,7 @@ class Camera:
     cy: float
     world_to_camera: np.ndarray  # (4, 4) float64
     image: Tensor | None = None  # (H, W, 3) or (H, W, 4) uint8
+    mask: Tensor | None = None  # (H, W) bool, False where the photo does not count; None: all of it does
     _matrices: dict[torch.device, CameraMatrices] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -127,6 +128,15 @@ class Camera:
         return torch.lerp(background.to(planes)[:, None, None], color, alpha)
 
 
+    def counted(self, picture: Tensor, otherwise: Tensor | float) -> Tensor:
+        """`picture` (C, H, W) where the photo counts, `otherwise` where the mask leaves it out."""
+        mask = self.mask_on(picture.device)
+        return picture if mask is None else torch.where(mask, picture, otherwise)
+
+    def mask_on(self, device: torch.device | str) -> Tensor | None:
+        return None if self.mask is None else self.mask.to(device)
+
+
 def camera_to_world(
     world_to_camera: np.ndarray,  # (4, 4)
 ) -> np.ndarray:
@@ -137,10 +147,18 @@ def camera_to_world(
     return inverse
 
 
+def camera_mean(cameras: Sequence[Camera]) -> np.ndarray:
+    """(3,) mean of the camera centres, world."""
+    return _centers(cameras).mean(axis=0)
+
+
 def scene_extent(cameras: Sequence[Camera]) -> float:
     """1.1 times the largest distance of a camera centre to their mean: the unit of 3DGS's learning rates."""
-    centers = np.stack([camera_to_world(camera.world_to_camera)[:3, 3] for camera in cameras])
-    return 1.1 * float(np.linalg.norm(centers - centers.mean(axis=0), axis=1).max())
+    return 1.1 * float(np.linalg.norm(_centers(cameras) - camera_mean(cameras), axis=1).max())
+
+
+def _centers(cameras: Sequence[Camera]) -> np.ndarray:  # (C, 3)
+    return np.stack([camera_to_world(camera.world_to_camera)[:3, 3] for camera in cameras])
 
 
 def viewer_entries(cameras: Sequence[Camera]) -> list[dict]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -11,28 +9,30 @@ import torch
 
 from scene import colmap_binary, colmap_text
 from scene.colmap_records import CameraRecord, ImageRecord
-from scene.points import PointCloud, require_finite_points
-from scene.views import Pinhole, View, require_images, require_rigid, require_unique_names
+from scene.lenses import BentLens, Pinhole, make_lens
+from scene.points import PointCloud
+from scene.views import View, find_mask, require_images, require_rigid, require_unique_names
 from utils.rotations import quats_to_matrices
 
 MODEL_FOLDERS = ("sparse/0", "sparse")
 # COLMAP writes unit quaternions; anything this short has lost its direction.
 SHORTEST_QUATERNION = 1e-6
 _READERS = {".bin": colmap_binary, ".txt": colmap_text}
-_PARTS = ("cameras", "images", "points3D")
+_NEEDED = ("cameras", "images")
+_POINTS = "points3D"
 
 
 def find_model(source: Path) -> Path | None:
     """The folder of the scene's COLMAP model, None if there is none."""
     for name in MODEL_FOLDERS:
         folder = source / name
-        if any((folder / (part + suffix)).is_file() for part in _PARTS for suffix in _READERS):
+        if any((folder / (part + suffix)).is_file() for part in (*_NEEDED, _POINTS) for suffix in _READERS):
             return folder
     return None
 
 
-def read_scene(source: Path, images: str) -> tuple[list[View], PointCloud]:
-    """Every registered image, sorted by name, and the points.
+def read_scene(source: Path, images: str) -> tuple[list[View], PointCloud | None]:
+    """Every registered image, sorted by name, and the points, None if the model has none.
 
     `images` is the name of the folder with the photos, which may be scaled versions of those that COLMAP saw.
     FileNotFoundError or ValueError, naming the file, if something is missing, damaged or not supported.
@@ -57,23 +57,31 @@ def read_scene(source: Path, images: str) -> tuple[list[View], PointCloud]:
     ]
     require_unique_names(views, image_file)
     require_images(views, image_file)
-    points = reader.read_points(model / f"points3D{suffix}")
-    require_finite_points(points, model / f"points3D{suffix}")
-    return views, points
+    return views, _read_points(model, suffix)
 
 
 def _encoding(model: Path) -> str:
-    """The suffix that all three files of the model have; binary is preferred, as COLMAP does."""
+    """The suffix that both needed files of the model have; binary is preferred, as COLMAP does."""
     for suffix in _READERS:
-        if all((model / (part + suffix)).is_file() for part in _PARTS):
+        if all((model / (part + suffix)).is_file() for part in _NEEDED):
             return suffix
+    parts = (*_NEEDED, _POINTS)
     found = sorted(
-        part + suffix for part in _PARTS for suffix in _READERS if (model / (part + suffix)).is_file()
+        part + suffix for part in parts for suffix in _READERS if (model / (part + suffix)).is_file()
     )
     raise FileNotFoundError(
-        f"{model} needs cameras, images and points3D, all as .bin or all as .txt; "
-        f"it only has {', '.join(found)}"
+        f"{model} needs cameras and images, both as .bin or both as .txt; it only has {', '.join(found)}"
     )
+
+
+def _read_points(model: Path, preferred: str) -> PointCloud | None:
+    for suffix in (preferred, *_READERS):
+        path = model / f"{_POINTS}{suffix}"
+        if path.is_file():
+            points = _READERS[suffix].read_points(path)
+            points.require_finite(path)
+            return points if len(points) else None
+    return None
 
 
 def _to_view(record: ImageRecord, cameras: dict[int, CameraRecord], folder: Path, model: Path) -> View:
@@ -81,36 +89,16 @@ def _to_view(record: ImageRecord, cameras: dict[int, CameraRecord], folder: Path
         raise ValueError(
             f"{model}: image {record.name!r} uses camera {record.camera_id}, which is not in the model"
         )
-    lens = _to_pinhole(cameras[record.camera_id], folder, model)
-    return View(record.name, folder / record.name, lens, _world_to_camera(record, model))
+    lens = _lens(cameras[record.camera_id], model)
+    mask = find_mask(folder.parent, record.name)
+    return View(record.name, folder / record.name, lens, _world_to_camera(record, model), mask)
 
 
-def _to_pinhole(camera: CameraRecord, folder: Path, model: Path) -> Pinhole:
-    """The camera's intrinsics; ValueError if it has a lens distortion or makes no sense."""
-    if camera.model == "PINHOLE":
-        fx, fy, cx, cy = camera.params
-    elif camera.model == "SIMPLE_PINHOLE":
-        fx, cx, cy = camera.params
-        fy = fx
-    else:
-        raise ValueError(
-            f"{model}: camera {camera.camera_id} has the model {camera.model}; only PINHOLE and "
-            "SIMPLE_PINHOLE can be trained on. Undistort the photos first: "
-            + _undistort_command(folder, model)
-        )
-    if not all(map(math.isfinite, camera.params)) or min(fx, fy, camera.width, camera.height) <= 0:
-        raise ValueError(
-            f"{model}: camera {camera.camera_id} needs a positive size and focal length and finite "
-            f"parameters; got {camera.width}x{camera.height} and {list(camera.params)}"
-        )
-    return Pinhole(camera.width, camera.height, fx, fy, cx, cy)
-
-
-def _undistort_command(folder: Path, model: Path) -> str:
-    """What to type; the result is a scene with its model in sparse, which can be read."""
-    output = f"{folder.parent.resolve()}_undistorted"
-    flags = ("--image_path", folder, "--input_path", model, "--output_path", output)
-    return shlex.join(["colmap", "image_undistorter", *map(str, flags)])
+def _lens(camera: CameraRecord, model: Path) -> Pinhole | BentLens:
+    try:
+        return make_lens(camera.model, camera.width, camera.height, camera.params)
+    except ValueError as problem:
+        raise ValueError(f"{model}: camera {camera.camera_id} {problem}") from None
 
 
 def _world_to_camera(record: ImageRecord, model: Path) -> np.ndarray:

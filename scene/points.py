@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-# NeRF-synthetic objects lie within this cube around the origin, and 3DGS starts them from this many points.
+from utils.ply import read_point_cloud
+
+# 3DGS starts NeRF-synthetic objects, which lie within this distance of the origin along each axis, from so many.
 RANDOM_POINTS = 100_000
-RANDOM_HALF_SIDE = 1.3
+BLENDER_HALF_SIDE = 1.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,22 +22,36 @@ class PointCloud:
     def __len__(self) -> int:
         return len(self.xyz)
 
+    def require_finite(self, source: object) -> None:
+        """Raise ValueError, naming `source`, if a point lies at NaN or infinity."""
+        broken = np.flatnonzero(~np.isfinite(self.xyz).all(axis=1))
+        if len(broken):
+            raise ValueError(
+                f"{source}: {len(broken)} of {len(self)} points are not finite; "
+                f"the first is point {broken[0]} at {self.xyz[broken[0]].tolist()}"
+            )
 
-def random_points(seed: int) -> PointCloud:
-    """RANDOM_POINTS points, uniform in a cube around the origin and in colour; the same for the same seed."""
-    generator = np.random.default_rng(seed)
-    xyz = generator.uniform(-RANDOM_HALF_SIDE, RANDOM_HALF_SIDE, (RANDOM_POINTS, 3))
-    rgb = generator.integers(0, 256, (RANDOM_POINTS, 3), dtype=np.uint8)
-    return PointCloud(xyz, rgb)
+
+@dataclass(frozen=True)
+class Region:
+    """A cube, along the world's axes."""
+
+    centre: np.ndarray  # (3,) world
+    half_side: float
 
 
-def require_finite_points(points: PointCloud, source: object) -> None:
-    """Raise ValueError, naming `source`, if there is no point or one at NaN or infinity."""
+def read_points(path: Path) -> PointCloud:
+    """The points of a PLY. ValueError, naming the file, if there are none or something is wrong with them."""
+    points = PointCloud(*read_point_cloud(path))
+    points.require_finite(path)
     if len(points) == 0:
-        raise ValueError(f"{source} holds no points; training starts from points and needs at least one")
-    broken = np.flatnonzero(~np.isfinite(points.xyz).all(axis=1))
-    if len(broken):
-        raise ValueError(
-            f"{source}: {len(broken)} of {len(points)} points are not finite; "
-            f"the first is point {broken[0]} at {points.xyz[broken[0]].tolist()}"
-        )
+        raise ValueError(f"{path} holds no points; training starts from points and needs at least one")
+    return points
+
+
+def random_points(region: Region, seed: int) -> PointCloud:
+    """RANDOM_POINTS points, uniform in the region and in colour; the same for the same seed."""
+    generator = np.random.default_rng(seed)
+    offsets = generator.uniform(-region.half_side, region.half_side, (RANDOM_POINTS, 3))
+    rgb = generator.integers(0, 256, (RANDOM_POINTS, 3), dtype=np.uint8)
+    return PointCloud(region.centre + offsets, rgb)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -10,65 +9,26 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from scene.camera import Camera
+from scene.lenses import Lens, require_same_picture
 from utils.devices import keep_on
-from utils.images import read_image, resize_image
+from utils.images import HALF, read_image, resize_image
 
 # 3DGS's meaning of -r: these divide, -1 keeps images up to WIDEST_UNASKED pixels wide, others are widths.
 DIVISORS = (1, 2, 4, 8)
 WIDEST_UNASKED = 1600
 # OpenCV resizes to nothing wider.
 WIDEST = 32767
+MASK_FOLDER = "masks"  # beside the image folder
 # Decoding is memory-bound beyond this, and every worker holds one full-size photo.
 MOST_WORKERS = 8
 # How far R R^T of a pose may be from identity: files round their numbers to about six digits.
 ROTATION_TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True)
-class Pinhole:
-    """Intrinsics in pixels of a width x height image, pixel centres at +0.5."""
-
-    width: int
-    height: int
-    fx: float
-    fy: float
-    cx: float
-    cy: float
-
-    def at_size(self, width: int, height: int) -> Pinhole:
-        """The intrinsics of the same picture scaled to width x height.
-
-        ValueError if that is another picture: if no one scale explains both sides within a pixel's rounding.
-        """
-        low = max((width - 1) / self.width, (height - 1) / self.height)
-        high = min((width + 1) / self.width, (height + 1) / self.height)
-        if low > high:
-            raise ValueError(
-                f"the image is {width}x{height} pixels, but its camera is {self.width}x{self.height}: "
-                "another aspect ratio, so not the picture that was calibrated"
-            )
-        return self.stretched(width, height)
-
-    def stretched(self, width: int, height: int) -> Pinhole:
-        """The intrinsics after resizing to width x height, each axis by its own factor."""
-        x, y = width / self.width, height / self.height
-        return Pinhole(width, height, self.fx * x, self.fy * y, self.cx * x, self.cy * y)
-
-
-@dataclass(frozen=True)
-class FieldOfView:
-    """Square pixels and a centred principal point, known by the horizontal angle of view in radians."""
-
-    angle_x: float
-
-    def at_size(self, width: int, height: int) -> Pinhole:
-        focal = width / (2 * math.tan(self.angle_x / 2))
-        return Pinhole(width, height, focal, focal, width / 2, height / 2)
 
 
 @dataclass(frozen=True)
@@ -77,8 +37,10 @@ class View:
 
     image_name: str
     image_path: Path
-    lens: Pinhole | FieldOfView
+    lens: Lens
     world_to_camera: np.ndarray  # (4, 4) float64, x right, y down, z forward
+    mask_path: Path | None = None  # a picture, black where the photo does not count
+    alpha_is_mask: bool = True  # else a transparent pixel shows the background
 
 
 def require_rigid(
@@ -111,6 +73,28 @@ def require_images(views: Sequence[View], source: object) -> None:
             f"image not found: {missing[0].image_path} ("
             f"{len(missing)} of {len(views)} images named in {source} are missing)"
         )
+
+
+def leave_out_missing(views: Sequence[View], source: object, quiet: bool) -> list[View]:
+    """The views whose image file is there; the others are reported. FileNotFoundError if none is."""
+    there = [view for view in views if view.image_path.is_file()]
+    if not there:
+        require_images(views, source)
+    missing = [view.image_name for view in views if not view.image_path.is_file()]
+    if missing and not quiet:
+        names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        print(f"{len(missing)} of {len(views)} images named in {source} are missing and left out: {names}")
+    return there
+
+
+def find_mask(folder: Path, image_name: str) -> Path | None:
+    """The mask of an image in FOLDER/masks: of the same name, plus .png (COLMAP), or with .png instead."""
+    name = Path(image_name)
+    if name.parts[0] in ("images", "input"):  # names in transforms.json hold the image folder
+        name = Path(*name.parts[1:])
+    candidates = (name.with_name(f"{name.name}.png"), name, name.with_suffix(".png"))
+    places = (folder / MASK_FOLDER / candidate for candidate in candidates)
+    return next((place for place in places if place.is_file()), None)
 
 
 def require_resolution(resolution: int) -> None:
@@ -160,10 +144,54 @@ def _load_camera(view: View, resolution: int, data_device: torch.device | str) -
     except ValueError as error:
         raise ValueError(f"{view.image_path}: {error}") from None
     size = target_size(width, height, resolution)
-    pixels = keep_on(data_device, _planar(resize_image(image, *size)))
-    lens = lens.stretched(*size)
-    camera = Camera(view.image_name, *size, lens.fx, lens.fy, lens.cx, lens.cy, view.world_to_camera, pixels)
+    mask = read_mask(view, image)
+    if view.alpha_is_mask:
+        image = image[..., :3]
+    pixels = resize_image(lens.straighten(image), *size)
+    if mask is not None:
+        mask = keep_on(data_device, torch.from_numpy(_scaled_mask(lens.straighten(mask), *size)))
+    lens = lens.straight.stretched(*size)
+    camera = Camera(
+        view.image_name,
+        *size,
+        *(lens.fx, lens.fy, lens.cx, lens.cy),
+        view.world_to_camera,
+        keep_on(data_device, _planar(pixels)),
+        mask,
+    )
     return camera, resolution == -1 and width > WIDEST_UNASKED
+
+
+def read_mask(
+    view: View,
+    image: np.ndarray,  # (H, W, 3 or 4) uint8
+) -> np.ndarray | None:
+    """(H, W) uint8, 255 where the photo counts, else 0; None if all of it does. ValueError for a wrong size."""
+    counts = np.full(image.shape[:2], True)
+    if view.mask_path is not None:
+        mask = read_image(view.mask_path)
+        try:
+            require_same_picture(image.shape[1::-1], mask.shape[1::-1])
+        except ValueError:
+            raise ValueError(
+                f"{view.mask_path} is {mask.shape[1]}x{mask.shape[0]} pixels, "
+                f"but its photo {view.image_path} is {image.shape[1]}x{image.shape[0]}"
+            ) from None
+        bright = (mask[..., :3].max(-1) >= HALF) & (mask[..., -1] >= HALF if mask.shape[2] == 4 else True)
+        counts = _scaled_mask(bright.astype(np.uint8) * 255, *image.shape[1::-1])
+    if view.alpha_is_mask and image.shape[2] == 4:
+        counts = counts & (image[..., 3] >= HALF)
+    return None if counts.all() else counts.astype(np.uint8) * 255
+
+
+def _scaled_mask(
+    mask: np.ndarray,  # (H, W) uint8
+    width: int,
+    height: int,
+) -> np.ndarray:
+    """(height, width) bool: pixels that lie wholly in what counts."""
+    method = cv2.INTER_AREA if width <= mask.shape[1] else cv2.INTER_NEAREST
+    return cv2.resize(mask, (width, height), interpolation=method) >= 255
 
 
 def _planar(

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-MODEL_NUMBERS = {"SIMPLE_PINHOLE": 0, "PINHOLE": 1, "SIMPLE_RADIAL": 2, "OPENCV": 4}
+MODEL_NUMBERS = {"SIMPLE_PINHOLE": 0, "PINHOLE": 1, "SIMPLE_RADIAL": 2, "OPENCV": 4, "EQUIRECTANGULAR": 17}
 SIZE = (24, 16)  # width, height of the photos
 
 

@@ -153,13 +153,30 @@ def test_every_method_of_every_run(tmp_path):
         assert list(read(tmp_path / run, "results.json")) == ["ours_7000", "ours_30000"]
 
 
-def test_alpha_of_pictures_is_ignored(tmp_path):
+def test_pixels_that_a_mask_leaves_out_do_not_count(tmp_path, random_state, weights_file):
+    """The left half of the render is spoilt, and the photo transparent there."""
+    photo, render = (to_pixels(waves(40, 40, phase=phase)) for phase in (0.0, 0.8))
+    spoilt, alpha = render.copy(), np.full((40, 40), 255, np.uint8)
+    spoilt[:, :20], alpha[:, :20] = 0, 0
+    for kind, image in (("renders", spoilt), ("gt", np.dstack([photo, alpha]))):
+        write_png(tmp_path / "test" / "ours_1" / kind / "00000.png", image)
+    metrics.main(["-m", str(tmp_path), "--lpips_weights", str(weights_file), "--quiet"])
+    results = read(tmp_path, "results.json")["ours_1"]
+    assert results["PSNR"] == pytest.approx(plain_psnr(render[:, 20:], photo[:, 20:]), abs=1e-3)
+    half = np.where(alpha[..., None] > 0, render, photo)
+    tensors = (torch.from_numpy(pixels).permute(2, 0, 1) / 255 for pixels in (half, photo))
+    expected = plain_lpips(*tensors, plain_network(random_state), list(load_file(HEADS).values()))
+    assert results["LPIPS"] == pytest.approx(expected, rel=1e-4)
+    whole = plain_ssim(half, photo)  # its left half is nearly all ones
+    assert results["SSIM"] == pytest.approx(1 - 2 * (1 - whole), abs=0.1 * (1 - whole))
+
+
+def test_where_no_pixel_counts_there_are_no_figures(tmp_path):
     pixels = to_pixels(waves(20, 20))
-    translucent = np.dstack([pixels, np.full((20, 20), 100, np.uint8)])
-    for kind, image in (("renders", pixels), ("gt", translucent)):
+    for kind, image in (("renders", pixels), ("gt", np.dstack([pixels, np.zeros((20, 20), np.uint8)]))):
         write_png(tmp_path / "test" / "ours_1" / kind / "00000.png", image)
     metrics.main(["-m", str(tmp_path), "--skip_lpips", "--quiet"])
-    assert read(tmp_path, "results.json")["ours_1"]["SSIM"] == pytest.approx(1)
+    assert [read(tmp_path, "results.json")["ours_1"][name] for name in ("SSIM", "PSNR")] == [None, None]
 
 
 # Without LPIPS

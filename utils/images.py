@@ -9,6 +9,7 @@ import numpy as np
 
 from utils.files import write_atomically
 
+HALF = 128  # what has more alpha, or is brighter in a mask, counts
 MOST_PIXELS = 2**28  # 16384 x 16384: more is a mistaken -r, not a photo
 
 

@@ -8,14 +8,23 @@ from torch import Tensor
 def l1(
     image: Tensor,  # (..., 3, H, W)
     truth: Tensor,  # same shape
+    counts: Tensor | None = None,  # (H, W) bool: only these pixels do; None: all
 ) -> Tensor:
     """Mean absolute difference, a scalar."""
-    return (image - truth).abs().mean()
+    return masked_mean((image - truth).abs(), counts).mean()
 
 
 def psnr(
     image: Tensor,  # (..., 3, H, W) in [0, 1]
     truth: Tensor,  # same shape
+    counts: Tensor | None = None,  # (H, W) bool: only these pixels do; None: all
 ) -> Tensor:
     """Peak signal-to-noise ratio in decibels, (...): one per picture, of all channels. Infinite if equal."""
-    return -10 * (image - truth).square().mean(dim=(-3, -2, -1)).log10()
+    return -10 * masked_mean((image - truth).square(), counts).log10()
+
+
+def masked_mean(values: Tensor, counts: Tensor | None) -> Tensor:  # (..., C, H, W) -> (...)
+    """Mean over channels and pixels, or over those pixels (H, W) that count; NaN if none does."""
+    if counts is None:
+        return values.mean(dim=(-3, -2, -1))
+    return (values * counts.to(values)).sum(dim=(-3, -2, -1)) / (counts.sum() * values.shape[-3])

@@ -78,7 +78,7 @@ def test_random_points_follow_the_seed_and_nothing_is_written(tmp_path, capsys):
     before = sorted(tmp_path.rglob("*"))
     scene = load_scene(tmp_path, seed=3)
     assert (
-        f"No points3d.ply in {tmp_path}: starting from 100000 random points (seed 3)."
+        f"No points in {tmp_path}: starting from 100000 random points (seed 3)."
         in capsys.readouterr().out
     )
     points = scene.points
@@ -126,16 +126,20 @@ def _changed_pose(row: int, column: int, value: float):
         (lambda content: content.update(frames=[]), "needs a list 'frames' with at least one frame"),
         (
             lambda content: content.pop("camera_angle_x"),
-            "camera_angle_x must be an angle in radians .* got None",
+            "expected fl_x in pixels, or camera_angle_x in radians between 0 and pi; got None",
         ),
-        (lambda content: content.update(camera_angle_x=0), "camera_angle_x must be .* got 0"),
-        (lambda content: content.update(camera_angle_x=float("nan")), "camera_angle_x must be .* got nan"),
-        (lambda content: content.update(camera_angle_x="0.7"), "camera_angle_x must be .* got '0.7'"),
+        (lambda content: content.update(camera_angle_x=0), "camera_angle_x in radians .* got 0"),
+        (lambda content: content.update(camera_angle_x=float("nan")), "camera_angle_x in radians .* got nan"),
+        (lambda content: content.update(camera_angle_x="0.7"), "camera_angle_x in radians .* got '0.7'"),
+        (lambda content: content.update(fl_x="20"), "frame 0 .*: fl_x must be a finite number, got '20'"),
+        (lambda content: content.update(fl_x=20, w=24, h=16.5), r"w and h must be .* got \(24.0, 16.5\)"),
+        (lambda content: content.update(fl_x=20, cx=3), "cy must be a finite number, got None"),
+        (lambda content: content.update(fl_x=-20), "r_0.png: needs a positive size and focal length"),
+        (lambda content: content.update(fl_x=20, k4=0.1), "k4 is for fisheye cameras, got 0.1"),
         (
-            lambda content: content.update(fl_x=20, k1=0.1),
-            "holds fl_x, k1: intrinsics as nerfstudio and instant-ngp",
+            lambda content: content["frames"][1].update(fl_x=20, camera_model="EQUIRECTANGULAR"),
+            "frame 1 .*: camera_model must be one of .*; got 'EQUIRECTANGULAR'",
         ),
-        (lambda content: content["frames"][1].update(cx=3), "frame 1 holds cx: intrinsics as nerfstudio"),
         (lambda content: content["frames"][1].pop("file_path"), "frame 1 has no file_path"),
         (
             lambda content: content["frames"][1].pop("transform_matrix"),

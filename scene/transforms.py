@@ -1,0 +1,177 @@
+"""Scenes whose cameras are JSON: NeRF-synthetic (Blender), nerfstudio, instant-ngp."""
+
+from __future__ import annotations
+
+import json
+import math
+import posixpath
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+
+from scene.camera import camera_to_world
+from scene.lenses import FieldOfView, Lens, PhotoSized, make_lens
+from scene.views import View, find_mask, leave_out_missing, require_images, require_rigid, require_unique_names
+
+FILE = "transforms.json"  # of nerfstudio and instant-ngp
+TRAIN_FILE = "transforms_train.json"  # of NeRF's Blender script, with a file for each split
+TEST_FILE = "transforms_test.json"
+POINT_FILES = ("points3d.ply", "sparse_pc.ply")  # tried in turn; transforms.json may name another
+# The camera of Blender and OpenGL looks along -z with y up; here y is down and z forward.
+_FLIP_Y_Z = np.diag([1.0, -1.0, -1.0, 1.0])
+_SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".JPG", ".JPEG", ".PNG")  # a file_path may lack it
+# How nerfstudio names its models, by what a pixel of distortion means in them.
+_PERSPECTIVE = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV", "PERSPECTIVE")
+_FISHEYE = ("OPENCV_FISHEYE", "FISHEYE")
+
+Read = Callable[[str, float | None], float]  # a number by its key, with what it is where absent
+
+
+@dataclass(frozen=True)
+class Transforms:
+    """One file's views, and what it says of the scene."""
+
+    views: list[View]
+    content: dict[str, Any]
+    path: Path
+
+
+def read_split_files(source: Path, eval: bool) -> tuple[list[View], list[View]]:
+    """Training and held-out views. Without `eval`, those of the test file are trained on too, as in 3DGS.
+
+    FileNotFoundError or ValueError, naming file and frame, if something is missing or wrong.
+    """
+    train = _read(source / TRAIN_FILE, alpha_is_mask=False)
+    test = []
+    if eval or (source / TEST_FILE).is_file():
+        test = _read(source / TEST_FILE, alpha_is_mask=False).views
+    for views, name in ((train.views, TRAIN_FILE), (test, TEST_FILE)):
+        require_images(views, source / name)
+    require_unique_names(train.views + test, f"{source} ({TRAIN_FILE} and {TEST_FILE} together)")
+    return (train.views, test) if eval else (train.views + test, [])
+
+
+def read_one_file(source: Path, quiet: bool) -> Transforms:
+    """transforms.json with all views whose image is there, sorted by name; the others are reported.
+
+    FileNotFoundError or ValueError, naming file and frame, if no image is there or something is wrong.
+    """
+    read = _read(source / FILE, alpha_is_mask=True)
+    views = sorted(leave_out_missing(read.views, read.path, quiet), key=lambda view: view.image_name)
+    require_unique_names(views, read.path)
+    return Transforms(views, read.content, read.path)
+
+
+def held_out_names(transforms: Transforms) -> set[str] | None:
+    """The images that nerfstudio's test_filenames or val_filenames keep apart, None if it has no such list."""
+    lists = [transforms.content.get(key) for key in ("test_filenames", "val_filenames")]
+    if not any(lists):
+        return None
+    names = [name for listed in lists if isinstance(listed, list) for name in listed]
+    return {posixpath.normpath(name) for name in names if isinstance(name, str)}
+
+
+def find_points(source: Path, content: dict[str, Any]) -> Path | None:
+    """The scene's PLY of points: the one it names, or the first of the usual names that is there."""
+    named = content.get("ply_file_path")
+    names = ([named] if isinstance(named, str) and named else []) + list(POINT_FILES)
+    return next((source / name for name in names if (source / name).is_file()), None)
+
+
+def _read(path: Path, alpha_is_mask: bool) -> Transforms:
+    if not path.is_file():
+        raise FileNotFoundError(f"camera file not found: {path}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("frames"), list) or not content["frames"]:
+        raise ValueError(f"{path} needs a list 'frames' with at least one frame")
+    frames = enumerate(content["frames"])
+    views = [_to_view(frame, content, f"{path}, frame {index}", path.parent, alpha_is_mask) for index, frame in frames]
+    return Transforms(views, content, path)
+
+
+def _to_view(frame: object, content: dict, owner: str, folder: Path, alpha_is_mask: bool) -> View:
+    if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str) or not frame["file_path"]:
+        raise ValueError(f"{owner} has no file_path")
+    name = posixpath.normpath(frame["file_path"].replace("\\", "/"))
+    there = [name + suffix for suffix in _SUFFIXES if (folder / (name + suffix)).is_file()]
+    name = there[0] if there else name if Path(name).suffix else f"{name}.png"
+    owner = f"{owner} ({name})"
+    mask = frame.get("mask_path")
+    return View(
+        name,
+        folder / name,
+        _lens({**content, **frame}, owner),
+        _world_to_camera(frame, owner),
+        mask_path=folder / mask if isinstance(mask, str) and mask else find_mask(folder, name),
+        alpha_is_mask=alpha_is_mask,
+    )
+
+
+def _lens(values: dict, owner: str) -> Lens:
+    """From pixel intrinsics (fl_x ...) where they stand, else from the angle of view (camera_angle_x)."""
+
+    def number(key: str, otherwise: float | None = None) -> float:
+        value = values.get(key, otherwise)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"{owner}: {key} must be a finite number, got {value!r}")
+        return float(value)
+
+    if "fl_x" not in values:
+        return FieldOfView(_angle(values, owner))
+    size = (number("w", 0), number("h", 0))
+    if any(side < 0 or side != int(side) for side in size):
+        raise ValueError(f"{owner}: w and h must be the photo's size in pixels, got {size}")
+    width, height = map(int, size)
+    focal = (number("fl_x"), number("fl_y", values["fl_x"]))
+    if "cx" in values or "cy" in values or width * height:
+        centre = (number("cx", width / 2 or None), number("cy", height / 2 or None))
+    else:
+        centre = None
+    model, bends = _distortion(values, number, owner)
+    if width * height == 0 or centre is None:
+        return PhotoSized(model, focal, centre, bends)
+    try:
+        return make_lens(model, width, height, (*focal, *centre, *bends))
+    except ValueError as problem:
+        raise ValueError(f"{owner}: its camera {problem}") from None
+
+
+def _distortion(values: dict, number: Read, owner: str) -> tuple[str, tuple[float, ...]]:
+    """COLMAP's model and its parameters after the principal point."""
+    model = values.get("camera_model", "OPENCV_FISHEYE" if values.get("is_fisheye") else "OPENCV")
+    k1, k2, k3, k4, p1, p2 = (number(key, 0) for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
+    if model in _FISHEYE:
+        return "OPENCV_FISHEYE", (k1, k2, k3, k4)
+    if model not in _PERSPECTIVE:
+        known = ", ".join(_PERSPECTIVE + _FISHEYE)
+        raise ValueError(f"{owner}: camera_model must be one of {known}; got {model!r}")
+    if k4:
+        raise ValueError(f"{owner}: k4 is for fisheye cameras, got {k4} for camera_model {model}")
+    return "FULL_OPENCV", (k1, k2, p1, p2, k3, 0.0, 0.0, 0.0)
+
+
+def _angle(values: dict, owner: str) -> float:
+    angle = values.get("camera_angle_x")
+    if not isinstance(angle, (int, float)) or not 0 < angle < math.pi:
+        raise ValueError(
+            f"{owner}: expected fl_x in pixels, or camera_angle_x in radians between 0 and pi; got {angle!r}"
+        )
+    return float(angle)
+
+
+def _world_to_camera(frame: dict, owner: str) -> np.ndarray:
+    try:
+        matrix = np.array(frame.get("transform_matrix"), dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        matrix = np.empty(0)
+    if matrix.shape == (3, 4):
+        matrix = np.vstack([matrix, (0, 0, 0, 1)])
+    if matrix.shape != (4, 4):
+        raise ValueError(f"{owner}: transform_matrix must be 4 rows of 4 numbers")
+    require_rigid(matrix, owner)
+    return camera_to_world(matrix @ _FLIP_Y_Z)

@@ -1,0 +1,105 @@
+"""Masks: what a mask picture or a photo's alpha leaves out neither trains Gaussians nor counts."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import subfunction as policy
+from scene import load_scene
+from scene.views import find_mask
+from scene_files import SIZE, blender_pose, quantised_photo, write_colmap_scene, write_photo
+from utils.losses import l1, psnr
+
+LEFT_OUT = np.zeros((SIZE[1], SIZE[0]), np.uint8)
+LEFT_OUT[:, 6:] = 255  # the 6 columns on the left do not count
+
+
+def load(source, **options):
+    return load_scene(source, quiet=True, **options)
+
+
+@pytest.mark.parametrize("name", ["view_0.png.png", "view_0.png"])
+def test_a_mask_of_colmaps_name_or_the_photos(tmp_path, name):
+    write_photo(write_colmap_scene(tmp_path) / "masks" / name, LEFT_OUT)
+    first, second, *_ = load(tmp_path).train
+    assert np.array_equal(first.mask, LEFT_OUT == 255) and second.mask is None
+    assert first.image.shape == (SIZE[1], SIZE[0], 3)
+
+
+def test_a_jpgs_mask_may_be_a_png_in_the_same_subfolder(tmp_path):
+    write_photo(tmp_path / "masks/left/a.png", LEFT_OUT)
+    assert find_mask(tmp_path, "left/a.jpg") == tmp_path / "masks/left/a.png"
+    assert find_mask(tmp_path, "images/left/a.jpg") == tmp_path / "masks/left/a.png"
+    assert find_mask(tmp_path, "right/a.jpg") is None
+
+
+def test_the_alpha_of_a_photo_is_a_mask(tmp_path):
+    write_colmap_scene(tmp_path)
+    photo = np.dstack([quantised_photo(1), np.where(LEFT_OUT, 200, 100).astype(np.uint8)])
+    write_photo(tmp_path / "images/view_0.png", photo)
+    camera = load(tmp_path).train[0]
+    assert np.array_equal(camera.image, photo[..., :3]) and np.array_equal(camera.mask, LEFT_OUT == 255)
+
+
+def test_a_scaled_mask_keeps_whole_pixels_only(tmp_path):
+    write_colmap_scene(tmp_path)
+    mask = LEFT_OUT.copy()
+    mask[:, 6] = 0  # now 7 columns: the 4th pixel of the halved photo is half covered
+    write_photo(tmp_path / "masks/view_0.png", mask)
+    halved = load(tmp_path, resolution=2).train[0].mask
+    assert halved.shape == (SIZE[1] // 2, SIZE[0] // 2)
+    assert not halved[:, :4].any() and halved[:, 4:].all()
+    write_photo(tmp_path / "masks/view_0.png", np.repeat(np.repeat(mask, 2, 0), 2, 1))
+    assert np.array_equal(load(tmp_path, resolution=1).train[0].mask, mask == 255), "a mask of twice the size"
+
+
+def test_a_mask_of_another_shape_is_refused(tmp_path):
+    write_photo(write_colmap_scene(tmp_path) / "masks/view_0.png", LEFT_OUT[:, :8])
+    with pytest.raises(ValueError, match="masks/view_0.png is 8x16 pixels, but its photo .*view_0.png is 24x16"):
+        load(tmp_path)
+
+
+def test_transforms_name_their_masks(tmp_path):
+    frames = []
+    for index in range(2):
+        write_photo(tmp_path / f"images/{index}.png", quantised_photo(index))
+        frames.append({"file_path": f"images/{index}.png", "transform_matrix": blender_pose(index)})
+    frames[1]["mask_path"] = "elsewhere/m.png"
+    write_photo(tmp_path / "elsewhere/m.png", LEFT_OUT)
+    (tmp_path / "transforms.json").write_text(json.dumps({"camera_angle_x": 0.7, "frames": frames}))
+    first, second = load(tmp_path).train
+    assert first.mask is None and np.array_equal(second.mask, LEFT_OUT == 255)
+
+
+# What it does
+
+
+@pytest.fixture
+def masked(tmp_path):
+    write_photo(write_colmap_scene(tmp_path) / "masks/view_0.png", LEFT_OUT)
+    return load(tmp_path).train[0]
+
+
+def test_what_is_left_out_has_no_loss_no_gradient_and_no_error(masked):
+    truth = masked.ground_truth(torch.zeros(3), "cpu")
+    image = torch.rand(truth.shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    spoilt = image.detach().clone()
+    spoilt[:, :, :6] = 0.5
+    loss, losses = policy.training_loss(masked.counted(image, truth), truth, 0.2)
+    assert loss == policy.training_loss(masked.counted(spoilt, truth), truth, 0.2)[0]
+    loss.backward()
+    assert (image.grad[:, :, :6] == 0).all() and (image.grad[:, :, 6:] != 0).any()
+    error = masked.counted(policy.pixel_error(losses, "mixed", 0.2), 0.0)
+    assert (error[:, :, :6] == 0).all() and (error[:, :, 6:] > 0).all()
+
+
+def test_measures_are_means_over_what_counts(masked):
+    truth = masked.ground_truth(torch.zeros(3), "cpu")
+    image = torch.rand(truth.shape, generator=torch.Generator().manual_seed(0))
+    right = (image[:, :, 6:], truth[:, :, 6:])
+    torch.testing.assert_close(l1(image, truth, masked.mask), l1(*right))
+    torch.testing.assert_close(psnr(image, truth, masked.mask), psnr(*right))
