@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from scene import load_scene
-from scene_files import SIZE, blender_pose, quantised_photo, write_blender_scene
+from scene.lenses import BentLens
+from scene_files import SIZE, blender_pose, quantised_photo, write_blender_scene, write_photo
 from utils.ply import write_point_cloud
 
 
@@ -198,3 +199,117 @@ def test_real_blender_scene(scenes_dir):
         camera.world_to_camera[2, :3] @ -camera.camera_center.double().numpy() for camera in scene.train
     ]
     assert min(directions) > 3.5, "every camera of this set looks at the origin from about 4 units away"
+
+
+# transforms.json of nerfstudio and instant-ngp
+
+
+def write_transforms(source, count=4, frames=(), **content):
+    """transforms.json with `count` photos of SIZE; `frames` holds what the first frames have of their own."""
+    listed = []
+    for index in range(count):
+        write_photo(source / f"images/{index}.png", quantised_photo(index))
+        listed.append({"file_path": f"images/{index}.png", "transform_matrix": blender_pose(index)})
+    for frame, own in zip(listed, frames):
+        frame.update(own)
+    intrinsics = {"fl_x": 20, "fl_y": 21, "cx": 11, "cy": 8.5, "w": SIZE[0], "h": SIZE[1]}
+    (source / "transforms.json").write_text(json.dumps({**intrinsics, "frames": listed, **content}))
+    return source
+
+
+def test_pixel_intrinsics_and_poses(tmp_path):
+    camera = load(write_transforms(tmp_path)).train[1]
+    assert (camera.image_name, camera.fx, camera.fy, camera.cx, camera.cy) == ("images/1.png", 20, 21, 11, 8.5)
+    assert np.array_equal(camera.image, quantised_photo(1))
+    world = np.array(blender_pose(1)) @ (0.25, 0.5, -3.0, 1.0)
+    np.testing.assert_allclose(camera.world_to_camera @ world, (0.25, -0.5, 3.0, 1.0), atol=1e-12)
+
+
+def test_a_frames_own_intrinsics_win(tmp_path):
+    write_transforms(tmp_path, frames=[{}, {"fl_x": 30, "camera_model": "OPENCV"}])
+    assert [camera.fx for camera in load(tmp_path).train] == [20, 30, 20, 20]
+
+
+def test_intrinsics_of_unknown_size_are_in_pixels_of_the_photo(tmp_path):
+    write_transforms(tmp_path, w=0, h=0)
+    assert (load(tmp_path).train[0].cx, load(tmp_path, resolution=2).train[0].cx) == (11, 5.5)
+
+
+@pytest.mark.parametrize(
+    ("content", "model", "bends"),
+    [
+        ({"k1": 0.05, "k2": -0.08, "p1": -1e-3, "p2": 2e-4}, "OPENCV", (0.05, -0.08, -1e-3, 2e-4)),
+        ({"k1": 0.05, "k3": 0.01, "camera_model": "OPENCV"}, "FULL_OPENCV", (0.05, 0, 0, 0, 0.01, 0, 0, 0)),
+        ({"k1": 0.1, "k4": 0.01, "camera_model": "OPENCV_FISHEYE"}, "OPENCV_FISHEYE", (0.1, 0, 0, 0.01)),
+        ({"k1": 0.1, "k2": 0.02, "is_fisheye": True}, "OPENCV_FISHEYE", (0.1, 0.02, 0, 0)),
+    ],
+)
+def test_distorted_photos_are_straightened(tmp_path, content, model, bends):
+    camera = load(write_transforms(tmp_path, **content)).train[2]
+    lens = BentLens(model, *SIZE, (20.0, 21.0, 11.0, 8.5, *bends))
+    assert np.array_equal(camera.image, lens.straighten(quantised_photo(2)))
+    assert (camera.fx, camera.fy) == pytest.approx((lens.straight.fx, lens.straight.fy))
+
+
+def test_missing_photos_are_reported_and_left_out(tmp_path, capsys):
+    write_transforms(tmp_path, count=6)
+    for index in (1, 2, 4, 5):
+        (tmp_path / f"images/{index}.png").unlink()
+    assert len(load_scene(tmp_path).train) == 2
+    named = f"4 of 6 images named in {tmp_path}/transforms.json are missing and left out: images/1.png, "
+    assert named + "images/2.png, images/4.png, ...\n" in capsys.readouterr().out
+    for index in (0, 3):
+        (tmp_path / f"images/{index}.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"images/0.png \(6 of 6 images"):
+        load(tmp_path)
+
+
+def test_every_8th_is_held_out_unless_the_file_says_which(tmp_path):
+    scene = load(write_transforms(tmp_path, count=9), eval=True)
+    assert [camera.image_name for camera in scene.test] == ["images/0.png", "images/8.png"]
+    write_transforms(tmp_path, count=9, test_filenames=["./images/3.png"], train_filenames=["images/0.png"])
+    scene = load(tmp_path, eval=True)
+    assert [camera.image_name for camera in scene.test] == ["images/3.png"] and len(scene.train) == 8
+
+
+def test_points_of_the_file_that_is_named_or_given(tmp_path):
+    for number, name in enumerate(("sparse_pc.ply", "mine.ply", "given.ply")):
+        points = np.full((number + 1, 3), 0.5)
+        write_point_cloud(tmp_path / name, points, np.zeros((number + 1, 3), np.uint8))
+    assert len(load(write_transforms(tmp_path)).points) == 1
+    assert len(load(write_transforms(tmp_path, ply_file_path="mine.ply")).points) == 2
+    assert len(load(tmp_path, init_points=tmp_path / "given.ply").points) == 3
+    with pytest.raises(FileNotFoundError, match="point cloud not found: .*none.ply"):
+        load(tmp_path, init_points=tmp_path / "none.ply")
+
+
+def test_random_points_lie_around_the_cameras(tmp_path, capsys):
+    scene = load_scene(write_transforms(tmp_path), seed=3)
+    assert f"No points in {tmp_path}: starting from 100000 random points (seed 3)" in capsys.readouterr().out
+    centres = np.stack([camera.camera_center.numpy() for camera in scene.train])
+    offsets = scene.points.xyz - centres.mean(0)
+    assert np.abs(offsets).max() <= 3 * scene.extent and np.abs(offsets).max() > 2.9 * scene.extent
+
+
+def test_file_paths_without_suffix_or_with_backslashes(tmp_path):
+    write_transforms(tmp_path, frames=[{"file_path": "images/0"}, {"file_path": ".\\images\\1.png"}])
+    assert [camera.image_name for camera in load(tmp_path).train[:2]] == ["images/0.png", "images/1.png"]
+
+
+def test_poses_of_three_rows(tmp_path):
+    write_transforms(tmp_path, frames=[{"transform_matrix": blender_pose(0)[:3]}])
+    np.testing.assert_allclose(load(tmp_path).train[0].camera_center, (1.0, -2.0, 4.0))
+
+
+def test_real_scene_of_instant_ngp(scenes_dir, tmp_path, capsys):
+    source = scenes_dir / "fox_ngp"
+    if not source.is_dir():
+        pytest.skip(f"no {source}")
+    scene = load(source, resolution=4, eval=True)
+    assert (len(scene.train), len(scene.test)) == (43, 7)
+    assert scene.train[0].width == 135 and scene.train[0].fx != pytest.approx(687.76 / 4, rel=1e-3)
+    for name in ("images", "transforms.json"):
+        found = source / ("transforms_unfiltered.json" if name != "images" else name)
+        (tmp_path / name).symlink_to(found)
+    assert len(load_scene(tmp_path, resolution=8).train) == 50
+    assert "17 of 67 images named in" in capsys.readouterr().out
