@@ -49,7 +49,10 @@ def measure(run: Training, iteration: int, progress: Progress, log: TensorBoardL
         sums = torch.zeros(2)
         for camera in cameras:
             background = choose_background(run, measuring=True)
-            image = render(camera, model, background, **vars(run.settings.pipeline)).image.clamp(0, 1)
+            image = render(camera, model, background, **vars(run.settings.pipeline)).image
+            if run.exposures is not None:
+                image = run.exposures.apply(image, camera.image_name)
+            image = image.clamp(0, 1)
             truth = camera.ground_truth(background, model.device)
             pair = (image, truth, camera.mask_on(model.device))
             sums += torch.stack([l1(*pair), psnr(*pair)]).cpu()

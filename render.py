@@ -18,6 +18,7 @@ from scene import Camera, load_scene
 from utils import run_folder
 from utils.commands import run_command
 from utils.devices import check_data_device
+from utils.exposures import Exposures
 from utils.images import write_png
 from utils.progress import each
 from utils.rendering import render
@@ -25,17 +26,18 @@ from utils.rendering import render
 
 def recorded_settings(folder: Path) -> dict[str, Any]:
     """The settings of the run in `folder`; of a run of another 3DGS program those in cfg_args."""
-    recorded = run_folder.read_cfg_args(folder) | run_folder.read_config(folder).get("settings", {})
-    if recorded.get("train_test_exp"):
-        raise ValueError(
-            f"{folder} was trained with train_test_exp, whose exposures this version cannot render"
-        )
-    return recorded
+    return run_folder.read_cfg_args(folder) | run_folder.read_config(folder).get("settings", {})
 
 
 @torch.no_grad()
 def render_views(
-    cameras: list[Camera], model: GaussianModel, settings: Settings, split: str, renders: Path, truths: Path
+    cameras: list[Camera],
+    model: GaussianModel,
+    exposures: Exposures | None,
+    settings: Settings,
+    split: str,
+    renders: Path,
+    truths: Path,
 ) -> None:
     """Write what model and photos show, numbered alike; earlier pictures there are replaced."""
     for folder in (renders, truths):
@@ -43,9 +45,10 @@ def render_views(
     background = torch.full((3,), float(settings.model.white_background), device=model.device)
     for index, camera in enumerate(each(cameras, f"Rendering {split} views", settings.run.quiet)):
         name = f"{index:05d}.png"
-        write_png(
-            renders / name, to_bytes(render(camera, model, background, **vars(settings.pipeline)).image)
-        )
+        image = render(camera, model, background, **vars(settings.pipeline)).image
+        if exposures is not None:
+            image = exposures.apply(image, camera.image_name)
+        write_png(renders / name, to_bytes(image))
         write_png(truths / name, with_mask(to_bytes(camera.ground_truth(background, model.device)), camera))
     if not settings.run.quiet:
         print(f"{len(cameras)} {split} views: {renders}")
@@ -78,6 +81,7 @@ def main() -> None:
 
     model = GaussianModel.load_ply(run_folder.point_cloud_path(folder, iteration), best_device())
     model.active_sh_degree = min(model.sh_degree, settings.model.sh_degree)
+    exposures = Exposures.load(folder, best_device()) if settings.model.train_test_exp else None
     scene = load_scene(**settings.of_scene())
     for split, cameras, skip in (
         ("train", scene.train, given["skip_train"]),
@@ -85,7 +89,7 @@ def main() -> None:
     ):
         if cameras and not skip:
             paths = (run_folder.pictures_path(folder, split, iteration, kind) for kind in ("renders", "gt"))
-            render_views(cameras, model, settings, split, *paths)
+            render_views(cameras, model, exposures, settings, split, *paths)
 
 
 if __name__ == "__main__":

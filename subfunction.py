@@ -41,6 +41,23 @@ def position_learning_rate(iteration: int, extent: float, settings: Optimization
     )
 
 
+def exposure_learning_rate(iteration: int, settings: OptimizationSettings) -> float:
+    return log_linear(
+        iteration,
+        settings.exposure_lr_init,
+        settings.exposure_lr_final,
+        settings.iterations,
+        settings.exposure_lr_delay_steps,
+        settings.exposure_lr_delay_mult,
+    )
+
+
+def depth_weight(iteration: int, settings: OptimizationSettings) -> float:
+    """Of the depth loss."""
+    ends = settings.depth_l1_weight_init, settings.depth_l1_weight_final
+    return log_linear(iteration, *ends, settings.iterations)
+
+
 def collects_statistics(iteration: int, settings: DensificationSettings) -> bool:
     return iteration < settings.densify_until_iter
 
@@ -90,6 +107,14 @@ def prunes_large(iteration: int, settings: DensificationSettings) -> bool:
 
 
 # What is minimised
+
+
+def depth_loss(
+    invdepth: Tensor,  # (1, H, W) rendered
+    known: Tensor,  # (1, H, W) of the depth map, 0 where unknown
+) -> Tensor:
+    """Mean absolute difference of inverse depths, over all pixels (Kerbl et al. 2024)."""
+    return ((invdepth - known).abs() * (known > 0)).mean()
 
 
 class PixelLosses(NamedTuple):

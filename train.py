@@ -50,6 +50,8 @@ def learn_from_a_view(run: Training, iteration: int, progress: Progress, log: Te
         densify_and_prune(run, iteration)
         control_opacity(run, iteration)
         run.model.step(visible)
+        if run.exposures is not None:
+            run.exposures.step(policy.exposure_learning_rate(iteration, run.settings.optimization))
 
 
 def set_schedules(run: Training, iteration: int) -> None:
@@ -80,7 +82,8 @@ def show_and_differentiate(run: Training, iteration: int) -> TrainingView:
         **pipeline_flags(settings, iteration),
     )
     truth = camera.ground_truth(background, model.device)
-    image = camera.counted(shown.image, truth)
+    image = shown.image if run.exposures is None else run.exposures.apply(shown.image, camera.image_name)
+    image = camera.counted(image, truth)
     loss, losses = policy.training_loss(image, truth, settings.optimization.lambda_dssim)
     view = TrainingView(shown, image.detach(), truth, loss.detach(), carrier)
 
@@ -90,6 +93,10 @@ def show_and_differentiate(run: Training, iteration: int) -> TrainingView:
         view.error = camera.counted(policy.pixel_error(losses, *kind), 0.0)
         auxiliary = policy.auxiliary_loss(view.error, shown.error_image)
         objective = objective + settings.densification.aux_scale * auxiliary
+    if camera.invdepth is not None:
+        known = camera.counted(camera.invdepth.to(model.device, non_blocking=True), 0.0)
+        weight = policy.depth_weight(iteration, settings.optimization)
+        objective = objective + weight * policy.depth_loss(shown.invdepth, known)
     if importance is not None:
         objective = objective + importance_penalty(run, importance, view.loss)
     objective.backward()
@@ -154,6 +161,15 @@ def where_it_stands(run: Training) -> str:
     )
 
 
+def check_schedules(settings: Settings) -> None:
+    """ValueError for first and last rates that do not go together, before any long work."""
+    policy.position_learning_rate(1, 1.0, settings.optimization)
+    if settings.model.train_test_exp:
+        policy.exposure_learning_rate(1, settings.optimization)
+    if settings.model.depths:
+        policy.depth_weight(1, settings.optimization)
+
+
 def main() -> None:
     given = given_flags(train_parser())
     tensors, record = (
@@ -163,7 +179,7 @@ def main() -> None:
     if not settings.model.source_path:
         raise ValueError("which scene? give its folder with -s")
     check_data_device(settings.model.data_device)
-    policy.position_learning_rate(1, 1.0, settings.optimization)  # refuses rates that do not go together
+    check_schedules(settings)
     gaussian_budget(settings)  # and budgets without room
     settings.model.source_path = str(Path(settings.model.source_path).resolve())
     settings.model.model_path = settings.model.model_path or f"output/{secrets.token_hex(5)}"

@@ -18,6 +18,7 @@ from gaussian_model import GaussianModel, gaussians_in_ply
 from scene import Scene, viewer_entries
 from utils import run_folder
 from utils.checkpoints import save_checkpoint
+from utils.exposures import Exposures
 from utils.files import write_json
 from utils.history import History
 from utils.ply import write_point_cloud
@@ -26,7 +27,7 @@ from utils.rendering import RenderOutput
 from utils.view_order import ViewOrder
 
 
-FIXED_BY_CHECKPOINT = ("sh_degree", "optimizer_type", "variant", "seed", "initial_opacity", "importance")
+FIXED_BY_CHECKPOINT = ("train_test_exp", "sh_degree", "optimizer_type", "variant", "seed", "initial_opacity", "importance")
 FIXED_BY_CHECKPOINT += ("latent_size", "importance_width", "importance_frequencies")
 
 
@@ -41,6 +42,7 @@ class Training:
     generator: torch.Generator  # on the CPU, so that a seed means the same on every device
     views: ViewOrder
     totals: dict[str, Tensor]  # over views, see policy.initial_totals
+    exposures: Exposures | None = None  # with --train_test_exp
     given: dict[str, Any] = field(default_factory=dict)  # flags of this command
     iteration: int = 0  # done so far
     started: float = field(default_factory=time.monotonic)  # earlier by what was done before a resume
@@ -103,7 +105,15 @@ def start(settings: Settings, scene: Scene, folder: Path) -> Training:
     )
     model.start_training(settings.optimization)
     totals = policy.initial_totals(settings.importance, model.device)
-    return Training(settings, folder, scene, model, generator, ViewOrder(len(scene.train), generator), totals)
+    order = ViewOrder(len(scene.train), generator)
+    return Training(settings, folder, scene, model, generator, order, totals, new_exposures(settings, scene))
+
+
+def new_exposures(settings: Settings, scene: Scene) -> Exposures | None:
+    """One for every training view, where they are wanted."""
+    if not settings.model.train_test_exp:
+        return None
+    return Exposures([camera.image_name for camera in scene.train], best_device())
 
 
 def resume(
@@ -125,11 +135,14 @@ def resume(
         views.restore(tensors["views"].tolist())
         names = policy.initial_totals(settings.importance, model.device)
         totals = {name: tensors[f"totals.{name}"].to(model.device) for name in names}
+        exposures = new_exposures(settings, scene)
+        if exposures is not None:
+            exposures.restore(tensors)
     except (KeyError, RuntimeError, TypeError, ValueError) as problem:
         raise ValueError(
             f"{settings.run.start_checkpoint}: its random state is damaged ({problem})"
         ) from problem
-    run = Training(settings, folder, scene, model, generator, views, totals)
+    run = Training(settings, folder, scene, model, generator, views, totals, exposures)
     run.iteration, run.started = record["iteration"], time.monotonic() - record["seconds"]
     run.measures, run.history = record["measures"], History(record["history"])
     return run
@@ -205,6 +218,8 @@ def save_if_due(run: Training, iteration: int, progress: Progress) -> None:
         path = run_folder.point_cloud_path(run.folder, iteration)
         model = run.model.exported(run.settings.importance.importance_gate)
         model.save_ply(path)
+        if run.exposures is not None:
+            run.exposures.save(run.folder)
         run.measures.setdefault(str(iteration), {})["gaussians"] = len(model)
         run.history.write(run.folder)
         progress.say(f"[ITER {iteration}] Saved {len(model):,} Gaussians to {path}")
@@ -218,6 +233,8 @@ def save_state(run: Training, progress: Progress) -> None:
         "generator": run.generator.get_state(),
         "views": torch.tensor(run.views.remaining, dtype=torch.int64),
     }
+    if run.exposures is not None:
+        tensors |= run.exposures.state_tensors()
     tensors |= {f"totals.{name}": value for name, value in run.totals.items()}
     record = {
         "iteration": run.iteration,

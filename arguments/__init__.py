@@ -43,6 +43,9 @@ class Settings:
         names = (
             "source_path",
             "images",
+            "depths",
+            "train_test_exp",
+            "init_points",
             "resolution",
             "white_background",
             "eval",

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from .flags import Bound, above, at_least, between, flag, milestone, one_of, open_unit_interval
 
-NO_DEPTH = "depth supervision is not part of this version"
-NO_EXPOSURE = "per-image exposure compensation is not part of this version"
 NO_VIEWER = (
     "the network viewer is not part of this version; open the saved point_cloud.ply in any 3DGS viewer"
 )
@@ -29,7 +27,12 @@ class ModelSettings:
         metavar="OUTPUT",
     )
     images: str = flag("images", "folder of the pictures inside the scene", short="-i", metavar="FOLDER")
-    depths: str = flag("", "folder of depth maps inside the scene", short="-d", unavailable=NO_DEPTH)
+    depths: str = flag(
+        "",
+        "folder of inverse depth maps inside the scene: 16-bit PNGs, see docs/scenes.md",
+        short="-d",
+        metavar="FOLDER",
+    )
     resolution: int = flag(
         -1,
         "1, 2, 4, 8: divide the picture size; other numbers: width in pixels; -1: as it is, up to 1600 wide",
@@ -38,10 +41,11 @@ class ModelSettings:
     )
     white_background: bool = flag(False, "white instead of black behind the scene", short="-w")
     train_test_exp: bool = flag(
-        False, "exposure fitted on the left half of held-out views", unavailable=NO_EXPOSURE
+        False, "fit an exposure to every view, to held-out ones on their left half; measure their right half"
     )
     data_device: str = flag("cpu", "device that keeps the pictures; 8-bit there, converted when used")
     eval: bool = flag(False, "hold every 8th view out for testing")
+    init_points: str = flag("", "PLY of points to start from instead of the scene's own", metavar="FILE")
 
 
 @dataclass
@@ -78,13 +82,15 @@ class OptimizationSettings:
     opacity_lr: float = flag(0.025, "learning rate of opacities", bound=at_least(0))
     scaling_lr: float = flag(0.005, "learning rate of scales", bound=at_least(0))
     rotation_lr: float = flag(0.001, "learning rate of rotations", bound=at_least(0))
-    exposure_lr_init: float = flag(0.01, "first learning rate of exposures", unavailable=NO_EXPOSURE)
-    exposure_lr_final: float = flag(0.001, "last learning rate of exposures", unavailable=NO_EXPOSURE)
-    exposure_lr_delay_steps: int = flag(0, "warm-up of the exposure rate", unavailable=NO_EXPOSURE)
-    exposure_lr_delay_mult: float = flag(0.0, "rate at the start of that warm-up", unavailable=NO_EXPOSURE)
+    exposure_lr_init: float = flag(0.01, "first learning rate of exposures", bound=at_least(0))
+    exposure_lr_final: float = flag(0.001, "last learning rate of exposures", bound=at_least(0))
+    exposure_lr_delay_steps: int = flag(0, "iterations of warm-up of the exposure rate", bound=at_least(0))
+    exposure_lr_delay_mult: float = flag(
+        0.0, "rate at the start of that warm-up, as a factor", bound=between(0, 1)
+    )
     lambda_dssim: float = flag(0.2, "share of 1 - SSIM in the loss, the rest is L1", bound=between(0, 1))
-    depth_l1_weight_init: float = flag(1.0, "first weight of the depth loss", unavailable=NO_DEPTH)
-    depth_l1_weight_final: float = flag(0.01, "last weight of the depth loss", unavailable=NO_DEPTH)
+    depth_l1_weight_init: float = flag(1.0, "first weight of the depth loss", bound=at_least(0))
+    depth_l1_weight_final: float = flag(0.01, "last weight of the depth loss", bound=at_least(0))
     random_background: bool = flag(False, "a new random background colour in every iteration")
     optimizer_type: str = flag(
         "default",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ import torch
 
 from scene import colmap, transforms
 from scene.camera import Camera, CameraMatrices, camera_mean, scene_extent, viewer_entries
+from scene.depths import find_depth_maps
 from scene.points import BLENDER_HALF_SIDE, PointCloud, Region, random_points, read_points
 from scene.views import View, load_cameras, require_resolution
 
@@ -50,6 +51,8 @@ def load_scene(
     eval: bool = False,
     data_device: torch.device | str = "cpu",
     init_points: str | Path = "",
+    depths: str = "",
+    train_test_exp: bool = False,
     seed: int = 0,
     quiet: bool = False,
 ) -> Scene:
@@ -58,7 +61,8 @@ def load_scene(
     `images`, `resolution` and `eval` mean what -i, -r and --eval mean in 3DGS. `white_background` changes
     nothing that is read: images keep their alpha until `Camera.ground_truth` composites them over the
     background in use. `init_points` is a PLY to start from in place of the scene's own points; where there
-    are none either, random ones are made from `seed`. ValueError or FileNotFoundError, in a sentence, for
+    are none either, random ones are made from `seed`. `depths` is a folder of depth maps inside the scene.
+    With `train_test_exp` held-out views are trained on too, but their right half is not. ValueError or FileNotFoundError, in a sentence, for
     bad input.
     """
     source = Path(source_path)
@@ -69,8 +73,15 @@ def load_scene(
         raise ValueError(
             f"{source}: with --eval all of its {len(found.test)} views are held out and none is left to train on"
         )
-    cameras = load_cameras(found.train + found.test, resolution, data_device, quiet)
-    train_cameras, test_cameras = cameras[: len(found.train)], cameras[len(found.train) :]
+    train, test = found.train, found.test
+    if train_test_exp:
+        train = train + [replace(view, half="left") for view in test]
+        test = [replace(view, half="right") for view in test]
+    if depths:
+        maps = find_depth_maps(source, depths, [view.image_name for view in train], quiet)
+        train = [replace(view, depth=maps.get(view.image_name)) for view in train]
+    cameras = load_cameras(train + test, resolution, data_device, quiet)
+    train_cameras, test_cameras = cameras[: len(train)], cameras[len(train) :]
     extent = scene_extent(train_cameras)
     if not extent > 0:
         raise ValueError(

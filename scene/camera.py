@@ -47,6 +47,7 @@ class Camera:
     world_to_camera: np.ndarray  # (4, 4) float64
     image: Tensor | None = None  # (H, W, 3) or (H, W, 4) uint8
     mask: Tensor | None = None  # (H, W) bool, False where the photo does not count; None: all of it does
+    invdepth: Tensor | None = None  # (1, H, W) 1 / world units, 0: unknown; None: all of it is
     _matrices: dict[torch.device, CameraMatrices] = field(default_factory=dict, init=False, repr=False)
 
     @property

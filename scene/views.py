@@ -15,7 +15,8 @@ import torch
 from tqdm import tqdm
 
 from scene.camera import Camera
-from scene.lenses import Lens, require_same_picture
+from scene.depths import DepthMap
+from scene.lenses import BentLens, Lens, Pinhole, require_same_picture
 from utils.devices import keep_on
 from utils.images import HALF, read_image, resize_image
 
@@ -41,6 +42,8 @@ class View:
     world_to_camera: np.ndarray  # (4, 4) float64, x right, y down, z forward
     mask_path: Path | None = None  # a picture, black where the photo does not count
     alpha_is_mask: bool = True  # else a transparent pixel shows the background
+    depth: DepthMap | None = None
+    half: str = ""  # "left" or "right": only that half of the photo counts
 
 
 def require_rigid(
@@ -145,6 +148,7 @@ def _load_camera(view: View, resolution: int, data_device: torch.device | str) -
         raise ValueError(f"{view.image_path}: {error}") from None
     size = target_size(width, height, resolution)
     mask = read_mask(view, image)
+    invdepth = None if view.depth is None else _read_depth(view.depth, lens, size)
     if view.alpha_is_mask:
         image = image[..., :3]
     pixels = resize_image(lens.straighten(image), *size)
@@ -158,6 +162,7 @@ def _load_camera(view: View, resolution: int, data_device: torch.device | str) -
         view.world_to_camera,
         keep_on(data_device, _planar(pixels)),
         mask,
+        None if invdepth is None else keep_on(data_device, invdepth),
     )
     return camera, resolution == -1 and width > WIDEST_UNASKED
 
@@ -181,7 +186,25 @@ def read_mask(
         counts = _scaled_mask(bright.astype(np.uint8) * 255, *image.shape[1::-1])
     if view.alpha_is_mask and image.shape[2] == 4:
         counts = counts & (image[..., 3] >= HALF)
+    middle = image.shape[1] // 2
+    if view.half == "left":
+        counts[:, middle:] = False
+    if view.half == "right":
+        counts[:, :middle] = False
     return None if counts.all() else counts.astype(np.uint8) * 255
+
+
+def _read_depth(depth: DepthMap, lens: Pinhole | BentLens, size: tuple[int, int]) -> torch.Tensor:
+    """(1, H, W) float32 inverse depths at `size`, straightened; `lens` is at the size of the photo."""
+    values = depth.read()
+    try:
+        lens = lens.at_size(*values.shape[::-1])
+    except ValueError as error:
+        raise ValueError(f"{depth.path}: {error}") from None
+    values = lens.straighten(values)
+    shrinks = size[0] <= values.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return torch.from_numpy(cv2.resize(values, size, interpolation=method))[None]
 
 
 def _scaled_mask(

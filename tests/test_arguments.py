@@ -73,12 +73,10 @@ def test_short_flags_and_lists():
         (["--initial_opacity", "1"], "--initial_opacity: expected above 0 and below 1, got 1.0"),
         (["--optimizer_type", "sgd"], "--optimizer_type: expected one of default, sparse_adam, got 'sgd'"),
         (["--variant", "best"], "--variant: expected one of 3dgs, no_tag, tag, tag_25k, tag_gradprune, "),
-        (["-d", "depths"], "--depths is not available yet: depth supervision"),
-        (["--train_test_exp"], "--train_test_exp is not available yet: per-image exposure"),
         (["--port", "6009"], "--port is not available yet: the network viewer"),
         (["--ip", "127.0.0.1"], "--ip is not available yet"),
-        (["--exposure_lr_init", "0.01"], "--exposure_lr_init is not available yet"),
-        (["--depth_l1_weight_final", "0.1"], "--depth_l1_weight_final is not available yet"),
+        (["--exposure_lr_init", "-1"], "--exposure_lr_init: expected at least 0, got -1.0"),
+        (["--depth_l1_weight_final", "-1"], "--depth_l1_weight_final: expected at least 0, got -1.0"),
     ],
 )
 def test_bad_flags_are_refused_with_a_sentence(arguments, complaint):

@@ -5,6 +5,7 @@ config.json                                     ours: all settings, versions, ma
 history.json                                    ours: what happened on the way, for report.py
 cameras.json, input.ply                         what the run started from
 point_cloud/iteration_N/point_cloud.ply         the Gaussians
+exposure.json                                   exposures of the views, with --train_test_exp
 chkpntN.safetensors                             everything needed to go on training
 train|test/ours_N/{renders,gt}/00000.png        pictures, by render.py
 results.json, per_view.json                     measures, by metrics.py
@@ -40,6 +41,7 @@ RUN_FILES = (
     "results.json",
     "per_view.json",
     "history.json",
+    "exposure.json",
     "report.html",
     "events.out.tfevents.*",
 )
