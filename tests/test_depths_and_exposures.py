@@ -128,11 +128,12 @@ def test_the_weight_of_the_depth_loss_falls_from_first_to_last():
 
 def test_depth_maps_draw_the_gaussians_to_them(tmp_path, run_here):  # noqa: F811
     """The maps say that all is nearer than the points; with them it comes nearer."""
+    strong = ["--depth_l1_weight_init", 100, "--depth_l1_weight_final", 100]
     source, mean_invdepth = write_tiny_scene(tmp_path / "scene"), {}
     for index in range(VIEWS):
         write_depth(source / f"depths/view_{index}.png", 2**15)
     write_parameters(source, **{f"view_{index}": entry(1.0) for index in range(VIEWS)})
-    for name, flags in (("with", ["-d", "depths"]), ("without", [])):
+    for name, flags in (("with", ["-d", "depths", *strong]), ("without", [])):
         model_path = tmp_path / name
         command = ("train.py", "-s", source, "-m", model_path, "--iterations", 200, "--quiet", *flags)
         assert run_here(*command).returncode == 0
