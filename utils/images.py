@@ -63,10 +63,22 @@ def write_png(
     image: np.ndarray,  # (H, W, 3) RGB or (H, W, 4) RGBA, uint8
 ) -> None:
     """Write a PNG, atomically. ValueError if the array is no such image."""
+    _write(path, ".png", image, [])
+
+
+def write_photo(
+    path: str | Path,
+    image: np.ndarray,  # (H, W, 3) RGB or (H, W, 4) RGBA, uint8
+) -> None:
+    """Write an image in the format of its name, JPEG at quality 95, atomically. ValueError as for a PNG."""
+    _write(path, Path(path).suffix, image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+
+
+def _write(path: str | Path, suffix: str, image: np.ndarray, options: list[int]) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (3, 4) or image.size == 0:
         raise ValueError(f"{path}: expected an (H, W, 3 or 4) uint8 image, got {image.shape} {image.dtype}")
     order = cv2.COLOR_RGB2BGR if image.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
-    _, encoded = cv2.imencode(".png", cv2.cvtColor(image, order))
+    _, encoded = cv2.imencode(suffix, cv2.cvtColor(image, order), options)
     write_atomically(path, lambda file: file.write(encoded.tobytes()))
 
 

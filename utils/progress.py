@@ -81,3 +81,30 @@ def each(items: Sequence[Item], title: str, quiet: bool = False) -> Iterator[Ite
             next_line = time.monotonic() + SECONDS_BETWEEN_LINES
             print(f"{title} [{index}/{len(items)}]", flush=True)
         yield item
+
+
+class Counter:
+    """Progress of work that is done elsewhere: a bar on a terminal, a timed line now and then elsewhere."""
+
+    def __init__(self, title: str, total: int, quiet: bool = False) -> None:
+        self._title, self._shown, self._quiet = title, (0, total), quiet
+        self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+        live = sys.stderr.isatty() and not quiet
+        self._bar = tqdm(desc=title, total=total or None, dynamic_ncols=True) if live else None
+
+    def __enter__(self) -> Counter:
+        if self._bar is None and not self._quiet:
+            print(f"{self._title} ...", flush=True)
+        return self
+
+    def update(self, done: int, total: int) -> None:
+        if self._bar is not None:
+            self._bar.total = total or None
+            self._bar.update(done - self._bar.n)
+        elif not self._quiet and time.monotonic() >= self._next_line and self._shown != (done, total):
+            print(f"{self._title} [{done}/{total or '?'}]", flush=True)
+            self._next_line, self._shown = time.monotonic() + SECONDS_BETWEEN_LINES, (done, total)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()

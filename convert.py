@@ -1,0 +1,108 @@
+"""Make a posed scene of photos or a video: python convert.py -s FOLDER [--video FILE]"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Sequence
+
+from arguments.flags import Parser
+from conversion import MATCHINGS, Choices, Outcome, convert, find_photos
+from scene.lenses import MODELS
+from utils import video
+from utils.commands import run_command
+from utils.progress import Counter
+
+EXAMPLES = """
+  python convert.py -s scenes/desk                     of the photos in scenes/desk/input
+  python convert.py -s scenes/walk --video walk.mp4    of 150 sharp frames of a video
+  python train.py -s scenes/desk                       afterwards
+
+A run that was stopped goes on where it was, with the same command. Needs pycolmap: pip install pycolmap
+"""
+
+
+def convert_parser() -> Parser:
+    parser = Parser(
+        prog="convert.py",
+        usage="convert.py -s FOLDER [--video FILE] [flags]",
+        description="Find out where photos were taken, by COLMAP's structure from motion, and make a scene of them.",
+        epilog=EXAMPLES,
+    )
+    add = parser.add_argument
+    add("-s", "--source_path", type=Path, required=True, metavar="FOLDER", help="holds input/ with the photos")
+    add("--video", type=Path, metavar="FILE", help="a video, of which frames are taken into input/")
+    add("--frames", type=int, default=150, metavar="N", help="frames to take of the video (default 150)")
+    add("--camera", default="OPENCV", metavar="MODEL", help="COLMAP's camera model of the photos (default OPENCV)")
+    add("--single_camera", action="store_true", help="one camera with one focal length took all photos")
+    about = "which photos are compared: exhaustive, sequential, spatial (default: chosen by the photos)"
+    add("--matching", choices=MATCHINGS, metavar="HOW", help=about)
+    add("--features", type=int, default=8192, metavar="N", help="most features of a photo (default 8192)")
+    add("--no_gpu", action="store_true", help="not on the GPU, even if pycolmap could")
+    add("--quiet", action="store_true", help="print nothing but errors")
+    other = parser.add_argument_group("Known from 3DGS's convert.py, with nothing left to do here").add_argument
+    other("--resize", action="store_true", help="images_2, _4 and _8 are always made")
+    other("--colmap_executable", metavar="FILE", help="pycolmap is used")
+    other("--magick_executable", metavar="FILE", help="OpenCV is used")
+    return parser
+
+
+def parse(argv: Sequence[str] | None):
+    options = convert_parser().parse_args(argv)
+    if options.camera not in MODELS:
+        raise ValueError(f"--camera: expected one of {', '.join(MODELS)}, got {options.camera!r}")
+    for name in ("frames", "features"):
+        if getattr(options, name) < 3:
+            raise ValueError(f"--{name}: expected at least 3, got {getattr(options, name)}")
+    return options
+
+
+def take_frames(folder: Path, film: Path, count: int, quiet: bool) -> None:
+    """Frames of the video into input/, unless they are there."""
+    photos = folder / "input"
+    if photos.is_dir() and any(photos.iterdir()):
+        return
+    partial = folder / "input.part"
+    partial.mkdir(parents=True, exist_ok=True)
+    total = video.frame_count(film)
+    with Counter("Looking through the video", total, quiet) as counter:
+        taken = video.extract_frames(film, partial, count, lambda done: counter.update(done, total))
+    if photos.is_dir():
+        photos.rmdir()
+    partial.rename(photos)
+    if not quiet:
+        print(f"{len(taken)} frames of {film}: {photos}")
+
+
+def tell(folder: Path, outcome: Outcome) -> None:
+    print(
+        f"{outcome.registered} of {outcome.photos} photos registered, {outcome.points:,} points, "
+        f"reprojection error {outcome.error:.2f} pixels"
+    )
+    for warning in outcome.warnings:
+        print(f"Warning: {warning}")
+    print(f"The scene is ready: python train.py -s {folder}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parse(argv)
+    if importlib.util.find_spec("pycolmap") is None:
+        raise ValueError("convert.py needs pycolmap, which is not installed: pip install pycolmap")
+    folder = options.source_path
+    if options.video:
+        take_frames(folder, options.video, options.frames, options.quiet)
+    find_photos(folder / "input")
+    choices = Choices(
+        camera=options.camera,
+        single_camera=options.single_camera or bool(options.video),
+        matching=options.matching or "",
+        features=options.features,
+        gpu=not options.no_gpu,
+    )
+    outcome = convert(folder, choices, bool(options.video), options.quiet)
+    if not options.quiet:
+        tell(folder, outcome)
+
+
+if __name__ == "__main__":
+    run_command(main)
