@@ -22,7 +22,7 @@ def collect(run: Training, iteration: int, view: TrainingView) -> None:
         scale = run.scene.median_pixels / pixels / settings.densification.aux_scale
         errors = view.carrier.grad[:, 0] * scale
         policy.accumulate_errors(model.statistics, errors, settings.densification)
-        totals["pixel_error"] += view.error.mean()
+        totals["pixel_error"] += policy.typical_error(view.error)
         totals["error_views"] += 1
     if policy.collects_energy(iteration, settings.densification, settings.pruning):
         model.statistics["energy_so_far"] += view.render.rasterizer.statistics.removal_energy
@@ -60,8 +60,8 @@ def densify(run: Training, iteration: int) -> tuple[int, int]:
     """Clone small candidates and split large ones (Kerbl et al. 2023, sec. 5.2); how many of each."""
     settings, model, totals = run.settings.densification, run.model, run.totals
     scores = policy.densification_scores(model.statistics, settings)
-    mean_error = totals["pixel_error"] / totals["error_views"].clamp_min(1)
-    candidates = policy.densification_candidates(scores, mean_error, settings)
+    pixel_error = totals["pixel_error"] / totals["error_views"].clamp_min(1)
+    candidates = policy.densification_candidates(scores, pixel_error, settings)
     room = policy.growth_room(len(model), run.budget, settings)
     chosen = policy.highest(candidates, scores, room)
     large = policy.is_large(model.scales, settings.percent_dense * run.scene.extent)

@@ -147,6 +147,11 @@ def pixel_error(losses: PixelLosses, metric: str, lambda_dssim: float) -> Tensor
     return sum(parts)
 
 
+def typical_error(error: Tensor) -> Tensor:  # (1, H, W) -> ()
+    """Root mean square of E(u): of a picture that is half empty, without error there, 0.7 times the other's."""
+    return error.square().mean().sqrt()
+
+
 def auxiliary_loss(
     error: Tensor,  # (1, H, W) E(u)
     error_image: Tensor,  # (1, H, W) A(u) = sum_k w_k e_k
@@ -184,7 +189,7 @@ def steered_lambda(lambda_mean: Tensor, importances: Tensor, budget: int) -> Ten
 def initial_totals(settings: ImportanceSettings, device: torch.device) -> dict[str, Tensor]:
     """Numbers () that training keeps over its views, beside what it keeps of every Gaussian."""
     start = {
-        "pixel_error": 0.0,  # mean E(u) of each view since the last densification, added up
+        "pixel_error": 0.0,  # typical E(u) of each view since the last densification, added up
         "error_views": 0.0,  # how many views these were
         "error_so_far": 0.0,  # squared error of the views of the round
         "next_round_start": 0.0,  # iteration after which the round began
@@ -259,10 +264,13 @@ def coherence(gradients: Tensor, power: float) -> Tensor:
     return (gradients.nan_to_num() / mean) ** power
 
 
-def error_threshold(scores: Tensor, mean_pixel_error: Tensor, settings: DensificationSettings) -> Tensor:
-    """tau, from the E_k of the Gaussians seen; at least the error of `error_floor` average pixels."""
+def error_threshold(scores: Tensor, pixel_error: Tensor, settings: DensificationSettings) -> Tensor:
+    """tau, from the E_k of the Gaussians seen; at least the error of `error_floor` pixels.
+
+    pixel_error: () see `typical_error`.
+    """
     seen = scores[~scores.isnan()]
-    floor = settings.error_floor * mean_pixel_error.to(scores)
+    floor = settings.error_floor * pixel_error.to(scores)
     if len(seen) == 0:
         return floor
     if settings.error_threshold == "fixed":
@@ -281,11 +289,11 @@ def upper_quantile(values: Tensor, share: float) -> Tensor:
 
 
 def densification_candidates(
-    scores: Tensor, mean_pixel_error: Tensor, settings: DensificationSettings
+    scores: Tensor, pixel_error: Tensor, settings: DensificationSettings
 ) -> Tensor:
     """Gaussians (N,) bool whose score reaches the threshold: E_k beyond tau, or the gradient's (3DGS)."""
     if settings.densify_by == "error":
-        return scores > error_threshold(scores, mean_pixel_error, settings)
+        return scores > error_threshold(scores, pixel_error, settings)
     return scores >= settings.densify_grad_threshold
 
 

@@ -159,8 +159,8 @@ class DensificationSettings:
     error_quantile: float = flag(0.2, "top fraction that quantile takes", bound=between(0, 1))
     error_deviations: float = flag(1.0, "standard deviations above the mean, for mean_std")
     error_floor: float = flag(
-        32.0,
-        "no Gaussian is densified whose E_k is less than the error of that many average pixels",
+        28.0,
+        "no Gaussian is densified whose E_k is less than that of so many pixels with the typical error",
         unit="pixels",
         bound=at_least(0),
     )

@@ -10,7 +10,6 @@ ERROR_DRIVEN = {
     "split": "long_axis",
     "percent_dense": 0.0,
     "clone_opacity": "corrected",
-    "opacity_control": "decay",
 }
 TAGGED = ERROR_DRIVEN | {"tag_lifespan": 300, "tag_patience": 2}
 GRADPRUNE = TAGGED | {"prune_by": "gradient"}

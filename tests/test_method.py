@@ -332,7 +332,6 @@ def test_variants_are_the_rows_of_the_table(variant):
     settings = make_settings({"variant": variant}).flat()
     names = ("densify_by", "prune_by", "tag_lifespan", "prune_until_iter", "importance")
     assert tuple(settings[name] for name in names) == TABLE[variant]
-    assert settings["opacity_control"] == ("reset" if variant == "3dgs" else "decay")
 
 
 def test_the_decomposed_variant_prunes_by_both_and_takes_a_lambda():

@@ -290,10 +290,10 @@ def test_welford_agrees_with_the_definition_on_many_views():
 # Thresholds and limits of growth
 
 
-def chosen_by_error(scores, mean_pixel_error=0.0, **settings):
+def chosen_by_error(scores, pixel_error=0.0, **settings):
     settings = DensificationSettings(densify_by="error", **{"error_floor": 16.0} | settings)
     return policy.densification_candidates(
-        torch.tensor(scores), torch.tensor(mean_pixel_error), settings
+        torch.tensor(scores), torch.tensor(pixel_error), settings
     ).tolist()
 
 
@@ -312,6 +312,11 @@ def test_thresholds_of_the_error():
     assert chosen_by_error(scores, **deviations) == above(5.0, 4.0)
     assert chosen_by_error(scores, 0.28, **deviations) == above(5.0)  # the floor: 16 x 0.28 = 4.48
     assert chosen_by_error([float("nan")] * 2) == [False, False]
+
+
+def test_the_typical_error_is_a_root_mean_square():
+    error = torch.tensor([[[3.0, 4.0], [0.0, 0.0]]])
+    assert policy.typical_error(error) == pytest.approx(2.5)  # the mean is 1.75, that of the upper row 3.5
 
 
 @pytest.mark.parametrize("seed", range(5))
