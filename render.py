@@ -1,9 +1,10 @@
-"""Render the views of a trained model to PNG files: python render.py -m OUTPUT"""
+"""Render the views of a trained model to PNG files, or a film: python render.py -m OUTPUT"""
 
 from __future__ import annotations
 
 import utils.before_torch  # noqa: F401  before torch
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from torch import Tensor
 from arguments import Settings, given_flags, make_settings, render_parser
 from gaussian_model import GaussianModel
 from scene import Camera, load_scene
+from scene.paths import KINDS, camera_path
 from utils import run_folder
 from utils.commands import run_command
 from utils.devices import check_data_device
 from utils.exposures import Exposures
-from utils.images import write_png
+from utils.files import write_json
+from utils.film import require_film_writer, write_film
+from utils.images import write_depth, write_png
 from utils.progress import each
 from utils.rendering import render
 
@@ -29,29 +33,60 @@ def recorded_settings(folder: Path) -> dict[str, Any]:
     return run_folder.read_cfg_args(folder) | run_folder.read_config(folder).get("settings", {})
 
 
-@torch.no_grad()
-def render_views(
-    cameras: list[Camera],
-    model: GaussianModel,
-    exposures: Exposures | None,
-    settings: Settings,
-    split: str,
-    renders: Path,
-    truths: Path,
-) -> None:
+@dataclass
+class Job:
+    """What is rendered, and how."""
+
+    model: GaussianModel
+    exposures: Exposures | None
+    settings: Settings
+
+    @torch.no_grad()
+    def show(self, camera: Camera) -> tuple[Tensor, Tensor]:
+        """The picture (3, H, W), as the view was exposed, and inverse depths (1, H, W)."""
+        shown = render(camera, self.model, self.background, **vars(self.settings.pipeline))
+        if self.exposures is None:
+            return shown.image, shown.invdepth
+        return self.exposures.apply(shown.image, camera.image_name), shown.invdepth
+
+    @property
+    def background(self) -> Tensor:
+        return torch.full((3,), float(self.settings.model.white_background), device=self.model.device)
+
+
+def render_views(job: Job, cameras: list[Camera], folder: Path, split: str, iteration: int, depth: bool) -> None:
     """Write what model and photos show, numbered alike; earlier pictures there are replaced."""
-    for folder in (renders, truths):
-        run_folder.remove_pictures(folder)
-    background = torch.full((3,), float(settings.model.white_background), device=model.device)
-    for index, camera in enumerate(each(cameras, f"Rendering {split} views", settings.run.quiet)):
-        name = f"{index:05d}.png"
-        image = render(camera, model, background, **vars(settings.pipeline)).image
-        if exposures is not None:
-            image = exposures.apply(image, camera.image_name)
-        write_png(renders / name, to_bytes(image))
-        write_png(truths / name, with_mask(to_bytes(camera.ground_truth(background, model.device)), camera))
-    if not settings.run.quiet:
+    kinds = ("renders", "gt", "depth")
+    renders, truths, depths = (run_folder.pictures_path(folder, split, iteration, kind) for kind in kinds)
+    for place in (renders, truths, depths):
+        run_folder.remove_pictures(place)
+    largest = {}
+    for index, camera in enumerate(each(cameras, f"Rendering {split} views", job.settings.run.quiet)):
+        name = f"{index:05d}"
+        image, invdepth = job.show(camera)
+        write_png(renders / f"{name}.png", to_bytes(image))
+        if camera.image is not None:
+            photo = camera.ground_truth(job.background, job.model.device)
+            write_png(truths / f"{name}.png", with_mask(to_bytes(photo), camera))
+        if depth:
+            largest[name] = invdepth.max().item()
+            write_depth(depths / f"{name}.png", invdepth[0].cpu().numpy(), largest[name])
+    if depth:  # what docs/scenes.md calls depth_params.json
+        parameters = {name: {"scale": scale, "offset": 0.0} for name, scale in largest.items()}
+        write_json(depths / "depth_params.json", parameters)
+    if not job.settings.run.quiet:
         print(f"{len(cameras)} {split} views: {renders}")
+
+
+def render_film(job: Job, cameras: list[Camera], kind: str, options: dict[str, Any], path: Path) -> None:
+    path_cameras = camera_path(cameras, kind, options["frames"])
+    pictures = (
+        to_bytes(job.show(camera)[0])
+        for camera in each(path_cameras, f"Rendering {kind}", job.settings.run.quiet)
+    )
+    write_film(path, pictures, options["fps"])
+    if not job.settings.run.quiet:
+        print(f"{len(path_cameras)} frames: {path}")
 
 
 def to_bytes(image: Tensor) -> np.ndarray:
@@ -66,30 +101,56 @@ def with_mask(photo: np.ndarray, camera: Camera) -> np.ndarray:
     return np.dstack([photo, camera.mask.cpu().numpy().astype(np.uint8) * 255])
 
 
-def main() -> None:
-    given = given_flags(render_parser())
+def check_flags(given: dict[str, Any]) -> None:
+    """ValueError for flags that make no sense, alone or together."""
     if not given.get("model_path"):
         raise ValueError("which run? give its folder with -m")
-    if given["skip_train"] and given["skip_test"]:
+    if given["skip_train"] and given["skip_test"] and not given["video"]:
         raise ValueError("--skip_train and --skip_test together leave nothing to render")
-    folder = Path(given["model_path"])
+    if bool(given["ply"]) != bool(given["cameras"]):
+        raise ValueError("--ply FILE and --cameras SCENE go together")
+    for name in ("frames", "fps"):
+        if given[name] < 1:
+            raise ValueError(f"--{name}: expected at least 1, got {given[name]}")
+    if given["video"]:
+        if given["video"] not in KINDS:
+            raise ValueError(f"--video: expected one of {', '.join(KINDS)}, got {given['video']!r}")
+        require_film_writer()
+
+
+def find_model(given: dict[str, Any], folder: Path) -> tuple[Settings, Path, int]:
+    """Settings, PLY and iteration of the run in `folder`, or of a PLY by others."""
+    if given["ply"]:
+        return make_settings(given | {"source_path": given["cameras"]}), Path(given["ply"]), 0
     settings = make_settings(given, recorded_settings(folder))
-    check_data_device(settings.model.data_device)
     iteration = run_folder.choose_iteration(folder, given["iteration"])
+    return settings, run_folder.point_cloud_path(folder, iteration), iteration
+
+
+def main() -> None:
+    given = given_flags(render_parser())
+    check_flags(given)
+    folder = Path(given["model_path"])
+    settings, ply, iteration = find_model(given, folder)
+    check_data_device(settings.model.data_device)
     if settings.run.threads:
         torch.set_num_threads(settings.run.threads)
 
-    model = GaussianModel.load_ply(run_folder.point_cloud_path(folder, iteration), best_device())
+    model = GaussianModel.load_ply(ply, best_device())
     model.active_sh_degree = min(model.sh_degree, settings.model.sh_degree)
     exposures = Exposures.load(folder, best_device()) if settings.model.train_test_exp else None
     scene = load_scene(**settings.of_scene())
+    job = Job(model, exposures, settings)
+    if given["video"]:
+        film = folder / "video" / f"ours_{iteration}" / f"{given['video']}.mp4"
+        render_film(job, scene.train + scene.test, given["video"], given, film)
+        return
     for split, cameras, skip in (
         ("train", scene.train, given["skip_train"]),
         ("test", scene.test, given["skip_test"]),
     ):
         if cameras and not skip:
-            paths = (run_folder.pictures_path(folder, split, iteration, kind) for kind in ("renders", "gt"))
-            render_views(cameras, model, exposures, settings, split, *paths)
+            render_views(job, cameras, folder, split, iteration, given["depth"])
 
 
 if __name__ == "__main__":

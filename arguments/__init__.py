@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Sequence
 
-from .flags import Parser, add_flags, check_bounds, refuse_unavailable, unavailable_flags
+from .flags import ExamplesFormatter, Parser, add_flags, check_bounds, refuse_unavailable, unavailable_flags
 from .settings import DensificationSettings, ImportanceSettings, ModelSettings, OptimizationSettings
 from .settings import PipelineSettings, PruningSettings, RunSettings
 from .variants import VARIANTS
@@ -70,18 +70,35 @@ def train_parser() -> Parser:
     return parser
 
 
+RENDER_EXAMPLES = """
+  python render.py -m output/mine                              all views beside their photos
+  python render.py -m output/mine --video orbit --frames 300   a film of ten seconds
+  python render.py --ply theirs.ply --cameras scenes/garden -m output/theirs
+"""
+
+
 def render_parser() -> Parser:
     parser = Parser(
         prog="render.py",
         usage="render.py -m OUTPUT [flags]",
         description="Render the views of a trained model to PNG files. Settings are the run's; flags win.",
+        epilog=RENDER_EXAMPLES,
     )
+    parser.formatter_class = ExamplesFormatter
     which = parser.add_argument_group("Which pictures")
     which.add_argument(
         "--iteration", type=int, default=-1, metavar="N", help="saved iteration, -1: the newest"
     )
     which.add_argument("--skip_train", action="store_true", help="leave the training views out")
     which.add_argument("--skip_test", action="store_true", help="leave the held-out views out")
+    which.add_argument("--depth", action="store_true", help="inverse depths too, as 16-bit PNGs that -d reads")
+    about = "a film instead of the views: orbit, spiral or interpolate (from view to view), as MP4"
+    which.add_argument("--video", metavar="PATH", default="", help=about)
+    which.add_argument("--frames", type=int, default=240, metavar="N", help="of the film (default 240)")
+    which.add_argument("--fps", type=int, default=30, metavar="N", help="its frames a second (default 30)")
+    about = "a trained PLY of any 3DGS program, seen by the cameras of --cameras; pictures go to -m"
+    which.add_argument("--ply", metavar="FILE", default="", help=about)
+    which.add_argument("--cameras", metavar="SCENE", default="", help="scene whose cameras look at --ply")
     for group in (ModelSettings, PipelineSettings):
         add_flags(parser, group)
     add_flags(parser, RunSettings, only=("seed", "threads", "quiet"))

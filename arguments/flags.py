@@ -78,6 +78,10 @@ class _HelpFormatter(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=36, width=110)
 
 
+class ExamplesFormatter(_HelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Help whose epilog keeps its lines."""
+
+
 def add_flags(
     parser: argparse.ArgumentParser, settings_class: type, only: Iterable[str] | None = None
 ) -> None:

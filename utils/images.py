@@ -74,6 +74,17 @@ def write_photo(
     _write(path, Path(path).suffix, image, [cv2.IMWRITE_JPEG_QUALITY, 95])
 
 
+def write_depth(
+    path: str | Path,
+    values: np.ndarray,  # (H, W) at least 0
+    largest: float,  # what 2^16 stands for
+) -> None:
+    """Write numbers as a 16-bit PNG of one channel, atomically."""
+    stored = np.clip(np.rint(values / max(largest, 1e-12) * 2**16), 0, 2**16 - 1).astype(np.uint16)
+    _, encoded = cv2.imencode(".png", stored)
+    write_atomically(path, lambda file: file.write(encoded.tobytes()))
+
+
 def _write(path: str | Path, suffix: str, image: np.ndarray, options: list[int]) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (3, 4) or image.size == 0:
         raise ValueError(f"{path}: expected an (H, W, 3 or 4) uint8 image, got {image.shape} {image.dtype}")

@@ -7,7 +7,8 @@ cameras.json, input.ply                         what the run started from
 point_cloud/iteration_N/point_cloud.ply         the Gaussians
 exposure.json                                   exposures of the views, with --train_test_exp
 chkpntN.safetensors                             everything needed to go on training
-train|test/ours_N/{renders,gt}/00000.png        pictures, by render.py
+train|test/ours_N/{renders,gt,depth}/00000.png  pictures, by render.py
+video/ours_N/orbit.mp4                          films, by render.py
 results.json, per_view.json                     measures, by metrics.py
 """
 
@@ -38,6 +39,9 @@ RUN_FILES = (
     "train/ours_*/gt/*.png",
     "test/ours_*/renders/*.png",
     "test/ours_*/gt/*.png",
+    "train/ours_*/depth/*.*",
+    "test/ours_*/depth/*.*",
+    "video/ours_*/*.mp4",
     "results.json",
     "per_view.json",
     "history.json",
