@@ -1,0 +1,135 @@
+"""A trained model in the files of other programs, and what each costs: python export.py -m OUTPUT"""
+
+from __future__ import annotations
+
+import utils.before_torch  # noqa: F401  before torch
+
+import importlib.util
+from pathlib import Path
+from typing import Any, Sequence
+
+import torch
+from diff_gaussian_rasterization import best_device
+
+from arguments import make_settings
+from arguments.flags import ExamplesFormatter, Parser
+from gaussian_model import GaussianModel
+from render import recorded_settings
+from scene import Camera, load_scene
+from utils import run_folder
+from utils.commands import run_command
+from utils.files import write_json
+from utils.losses import psnr
+from utils.progress import each
+from utils.rendering import render
+from utils.splats import FORMATS, Splats
+
+MOST_VIEWS = 12
+
+EXAMPLES = """
+  python export.py -m output/mine                        all formats, with size and loss of each
+  python export.py -m output/mine --formats sog spz
+  python export.py --ply theirs.ply -m output/theirs     a PLY of any 3DGS program
+
+Files go into OUTPUT/export/ours_N/, figures into export.json there. The loss is that of PSNR on held-out views,
+or on training views where none were held out; without the scene it is not measured.
+"""
+
+
+def export_parser() -> Parser:
+    parser = Parser(
+        prog="export.py",
+        usage="export.py -m OUTPUT [flags]",
+        description=f"Write a trained model as {', '.join(FORMATS)}; read each back and say what was lost.",
+        epilog=EXAMPLES,
+    )
+    parser.formatter_class = ExamplesFormatter
+    add = parser.add_argument
+    add("-m", "--model_path", type=Path, required=True, metavar="OUTPUT", help="folder of the run")
+    add("--iteration", type=int, default=-1, metavar="N", help="saved iteration, -1: the newest")
+    add("--ply", type=Path, metavar="FILE", help="this file instead of one of the run")
+    about = f"some of {', '.join(FORMATS)} (default: all)"
+    add("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), metavar="FORMAT", help=about)
+    add("--skip_measuring", action="store_true", help="write only")
+    add("--quiet", action="store_true", help="print nothing but errors")
+    return parser
+
+
+def to_splats(model: GaussianModel) -> Splats:
+    raw = {name: values.detach().cpu().numpy() for name, values in model.raw.items()}
+    return Splats(**raw | {"opacities": raw["opacities"][:, 0], "sh_dc": raw["sh_dc"][:, 0]})
+
+
+def to_model(splats: Splats) -> GaussianModel:
+    raw = vars(splats) | {"opacities": splats.opacities[:, None], "sh_dc": splats.sh_dc[:, None]}
+    device = best_device()
+    return GaussianModel({name: torch.tensor(values, dtype=torch.float32, device=device) for name, values in raw.items()})
+
+
+def views_to_measure(folder: Path, quiet: bool) -> tuple[list[Camera], dict[str, bool]]:
+    """A few evenly spaced views, held-out ones if there are, and how they are rendered."""
+    settings = make_settings({"quiet": quiet, "model_path": str(folder)}, recorded_settings(folder))
+    scene = load_scene(**settings.of_scene())
+    cameras = scene.test or scene.train
+    count = min(MOST_VIEWS, len(cameras))
+    flags = vars(settings.pipeline) | {"white": settings.model.white_background}
+    return [cameras[index * len(cameras) // count] for index in range(count)], flags
+
+
+@torch.no_grad()
+def mean_psnr(model: GaussianModel, cameras: list[Camera], flags: dict[str, Any], title: str, quiet: bool) -> float:
+    background = torch.full((3,), float(flags["white"]), device=model.device)
+    pipeline = {name: value for name, value in flags.items() if name != "white"}
+    total = 0.0
+    for camera in each(cameras, title, quiet):
+        image = render(camera, model, background, **pipeline).image.clamp(0, 1)
+        truth = camera.ground_truth(background, model.device)
+        total += psnr(image, truth, camera.mask_on(model.device)).item()
+    return total / len(cameras)
+
+
+def check_formats(names: list[str]) -> None:
+    if any(FORMATS[name].by_gsply for name in names) and importlib.util.find_spec("gsply") is None:
+        raise ValueError(
+            "compressed_ply and spz need gsply, which is not installed: pip install gsply, "
+            "or --formats with others only"
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = export_parser().parse_args(argv)
+    check_formats(options.formats)
+    folder, iteration = options.model_path, 0
+    if options.ply is None:
+        iteration = run_folder.choose_iteration(folder, options.iteration)
+    ply = options.ply or run_folder.point_cloud_path(folder, iteration)
+    model = GaussianModel.load_ply(ply, best_device())
+    splats, place = to_splats(model), folder / "export" / f"ours_{iteration}"
+    cameras, flags = ([], {})
+    if not options.skip_measuring and (folder / "cfg_args").is_file():
+        cameras, flags = views_to_measure(folder, options.quiet)
+    before = mean_psnr(model, cameras, flags, "Measuring PLY", options.quiet) if cameras else None
+    report = {"ply": {"bytes": ply.stat().st_size, "PSNR": before}, "gaussians": len(model), "views": len(cameras)}
+    for name in options.formats:
+        path = place / f"point_cloud{FORMATS[name].suffix}"
+        FORMATS[name].write(path, splats)
+        again = to_model(FORMATS[name].read(path))
+        again.active_sh_degree = again.sh_degree
+        after = mean_psnr(again, cameras, flags, f"Measuring {name}", options.quiet) if cameras else None
+        report[name] = {"bytes": path.stat().st_size, "PSNR": after}
+        if not options.quiet:
+            print(line(name, path, report))
+    write_json(place / "export.json", report)
+
+
+def line(name: str, path: Path, report: dict[str, Any]) -> str:
+    """`spz   1.23 MB, a 9th of the PLY, PSNR -0.12 dB: PATH`."""
+    size, whole, after = report[name]["bytes"], report["ply"]["bytes"], report[name]["PSNR"]
+    text = f"{name:14} {size / 1e6:8.2f} MB, {size / whole:5.1%} of the PLY"
+    if after is not None:
+        text += f", PSNR {after:.2f} dB ({after - report['ply']['PSNR']:+.2f})"
+    return f"{text}: {path}"
+
+
+if __name__ == "__main__":
+    run_command(main)

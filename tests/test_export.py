@@ -1,0 +1,192 @@
+"""Files of other programs: what is written is what is read, to the format's precision."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from test_cli import fails, run_here, scene, trained  # noqa: F401  a trained run
+
+import export
+from gaussian_model import GaussianModel
+from utils import sog, splats
+from utils.rotations import quats_to_matrices
+from utils.sh import sh_to_rgb
+from utils.splats import FORMATS, Splats
+
+COUNT = 500
+
+
+def random_splats(degree=3, count=COUNT):
+    random = np.random.default_rng(0)
+    quats = random.normal(size=(count, 4))
+    parameters = {
+        "means": random.uniform(-4, 4, (count, 3)),
+        "scales": random.uniform(-6, -1, (count, 3)),
+        "quats": quats / np.linalg.norm(quats, axis=1, keepdims=True),
+        "opacities": random.uniform(-4, 4, count),
+        "sh_dc": random.uniform(-1.5, 1.5, (count, 3)),
+        "sh_rest": np.repeat(random.uniform(-0.4, 0.4, (count // 10, (degree + 1) ** 2 - 1, 3)), 10, 0),
+    }
+    return Splats(**{name: values.astype(np.float32) for name, values in parameters.items()})
+
+
+def matched(found: Splats, original: Splats) -> Splats:
+    """`found` in the order of `original`: formats sort as they like."""
+    distance = np.linalg.norm(found.means[None] - original.means[:, None], axis=2)
+    order = distance.argmin(1)
+    assert sorted(order) == list(range(len(original)))
+    return Splats(**{name: values[order] for name, values in vars(found).items()})
+
+
+# How far each format may be off: means, log scales, opacity, DC, other SH, quaternion (1 - |cosine|).
+PRECISION = {
+    "compressed_ply": (0.01, 0.01, 0.005, 0.02, 0.02, 1e-4),
+    "spz": (3e-4, 0.04, 0.005, 0.02, 0.04, 1e-4),
+    "sog": (1e-3, 0.03, 0.005, 0.03, 0.03, 1e-4),
+    "splat": (1e-6, 1e-5, 0.005, 0.01, None, 1e-3),
+}
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_is_written_is_what_is_read(tmp_path, name, degree):
+    if FORMATS[name].by_gsply:
+        pytest.importorskip("gsply")
+    original, path = random_splats(degree), tmp_path / f"x{FORMATS[name].suffix}"
+    FORMATS[name].write(path, original)
+    found = matched(FORMATS[name].read(path), original)
+    means, scales, opacity, dc, rest, turn = PRECISION[name]
+    np.testing.assert_allclose(found.means, original.means, atol=means)
+    np.testing.assert_allclose(found.scales, original.scales, atol=scales)
+    shares = (torch.from_numpy(values.opacities).sigmoid() for values in (found, original))
+    torch.testing.assert_close(*shares, atol=opacity, rtol=0)
+    visible = np.abs(original.sh_dc) < 1.7 if name == "splat" else np.full_like(original.sh_dc, True, bool)
+    np.testing.assert_allclose(found.sh_dc[visible], original.sh_dc[visible], atol=dc)
+    unit = found.quats / np.linalg.norm(found.quats, axis=1, keepdims=True)
+    assert (1 - np.abs((unit * original.quats).sum(1))).max() < turn
+    if rest is None:
+        assert found.sh_rest.shape == (COUNT, 0, 3)
+    else:
+        np.testing.assert_allclose(found.sh_rest, original.sh_rest, atol=rest)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name], "nothing is left beside it"
+
+
+def test_a_half_turn_shows_the_same_from_the_turned_side():
+    """Colours of directions, turned alike, stay."""
+    original, directions = random_splats(), torch.randn(COUNT, 3, generator=torch.Generator().manual_seed(0))
+    other = splats.turned(original)
+    colours = []
+    for found, seen in ((original, directions), (other, directions * torch.tensor([1.0, -1, -1]))):
+        sh = torch.from_numpy(np.concatenate([found.sh_dc[:, None], found.sh_rest], 1))
+        colours.append(sh_to_rgb(3, sh, torch.nn.functional.normalize(seen, dim=1)))
+    torch.testing.assert_close(*colours)
+    matrices = (quats_to_matrices(torch.from_numpy(found.quats)) for found in (original, other))
+    turn = torch.diag(torch.tensor([1.0, -1, -1]))
+    one, two = matrices
+    torch.testing.assert_close(turn @ one @ turn, two)
+
+
+@pytest.mark.parametrize("count", [1, 2, 257])
+def test_a_few_gaussians_and_the_same_bytes_every_time(tmp_path, count):
+    original = random_splats(count=10 * count)
+    original = Splats(**{name: values[:count] for name, values in vars(original).items()})
+    for name in ("sog", "splat"):
+        path = tmp_path / f"x{FORMATS[name].suffix}"
+        FORMATS[name].write(path, original)
+        first = path.read_bytes()
+        assert len(FORMATS[name].read(path)) == count
+        FORMATS[name].write(path, original)
+        assert path.read_bytes() == first
+
+
+def test_a_sog_is_a_zip_of_what_its_specification_names(tmp_path):
+    splats.write_sog(tmp_path / "x.sog", random_splats())
+    with zipfile.ZipFile(tmp_path / "x.sog") as archive:
+        meta = json.loads(archive.read("meta.json"))
+        names = set(archive.namelist()) - {"meta.json"}
+        assert archive.read("sh0.webp")[8:16] == b"WEBPVP8L", "lossless"
+    assert (meta["version"], meta["count"], meta["shN"]["bands"]) == (2, COUNT, 3)
+    assert names == {name for part in meta.values() if isinstance(part, dict) for name in part.get("files", [])}
+    assert all(len(meta[part]["codebook"]) == 256 for part in ("scales", "sh0", "shN"))
+
+
+def test_the_largest_component_of_a_quaternion_is_left_out():
+    quats = np.array([[0.1, -0.9, 0.3, 0.2], [-0.8, 0.1, 0.2, 0.5]])
+    quats /= np.linalg.norm(quats, axis=1, keepdims=True)
+    packed = sog.pack_quats(quats)
+    assert packed[:, 3].tolist() == [253, 252]
+    np.testing.assert_allclose(sog.unpack_quats(packed), -quats, atol=0.004)  # the same rotations
+
+
+def test_neighbours_on_the_curve_are_neighbours_in_space():
+    means = random_splats(count=2000).means
+    along = means[sog.morton_order(means)]
+    assert np.linalg.norm(np.diff(along, axis=0), axis=1).mean() < 0.25 * np.linalg.norm(np.diff(means, axis=0), axis=1).mean()
+
+
+@pytest.mark.parametrize("name", ["sog", "splat"])
+def test_a_damaged_file_is_named(tmp_path, name):
+    path = tmp_path / f"x{FORMATS[name].suffix}"
+    FORMATS[name].write(path, random_splats())
+    for content in (b"", path.read_bytes()[:-5]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=path.name):
+            FORMATS[name].read(path)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_independent_reader_sees_the_same(tmp_path, name):
+    """PlayCanvas' splat-transform: SPLAT_TRANSFORM is the path of its bin/cli.mjs, run by node."""
+    tool = os.environ.get("SPLAT_TRANSFORM")
+    if not tool:
+        pytest.skip("SPLAT_TRANSFORM is not set (npm install @playcanvas/splat-transform)")
+    if FORMATS[name].by_gsply:
+        pytest.importorskip("gsply")
+    path, out = tmp_path / f"x{FORMATS[name].suffix}", tmp_path / "out.ply"
+    FORMATS[name].write(path, random_splats())
+    subprocess.run(["node", tool, str(path), str(out)], check=True, capture_output=True, timeout=120)
+    theirs = export.to_splats(GaussianModel.load_ply(out, torch.device("cpu")))
+    ours = FORMATS[name].read(path)
+    theirs = matched(theirs, ours)
+    for part in ("means", "scales", "opacities", "sh_dc"):
+        np.testing.assert_allclose(getattr(theirs, part), getattr(ours, part), atol=2e-2, err_msg=part)
+    cosines = (theirs.quats * ours.quats).sum(1) / np.prod([np.linalg.norm(q.quats, axis=1) for q in (theirs, ours)], 0)
+    assert np.abs(cosines).min() > 0.999
+    if ours.sh_rest.shape[1]:
+        np.testing.assert_allclose(theirs.sh_rest, ours.sh_rest, atol=2e-2)
+
+
+# export.py
+
+
+def test_the_command_says_what_each_format_costs(run_here, trained):  # noqa: F811
+    folder = trained[0]
+    process = run_here("export.py", "-m", folder, "--formats", "sog", "splat")
+    assert process.returncode == 0, process.stderr
+    report = json.loads((folder / "export/ours_12/export.json").read_text())
+    assert report["views"] == 2 and set(report) == {"ply", "gaussians", "views", "sog", "splat"}
+    for name, suffix in (("sog", ".sog"), ("splat", ".splat")):
+        path = folder / f"export/ours_12/point_cloud{suffix}"
+        assert report[name]["bytes"] == path.stat().st_size
+        assert abs(report[name]["PSNR"] - report["ply"]["PSNR"]) < 1
+        assert f"of the PLY, PSNR {report[name]['PSNR']:.2f} dB" in process.stdout
+
+
+def test_a_ply_by_others_is_exported_without_a_scene(run_here, trained, tmp_path):  # noqa: F811
+    ply = trained[0] / "point_cloud/iteration_12/point_cloud.ply"
+    assert run_here("export.py", "--ply", ply, "-m", tmp_path, "--formats", "splat", "--quiet").returncode == 0
+    report = json.loads((tmp_path / "export/ours_0/export.json").read_text())
+    assert report["splat"]["PSNR"] is None and report["gaussians"] == report["splat"]["bytes"] // 32
+
+
+def test_what_export_refuses(run_here, trained, tmp_path, monkeypatch):  # noqa: F811
+    assert fails(run_here("export.py", "-m", tmp_path), "no trained model here")
+    assert fails(run_here("export.py", "-m", trained[0], "--formats", "obj"), "invalid choice: 'obj'")
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+    assert fails(run_here("export.py", "-m", trained[0], "--formats", "spz"), "need gsply, which is not installed")

@@ -1,0 +1,181 @@
+"""Gaussians as plain arrays, and the files of other programs: compressed PLY, SPZ, SOG, .splat.
+
+The PLY that training saves is gaussian_model.py's. Compressed PLY and SPZ are written and read by gsply, which is
+optional; SOG is in utils/sog.py. All formats but PLY round their numbers; .splat holds no view-dependent colour.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils import sog
+from utils.files import write_atomically
+from utils.sh import C0
+
+# Of the bases above 0, whether they are odd (-1) in y and z together: y z x, xy yz zz xz xx-yy, ...
+SH_SIGNS = np.float32([-1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1])
+SPLAT_ROW = np.dtype([("means", "<f4", 3), ("scales", "<f4", 3), ("rgba", "u1", 4), ("quats", "u1", 4)])
+
+
+@dataclass
+class Splats:
+    """Unconstrained parameters, float32, as in a 3DGS PLY."""
+
+    means: np.ndarray  # (N, 3) world
+    scales: np.ndarray  # (N, 3) logarithms
+    quats: np.ndarray  # (N, 4) w x y z, of any length
+    opacities: np.ndarray  # (N,) logits
+    sh_dc: np.ndarray  # (N, 3)
+    sh_rest: np.ndarray  # (N, K - 1, 3)
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+
+# .splat: 32 bytes a Gaussian, the most important first
+
+
+def write_splat(path: Path, splats: Splats) -> None:
+    opacity = _sigmoid(splats.opacities)
+    order = np.argsort(-opacity * np.exp(splats.scales.sum(1)), kind="stable")
+    rows = np.zeros(len(splats), SPLAT_ROW)
+    rows["means"], rows["scales"] = splats.means[order], np.exp(splats.scales[order])
+    colour = np.concatenate([0.5 + C0 * splats.sh_dc, opacity[:, None]], 1)[order]
+    rows["rgba"] = np.clip(np.rint(colour * 255), 0, 255)
+    rows["quats"] = np.clip(np.rint(_unit(splats.quats[order]) * 128 + 128), 0, 255)
+    write_atomically(path, lambda file: file.write(rows.tobytes()))
+
+
+def read_splat(path: Path) -> Splats:
+    data = path.read_bytes()
+    if not data or len(data) % SPLAT_ROW.itemsize:
+        raise ValueError(f"{path}: {len(data)} bytes are no whole number of {SPLAT_ROW.itemsize}-byte Gaussians")
+    rows = np.frombuffer(data, SPLAT_ROW)
+    rgba = rows["rgba"].astype(np.float32) / 255
+    return Splats(
+        means=rows["means"].copy(),
+        scales=np.log(np.maximum(rows["scales"], 1e-30)),
+        quats=(rows["quats"].astype(np.float32) - 128) / 128,
+        opacities=_logit(rgba[:, 3]),
+        sh_dc=(rgba[:, :3] - 0.5) / C0,
+        sh_rest=np.zeros((len(rows), 0, 3), np.float32),
+    )
+
+
+# SOG
+
+
+def write_sog(path: Path, splats: Splats) -> None:
+    parameters = vars(splats) | {"opacities": _sigmoid(splats.opacities), "quats": _unit(splats.quats)}
+    write_atomically(path, lambda file: file.write(sog.encode(**parameters)))
+
+
+def read_sog(path: Path) -> Splats:
+    found = sog.decode(path)
+    return Splats(**found | {"opacities": _logit(found["opacities"])})
+
+
+# By gsply
+
+
+def write_compressed_ply(path: Path, splats: Splats) -> None:
+    _by_gsply(path, splats, lambda gsply, place, data: gsply.plywrite(place, data, compressed=True))
+
+
+def write_spz(path: Path, splats: Splats) -> None:
+    """SPZ has y up and z backward; gsply writes what it is given."""
+    _by_gsply(path, turned(splats), lambda gsply, place, data: gsply.write_spz(place, data))
+
+
+def read_compressed_ply(path: Path) -> Splats:
+    return _read_by_gsply(path, "plyread")
+
+
+def read_spz(path: Path) -> Splats:
+    return turned(_read_by_gsply(path, "read_spz"))
+
+
+def turned(splats: Splats) -> Splats:
+    """The same with y and z negated: a half turn about x, which undone is itself."""
+    return Splats(
+        means=splats.means * np.float32([1, -1, -1]),
+        scales=splats.scales,
+        quats=splats.quats * np.float32([1, 1, -1, -1]),
+        opacities=splats.opacities,
+        sh_dc=splats.sh_dc,
+        sh_rest=splats.sh_rest * SH_SIGNS[: splats.sh_rest.shape[1], None],
+    )
+
+
+def require_gsply() -> None:
+    if importlib.util.find_spec("gsply") is None:
+        raise ValueError("compressed PLY and SPZ need gsply, which is not installed: pip install gsply")
+
+
+def _by_gsply(path: Path, splats: Splats, write: Callable[[Any, str, Any], None]) -> None:
+    require_gsply()
+    import gsply
+
+    data = gsply.GSData(
+        means=splats.means,
+        scales=splats.scales,
+        quats=_unit(splats.quats),
+        opacities=splats.opacities,
+        sh0=splats.sh_dc,
+        shN=splats.sh_rest,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    try:
+        write(gsply, str(partial), data)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read_by_gsply(path: Path, reader: str) -> Splats:
+    require_gsply()
+    import gsply
+
+    data = getattr(gsply, reader)(str(path))
+    rest = np.zeros((len(data.means), 0, 3), np.float32) if data.shN is None else data.shN
+    return Splats(data.means, data.scales, data.quats, data.opacities, data.sh0, rest.reshape(len(data.means), -1, 3))
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file: what its names end in, and how it is written and read."""
+
+    suffix: str
+    write: Callable[[Path, Splats], None]
+    read: Callable[[Path], Splats]
+    by_gsply: bool = False
+
+
+FORMATS = {
+    "compressed_ply": Format(".compressed.ply", write_compressed_ply, read_compressed_ply, by_gsply=True),
+    "spz": Format(".spz", write_spz, read_spz, by_gsply=True),
+    "sog": Format(".sog", write_sog, read_sog),
+    "splat": Format(".splat", write_splat, read_splat),
+}
+
+
+def _sigmoid(values: np.ndarray) -> np.ndarray:
+    return (1 / (1 + np.exp(-values.astype(np.float64)))).astype(np.float32)
+
+
+def _logit(shares: np.ndarray) -> np.ndarray:
+    clipped = np.clip(shares.astype(np.float64), 1e-6, 1 - 1e-6)
+    return np.log(clipped / (1 - clipped)).astype(np.float32)
+
+
+def _unit(quats: np.ndarray) -> np.ndarray:
+    return quats / np.maximum(np.linalg.norm(quats, axis=1, keepdims=True), 1e-12)
