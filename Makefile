@@ -1,5 +1,6 @@
 # make demo   trains, renders and measures the bundled scene
 # make test   runs the test suite
+# make extras adds what single commands need: convert.py, films, export.py
 #
 # Both first make a virtual environment in .venv; a second time they only rebuild what changed.
 #
@@ -28,7 +29,7 @@ installed := $(submodules:%=$(VENV)/%.installed)
 demo := output/demo
 demo_model := $(demo)/point_cloud/iteration_$(DEMO_ITERATIONS)/point_cloud.ply
 
-.PHONY: all install demo test test-long test-asan gpu-check gpu-compare bench clean
+.PHONY: all install extras demo test test-long test-asan gpu-check gpu-compare bench clean
 .DELETE_ON_ERROR:
 
 all: install
@@ -73,10 +74,16 @@ demo_flags := --iterations $(DEMO_ITERATIONS) --position_lr_max_steps $(DEMO_ITE
 $(demo_model): | install
 	$(python) train.py -s data/demo -m $(demo) --eval $(demo_flags) --overwrite
 
-test: install
+extras: $(VENV)/extras.installed
+
+$(VENV)/extras.installed: requirements-extras.txt $(VENV)/requirements.installed
+	$(pip) install -r requirements-extras.txt
+	@touch $@
+
+test: install extras
 	$(python) -m pytest
 
-test-long: install
+test-long: install extras
 	$(python) -m pytest -m ""
 
 # The emulated CUDA kernels under AddressSanitizer, in an environment of their own. Python and torch leak by design.

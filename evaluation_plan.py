@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Sequence
 
 from arguments import VARIANTS, given_flags, make_settings, train_parser
-from scene.blender import TRAIN_FILE
+from scene.transforms import FILE, TRAIN_FILE
 from scene.colmap import find_model
 from utils import run_folder, tables
 from utils.files import read_json
@@ -193,8 +193,8 @@ def check_scene(run: Run) -> None:
     images = folder / run.record["settings"].get("images", "images")
     if not folder.is_dir():
         raise FileNotFoundError(f"scene folder not found: {folder}")
-    if find_model(folder) is None and not (folder / TRAIN_FILE).is_file():
-        raise FileNotFoundError(f"no scene in {folder}: neither a COLMAP model (sparse/0) nor {TRAIN_FILE}")
+    if find_model(folder) is None and not any((folder / name).is_file() for name in (TRAIN_FILE, FILE)):
+        raise FileNotFoundError(f"no scene in {folder}: neither a COLMAP model (sparse/0) nor {TRAIN_FILE} or {FILE}")
     if find_model(folder) is not None and not images.is_dir():
         raise FileNotFoundError(f"image folder not found: {images} (-i names it inside the scene)")
 
