@@ -8,7 +8,7 @@ from typing import Callable
 
 import numpy as np
 import torch
-from diff_gaussian_rasterization import SparseGaussianAdam
+from diff_gaussian_rasterization import GaussianAdam, SparseGaussianAdam
 from plyfile import PlyData, PlyElement, PlyParseError
 from simple_knn._C import distCUDA2
 from torch import Tensor
@@ -188,10 +188,8 @@ class GaussianModel:
             {"params": [self.raw[row.name]], "lr": row.learning_rate(settings), "name": row.name}
             for row in PARAMETERS
         ]
-        if settings.optimizer_type == "sparse_adam":
-            self.optimizer = SparseGaussianAdam(groups, lr=0.0, eps=ADAM_EPSILON)
-        else:
-            self.optimizer = torch.optim.Adam(groups, lr=0.0, eps=ADAM_EPSILON, fused=True)
+        kind = SparseGaussianAdam if settings.optimizer_type == "sparse_adam" else GaussianAdam
+        self.optimizer = kind(groups, lr=0.0, eps=ADAM_EPSILON)
 
     def start_importance(
         self, settings: ImportanceSettings, extent: float, generator: torch.Generator
@@ -399,7 +397,8 @@ class GaussianModel:
         for key, value in tensors.items():
             if key.startswith("adam."):
                 _, name, entry = key.split(".")
-                model.optimizer.state[model.raw[name]][entry] = value.to(device)
+                place = "cpu" if entry == "step" else device
+                model.optimizer.state[model.raw[name]][entry] = value.to(place)
         return model
 
     def _restore_importance(
