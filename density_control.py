@@ -131,6 +131,18 @@ def is_low(run: Training) -> Tensor:
     return low
 
 
+def start_or_settle_importance(run: Training, iteration: int) -> None:
+    """Importance is learnt for a time; then what it leaves out goes, and the rest is trained on without gates."""
+    settings, model = run.settings, run.model
+    end = policy.importance_end(settings.densification, settings.pruning, settings.importance)
+    if policy.learns_importance(iteration, end, settings.importance) and model.network is None:
+        model.start_importance(settings.importance, run.scene.extent, run.generator)
+    if iteration >= end and model.network is not None:
+        before = len(model)
+        model.settle_importance(settings.importance.importance_gate)
+        run.history.step(iteration, 0, 0, before - len(model), len(model))
+
+
 def start_collecting(run: Training) -> None:
     """Densification statistics begin anew."""
     run.model.reset_statistics("densification")

@@ -8,7 +8,7 @@ from typing import Callable
 
 import numpy as np
 import torch
-from diff_gaussian_rasterization import SparseGaussianAdam
+from diff_gaussian_rasterization import GaussianAdam, SparseGaussianAdam
 from plyfile import PlyData, PlyElement, PlyParseError
 from simple_knn._C import distCUDA2
 from torch import Tensor
@@ -188,10 +188,8 @@ class GaussianModel:
             {"params": [self.raw[row.name]], "lr": row.learning_rate(settings), "name": row.name}
             for row in PARAMETERS
         ]
-        if settings.optimizer_type == "sparse_adam":
-            self.optimizer = SparseGaussianAdam(groups, lr=0.0, eps=ADAM_EPSILON)
-        else:
-            self.optimizer = torch.optim.Adam(groups, lr=0.0, eps=ADAM_EPSILON, fused=True)
+        kind = SparseGaussianAdam if settings.optimizer_type == "sparse_adam" else GaussianAdam
+        self.optimizer = kind(groups, lr=0.0, eps=ADAM_EPSILON)
 
     def start_importance(
         self, settings: ImportanceSettings, extent: float, generator: torch.Generator
@@ -215,6 +213,25 @@ class GaussianModel:
             self.optimizer.add_param_group(
                 {"params": [self.raw["latents"]], "lr": settings.latent_lr, "name": "latents"}
             )
+
+    @torch.no_grad()
+    def settle_importance(self, gate: str) -> None:
+        """Become what a file holds of this model; training goes on without network and latents."""
+        opacities, seen = self._gated_opacities(gate)
+        self.network = self.network_optimizer = None
+        if "latents" in self.raw:
+            self.optimizer.state.pop(self.raw.pop("latents"), None)
+            groups = self.optimizer.param_groups
+            groups[:] = [group for group in groups if group["name"] != "latents"]
+        self.overwrite("opacities", opacities, "keep")
+        self.keep(seen)
+
+    def _gated_opacities(self, gate: str) -> tuple[Tensor, Tensor]:
+        """Raw opacities (N, 1) times what `gate` makes of the importance; which (N,) bool can be seen then."""
+        shares = deterministic_gate(self.importance, gate)
+        opacities = self.opacities * shares
+        raw = torch.where(shares == 1, self.raw["opacities"], opacities.logit())
+        return raw, opacities[:, 0] >= SMALLEST_ALPHA
 
     def set_learning_rate(self, name: str, rate: float) -> None:
         for group in self.optimizer.param_groups:
@@ -298,10 +315,8 @@ class GaussianModel:
         """
         raw = {row.name: self.raw[row.name].detach() for row in PARAMETERS}
         if self.network is not None:
-            opacities = self.opacities * deterministic_gate(self.importance, gate)
-            seen = opacities[:, 0] >= SMALLEST_ALPHA
-            raw = {name: values[seen] for name, values in raw.items()}
-            raw["opacities"] = opacities[seen].logit()
+            raw["opacities"], seen = self._gated_opacities(gate)
+            raw = {name: values.detach()[seen] for name, values in raw.items()}
         model = GaussianModel(raw)
         model.active_sh_degree = self.active_sh_degree
         return model
@@ -382,7 +397,8 @@ class GaussianModel:
         for key, value in tensors.items():
             if key.startswith("adam."):
                 _, name, entry = key.split(".")
-                model.optimizer.state[model.raw[name]][entry] = value.to(device)
+                place = "cpu" if entry == "step" else device
+                model.optimizer.state[model.raw[name]][entry] = value.to(place)
         return model
 
     def _restore_importance(

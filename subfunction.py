@@ -97,8 +97,15 @@ def decays_opacity(iteration: int, settings: DensificationSettings) -> bool:
     return settings.opacity_control == "decay" and densifies(iteration, settings)
 
 
-def learns_importance(iteration: int, settings: ImportanceSettings) -> bool:
-    return settings.importance != "none" and iteration >= settings.importance_from_iter
+def importance_end(
+    densification: DensificationSettings, pruning: PruningSettings, settings: ImportanceSettings
+) -> int:
+    """The iteration before which importance is settled."""
+    return settings.importance_until_iter or pruning_end(densification, pruning)
+
+
+def learns_importance(iteration: int, end: int, settings: ImportanceSettings) -> bool:
+    return settings.importance != "none" and settings.importance_from_iter <= iteration < end
 
 
 def prunes_large(iteration: int, settings: DensificationSettings) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import subfunction as policy
 from arguments import OF_ONE_COMMAND, VARIANTS, Settings, given_flags, make_settings, train_parser
-from density_control import collect, control_opacity, densify_and_prune
+from density_control import collect, control_opacity, densify_and_prune, start_or_settle_importance
 from monitoring import report
 from scene import load_scene
 from training_run import Training, TrainingView, check_output_folder, choose_background
@@ -59,8 +59,7 @@ def set_schedules(run: Training, iteration: int) -> None:
     model.active_sh_degree = policy.active_sh_degree(iteration, model.sh_degree, settings)
     rate = policy.position_learning_rate(iteration, run.scene.extent, settings)
     model.set_learning_rate("means", rate)
-    if policy.learns_importance(iteration, run.settings.importance) and model.network is None:
-        model.start_importance(run.settings.importance, run.scene.extent, run.generator)
+    start_or_settle_importance(run, iteration)
 
 
 def show_and_differentiate(run: Training, iteration: int) -> TrainingView:

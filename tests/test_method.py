@@ -242,6 +242,28 @@ def test_importance_starts_late_at_its_start_value(scene, tmp_path, kind):
     assert not torch.allclose(run.model.importance, torch.tensor(0.9), atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["sampled", "soft"])
+def test_settled_importance_leaves_what_a_file_would_hold(scene, tmp_path, kind):
+    run = importance_run(scene, tmp_path, importance_gate=kind, importance_until_iter=20, importance_start=0.6)
+    with torch.no_grad():
+        run.model.raw["latents"].normal_(std=3.0, generator=torch.Generator().manual_seed(0))
+        run.model.network.out.copy_(torch.linspace(-1, 1, 32))
+    s = run.model.importance
+    assert (s < 0.5).any() and (s > 0.5).any()
+    expected, before = run.model.exported(kind), len(run.model)
+    train.set_schedules(run, 20)
+    assert run.model.network is None and "latents" not in run.model.raw
+    assert {group["name"] for group in run.model.optimizer.param_groups} == set(expected.raw)
+    for name, values in expected.raw.items():
+        assert torch.equal(run.model.raw[name], values), name
+    assert (len(run.model) < before) == (kind == "sampled")
+    assert run.history.record["steps"][-1]["pruned"] == before - len(run.model)
+    run.iteration = 20
+    learn(run, 3)
+    assert run.model.network is None, "it does not start again"
+    assert all(torch.isfinite(values).all() for values in run.model.raw.values())
+
+
 def test_children_inherit_the_latent(scene, tmp_path):
     run = importance_run(scene, tmp_path)
     model = run.model

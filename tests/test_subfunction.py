@@ -410,8 +410,12 @@ def test_relative_energy_is_in_shares_of_the_squared_error_and_skips_the_newborn
 
 def test_importance_is_learnt_from_its_iteration_on():
     settings = ImportanceSettings(importance="full", importance_from_iter=1000)
-    assert not policy.learns_importance(999, settings) and policy.learns_importance(1000, settings)
-    assert not policy.learns_importance(5000, ImportanceSettings())
+    assert [policy.learns_importance(i, 3000, settings) for i in (999, 1000, 2999, 3000)] == [False, True, True, False]
+    assert not policy.learns_importance(2000, 3000, ImportanceSettings())
+    assert policy.importance_end(DENSIFICATION, PRUNING, settings) == 15_000
+    assert policy.importance_end(DENSIFICATION, PruningSettings(prune_until_iter=25_000), settings) == 25_000
+    settings.importance_until_iter = 2000
+    assert policy.importance_end(DENSIFICATION, PRUNING, settings) == 2000
 
 
 def test_rotations_and_covariances():

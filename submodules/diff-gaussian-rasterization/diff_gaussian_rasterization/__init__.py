@@ -11,12 +11,13 @@ from .rasterizer import (
     RasterStatistics,
     rasterize_gaussians,
 )
-from .sparse_adam import SparseGaussianAdam
+from .adam import GaussianAdam, SparseGaussianAdam
 
 __all__ = [
     "GaussianRasterizationSettings",
     "GaussianRasterizer",
     "RasterStatistics",
+    "GaussianAdam",
     "SparseGaussianAdam",
     "best_device",
     "cpu_info",

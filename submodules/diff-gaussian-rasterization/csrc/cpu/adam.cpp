@@ -9,8 +9,13 @@ namespace {
 void step(int64_t rows, const bool* visible, const AdamTensor& tensor, int threads) {
     parallel_ranges(rows, threads, [&](int64_t begin, int64_t end) {
         const AdamTensor t = tensor;
+        if (!visible) {
+#pragma GCC ivdep  // the four tensors do not overlap
+            for (int64_t i = begin * t.columns; i < end * t.columns; ++i) adam_step(t, i);
+            return;
+        }
         for (int64_t row = begin; row < end; ++row)
-            if (!visible || visible[row])
+            if (visible[row])
                 for (int64_t i = row * t.columns; i < (row + 1) * t.columns; ++i) adam_step(t, i);
     });
 }

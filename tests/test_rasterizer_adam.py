@@ -1,4 +1,4 @@
-"""SparseGaussianAdam against the rule written out in plain torch."""
+"""GaussianAdam against torch's Adam, SparseGaussianAdam against its rule written out in plain torch."""
 
 from __future__ import annotations
 
@@ -72,6 +72,44 @@ def test_against_plain_torch(backend: Backend):
             error, single = (scenes.worst(result[part][name].cpu() - wanted) for result in (got, plain))
             allowed = 2 * single + 4 * scenes.FLOAT32_EPS * scenes.worst(wanted)
             assert error <= allowed, f"{part} of {name}: error {error:.2e}, allowed {allowed:.2e}"
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.5, 0.7)])
+def test_all_gaussians_step_as_torchs_adam_does(backend: Backend, betas):
+    """Parameters whose gradient is missing now and then, and a first step that bias correction decides."""
+    ours = {name: torch.nn.Parameter(values.to(backend.device, copy=True)) for name, values in start().items()}
+    exact, single = (
+        {name: torch.nn.Parameter(values.to(dtype, copy=True)) for name, values in start().items()}
+        for dtype in (torch.float64, torch.float32)
+    )
+    optimizers = [
+        kind([{"params": [param], "lr": RATES[name]} for name, param in params.items()], lr=0.0, eps=EPS, betas=betas)
+        for params, kind in (
+            (ours, backend.package.GaussianAdam),
+            (exact, torch.optim.Adam),
+            (single, torch.optim.Adam),
+        )
+    ]
+    for step, (gradients, _) in enumerate(random_steps(12)):
+        for name in SHAPES:
+            skipped = name == "means" and step % 4 == 2
+            for params in (ours, exact, single):
+                grad = gradients[name].to(params[name].device, params[name].dtype)
+                params[name].grad = None if skipped else grad
+        for optimizer in optimizers:
+            optimizer.step()
+        for name, wanted in exact.items():
+            error, plain = (scenes.worst(params[name].detach().cpu() - wanted.detach()) for params in (ours, single))
+            allowed = 2 * plain + 4 * scenes.FLOAT32_EPS * scenes.worst(wanted.detach())
+            assert error <= allowed, f"step {step}, {name}: error {error:.2e}, allowed {allowed:.2e}"
+
+
+def test_parameters_of_other_rows_are_refused(backend: Backend):
+    params = [torch.nn.Parameter(torch.ones(rows, 3, device=backend.device)) for rows in (4, 5)]
+    for param in params:
+        param.grad = torch.ones_like(param)
+    with pytest.raises(ValueError, match=r"parameter.*4.*\(5, 3\)"):
+        backend.package.GaussianAdam(params).step()
 
 
 def test_rows_that_were_not_visible_keep_their_bits(backend: Backend):

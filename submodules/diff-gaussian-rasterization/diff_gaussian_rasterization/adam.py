@@ -1,0 +1,69 @@
+"""Adam over all Gaussians, and over those that a view has seen: all parameters in one kernel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._checks import check_tensor
+from .backends import KERNELS
+
+
+class GaussianAdam(torch.optim.Adam):
+    """Adam (Kingma and Ba 2015), the same numbers as torch's: the parameters are tables with a row for each Gaussian."""
+
+    def __init__(
+        self, params, lr: float = 1e-3, eps: float = 1e-8, betas: tuple[float, float] = (0.9, 0.999)
+    ):
+        super().__init__(params=params, lr=lr, eps=eps, betas=betas)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Every parameter with a gradient takes a step. Raises ValueError if they are not of equally many rows."""
+        first = next((param for group in self.param_groups for param in group["params"]), None)
+        if first is not None:
+            self._run(len(first), first.device, None)
+
+    def _run(self, rows: int, device: torch.device, visibility: Tensor | None) -> None:
+        entries = [
+            self._entry(param, group, rows, device, corrected=visibility is None)
+            for group in self.param_groups
+            for param in group["params"]
+            if param.grad is not None
+        ]
+        kernels = KERNELS.on("parameter", device)
+        seen = 0 if visibility is None else visibility.data_ptr()
+        kernels.module.adam_step(rows, seen, entries, *kernels.place(device))
+
+    def _entry(
+        self, param: Tensor, group: dict, rows: int, device: torch.device, corrected: bool
+    ) -> tuple[int | float, ...]:
+        """What the kernels want to know of a parameter."""
+        shape = (rows, *param.shape[1:])
+        if check_tensor("parameter", param, shape, torch.float32, device) is not param:
+            raise ValueError(f"parameter: expected a contiguous tensor, got strides {param.stride()}")
+        grad = check_tensor("gradient", param.grad, shape, torch.float32, device)
+        param.grad = grad  # where it was not contiguous, the copy must live as long as the kernels read it
+        state = self.state[param]
+        if not state:
+            state["step"] = torch.tensor(0.0)  # on the CPU: reading it waits for no GPU
+            state["exp_avg"] = torch.zeros_like(param)
+            state["exp_avg_sq"] = torch.zeros_like(param)
+        state["step"] += corrected
+        tensors = (param, grad, state["exp_avg"], state["exp_avg_sq"])
+        addresses = (tensor.data_ptr() for tensor in tensors)
+        steps = int(state["step"]) if corrected else 0
+        return (param.numel() // max(rows, 1), *addresses, group["lr"], group["eps"], *group["betas"], steps)
+
+
+class SparseGaussianAdam(GaussianAdam):
+    """Adam whose step leaves rows that were not visible, and their moments, as they are (Mallick et al. 2024).
+
+    Without bias correction: a row's number of steps is not the number of iterations.
+    """
+
+    @torch.no_grad()
+    def step(self, visibility: Tensor, N: int) -> None:
+        """visibility: bool (N,). Every parameter has N rows. Raises ValueError otherwise."""
+        visibility = check_tensor("visibility", visibility, (N,), torch.bool)
+        self._run(N, visibility.device, visibility)
