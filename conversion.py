@@ -95,7 +95,12 @@ def convert(folder: Path, choices: Choices, from_video: bool, quiet: bool) -> Ou
     outcome = assess(folder, photos, matching)
     if not is_complete(folder):
         run_stage(
-            "Straightening photos", _straighten, (folder, choices, matching), work / "colmap.log", outcome.registered, quiet
+            "Straightening photos",
+            _straighten,
+            (folder, choices, matching),
+            work / "colmap.log",
+            outcome.registered,
+            quiet,
         )
     write_smaller(folder, quiet)
     write_json(folder / "convert.json", vars(outcome))
@@ -105,7 +110,9 @@ def convert(folder: Path, choices: Choices, from_video: bool, quiet: bool) -> Ou
 # The stages, each in a process of its own
 
 
-def run_stage(title: str, work: Callable[..., None], arguments: tuple, log: Path, total: int, quiet: bool) -> None:
+def run_stage(
+    title: str, work: Callable[..., None], arguments: tuple, log: Path, total: int, quiet: bool
+) -> None:
     """Call `work` in another process and show how far it is. ValueError with COLMAP's words if it fails."""
     start = log.stat().st_size if log.is_file() else 0
     process = multiprocessing.get_context("spawn").Process(target=_in_child, args=(work, arguments, log))
@@ -148,7 +155,9 @@ def last_words(log: Path, start: int) -> str:
         file.seek(start)
         lines = file.read().decode(errors="replace").splitlines()
     lines = [line for line in lines if line.strip() and not line.startswith((" ", "***", "PC:", "Traceback"))]
-    return re.sub(r"^[EWIF]\d{8} [\d:.]+ \d+ (\S+\] )?", "", lines[-1]).strip() if lines else "no reason given"
+    return (
+        re.sub(r"^[EWIF]\d{8} [\d:.]+ \d+ (\S+\] )?", "", lines[-1]).strip() if lines else "no reason given"
+    )
 
 
 def _extract(folder: Path, choices: Choices, matching: str) -> None:
@@ -306,7 +315,9 @@ def assess(folder: Path, photos: list[str], matching: str) -> Outcome:
     import pycolmap
 
     paths = sorted(path.parent for path in (folder / "distorted/sparse").glob("*/images.bin"))
-    models = sorted((pycolmap.Reconstruction(path) for path in paths), key=lambda model: -model.num_reg_images())
+    models = sorted(
+        (pycolmap.Reconstruction(path) for path in paths), key=lambda model: -model.num_reg_images()
+    )
     best = models[0]
     names = {image.name for image in best.images.values()}
     outcome = Outcome(

@@ -30,17 +30,26 @@ def convert_parser() -> Parser:
         epilog=EXAMPLES,
     )
     add = parser.add_argument
-    add("-s", "--source_path", type=Path, required=True, metavar="FOLDER", help="holds input/ with the photos")
+    add(
+        "-s", "--source_path", type=Path, required=True, metavar="FOLDER", help="holds input/ with the photos"
+    )
     add("--video", type=Path, metavar="FILE", help="a video, of which frames are taken into input/")
     add("--frames", type=int, default=150, metavar="N", help="frames to take of the video (default 150)")
-    add("--camera", default="OPENCV", metavar="MODEL", help="COLMAP's camera model of the photos (default OPENCV)")
+    add(
+        "--camera",
+        default="OPENCV",
+        metavar="MODEL",
+        help="COLMAP's camera model of the photos (default OPENCV)",
+    )
     add("--single_camera", action="store_true", help="one camera with one focal length took all photos")
     about = "which photos are compared: exhaustive, sequential, spatial (default: chosen by the photos)"
     add("--matching", choices=MATCHINGS, metavar="HOW", help=about)
     add("--features", type=int, default=8192, metavar="N", help="most features of a photo (default 8192)")
     add("--no_gpu", action="store_true", help="not on the GPU, even if pycolmap could")
     add("--quiet", action="store_true", help="print nothing but errors")
-    other = parser.add_argument_group("Known from 3DGS's convert.py, with nothing left to do here").add_argument
+    other = parser.add_argument_group(
+        "Known from 3DGS's convert.py, with nothing left to do here"
+    ).add_argument
     other("--resize", action="store_true", help="images_2, _4 and _8 are always made")
     other("--colmap_executable", metavar="FILE", help="pycolmap is used")
     other("--magick_executable", metavar="FILE", help="OpenCV is used")

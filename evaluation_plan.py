@@ -194,7 +194,9 @@ def check_scene(run: Run) -> None:
     if not folder.is_dir():
         raise FileNotFoundError(f"scene folder not found: {folder}")
     if find_model(folder) is None and not any((folder / name).is_file() for name in (TRAIN_FILE, FILE)):
-        raise FileNotFoundError(f"no scene in {folder}: neither a COLMAP model (sparse/0) nor {TRAIN_FILE} or {FILE}")
+        raise FileNotFoundError(
+            f"no scene in {folder}: neither a COLMAP model (sparse/0) nor {TRAIN_FILE} or {FILE}"
+        )
     if find_model(folder) is not None and not images.is_dir():
         raise FileNotFoundError(f"image folder not found: {images} (-i names it inside the scene)")
 

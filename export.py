@@ -63,7 +63,9 @@ def to_splats(model: GaussianModel) -> Splats:
 def to_model(splats: Splats) -> GaussianModel:
     raw = vars(splats) | {"opacities": splats.opacities[:, None], "sh_dc": splats.sh_dc[:, None]}
     device = best_device()
-    return GaussianModel({name: torch.tensor(values, dtype=torch.float32, device=device) for name, values in raw.items()})
+    return GaussianModel(
+        {name: torch.tensor(values, dtype=torch.float32, device=device) for name, values in raw.items()}
+    )
 
 
 def views_to_measure(folder: Path, quiet: bool) -> tuple[list[Camera], dict[str, bool]]:
@@ -77,7 +79,9 @@ def views_to_measure(folder: Path, quiet: bool) -> tuple[list[Camera], dict[str,
 
 
 @torch.no_grad()
-def mean_psnr(model: GaussianModel, cameras: list[Camera], flags: dict[str, Any], title: str, quiet: bool) -> float:
+def mean_psnr(
+    model: GaussianModel, cameras: list[Camera], flags: dict[str, Any], title: str, quiet: bool
+) -> float:
     background = torch.full((3,), float(flags["white"]), device=model.device)
     pipeline = {name: value for name, value in flags.items() if name != "white"}
     total = 0.0
@@ -109,7 +113,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not options.skip_measuring and (folder / "cfg_args").is_file():
         cameras, flags = views_to_measure(folder, options.quiet)
     before = mean_psnr(model, cameras, flags, "Measuring PLY", options.quiet) if cameras else None
-    report = {"ply": {"bytes": ply.stat().st_size, "PSNR": before}, "gaussians": len(model), "views": len(cameras)}
+    report = {
+        "ply": {"bytes": ply.stat().st_size, "PSNR": before},
+        "gaussians": len(model),
+        "views": len(cameras),
+    }
     for name in options.formats:
         path = place / f"point_cloud{FORMATS[name].suffix}"
         FORMATS[name].write(path, splats)

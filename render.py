@@ -54,7 +54,9 @@ class Job:
         return torch.full((3,), float(self.settings.model.white_background), device=self.model.device)
 
 
-def render_views(job: Job, cameras: list[Camera], folder: Path, split: str, iteration: int, depth: bool) -> None:
+def render_views(
+    job: Job, cameras: list[Camera], folder: Path, split: str, iteration: int, depth: bool
+) -> None:
     """Write what model and photos show, numbered alike; earlier pictures there are replaced."""
     kinds = ("renders", "gt", "depth")
     renders, truths, depths = (run_folder.pictures_path(folder, split, iteration, kind) for kind in kinds)

@@ -295,9 +295,7 @@ def upper_quantile(values: Tensor, share: float) -> Tensor:
     return values.sort(descending=True).values[above]
 
 
-def densification_candidates(
-    scores: Tensor, pixel_error: Tensor, settings: DensificationSettings
-) -> Tensor:
+def densification_candidates(scores: Tensor, pixel_error: Tensor, settings: DensificationSettings) -> Tensor:
     """Gaussians (N,) bool whose score reaches the threshold: E_k beyond tau, or the gradient's (3DGS)."""
     if settings.densify_by == "error":
         return scores > error_threshold(scores, pixel_error, settings)

@@ -27,7 +27,15 @@ from utils.rendering import RenderOutput
 from utils.view_order import ViewOrder
 
 
-FIXED_BY_CHECKPOINT = ("train_test_exp", "sh_degree", "optimizer_type", "variant", "seed", "initial_opacity", "importance")
+FIXED_BY_CHECKPOINT = (
+    "train_test_exp",
+    "sh_degree",
+    "optimizer_type",
+    "variant",
+    "seed",
+    "initial_opacity",
+    "importance",
+)
 FIXED_BY_CHECKPOINT += ("latent_size", "importance_width", "importance_frequencies")
 
 

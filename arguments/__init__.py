@@ -91,7 +91,9 @@ def render_parser() -> Parser:
     )
     which.add_argument("--skip_train", action="store_true", help="leave the training views out")
     which.add_argument("--skip_test", action="store_true", help="leave the held-out views out")
-    which.add_argument("--depth", action="store_true", help="inverse depths too, as 16-bit PNGs that -d reads")
+    which.add_argument(
+        "--depth", action="store_true", help="inverse depths too, as 16-bit PNGs that -d reads"
+    )
     about = "a film instead of the views: orbit, spiral or interpolate (from view to view), as MP4"
     which.add_argument("--video", metavar="PATH", default="", help=about)
     which.add_argument("--frames", type=int, default=240, metavar="N", help="of the film (default 240)")

@@ -128,7 +128,6 @@ class Camera:
         color, alpha = planes[:3], planes[3:]
         return torch.lerp(background.to(planes)[:, None, None], color, alpha)
 
-
     def counted(self, picture: Tensor, otherwise: Tensor | float) -> Tensor:
         """`picture` (C, H, W) where the photo counts, `otherwise` where the mask leaves it out."""
         mask = self.mask_on(picture.device)

@@ -48,7 +48,9 @@ def find_depth_maps(source: Path, folder: str, image_names: list[str], quiet: bo
     FileNotFoundError or ValueError if there is no folder, no parameters, or no map for any image.
     """
     if not (source / folder).is_dir():
-        raise FileNotFoundError(f"folder of depth maps not found: {source / folder} (-d names it inside the scene)")
+        raise FileNotFoundError(
+            f"folder of depth maps not found: {source / folder} (-d names it inside the scene)"
+        )
     parameters = _read_parameters(source)
     usual = statistics.median(scale for scale, _ in parameters.values() if scale > 0)
     maps = {}
@@ -64,7 +66,9 @@ def find_depth_maps(source: Path, folder: str, image_names: list[str], quiet: bo
         )
     lacking = len(image_names) - len(maps)
     if lacking and not quiet:
-        print(f"{lacking} of {len(image_names)} views have no depth map in {source / folder} that can be used")
+        print(
+            f"{lacking} of {len(image_names)} views have no depth map in {source / folder} that can be used"
+        )
     return maps
 
 

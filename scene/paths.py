@@ -86,7 +86,9 @@ def focus(poses: np.ndarray) -> np.ndarray:
     centres, axes = poses[:, :3, 3], poses[:, :3, 2]
     across = np.eye(3) - axes[:, :, None] * axes[:, None]
     pull = 1e-3 * np.eye(3)
-    return np.linalg.solve(across.mean(0) + pull, (across @ centres[..., None]).mean(0)[:, 0] + pull @ centres.mean(0))
+    return np.linalg.solve(
+        across.mean(0) + pull, (across @ centres[..., None]).mean(0)[:, 0] + pull @ centres.mean(0)
+    )
 
 
 def mean_up(poses: np.ndarray) -> np.ndarray:

@@ -13,7 +13,14 @@ import numpy as np
 
 from scene.camera import camera_to_world
 from scene.lenses import FieldOfView, Lens, PhotoSized, make_lens
-from scene.views import View, find_mask, leave_out_missing, require_images, require_rigid, require_unique_names
+from scene.views import (
+    View,
+    find_mask,
+    leave_out_missing,
+    require_images,
+    require_rigid,
+    require_unique_names,
+)
 
 FILE = "transforms.json"  # of nerfstudio and instant-ngp
 TRAIN_FILE = "transforms_train.json"  # of NeRF's Blender script, with a file for each split
@@ -23,7 +30,15 @@ POINT_FILES = ("points3d.ply", "sparse_pc.ply")  # tried in turn; transforms.jso
 _FLIP_Y_Z = np.diag([1.0, -1.0, -1.0, 1.0])
 _SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".JPG", ".JPEG", ".PNG")  # a file_path may lack it
 # How nerfstudio names its models, by what a pixel of distortion means in them.
-_PERSPECTIVE = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV", "PERSPECTIVE")
+_PERSPECTIVE = (
+    "SIMPLE_PINHOLE",
+    "PINHOLE",
+    "SIMPLE_RADIAL",
+    "RADIAL",
+    "OPENCV",
+    "FULL_OPENCV",
+    "PERSPECTIVE",
+)
 _FISHEYE = ("OPENCV_FISHEYE", "FISHEYE")
 
 Read = Callable[[str, float | None], float]  # a number by its key, with what it is where absent
@@ -90,7 +105,10 @@ def _read(path: Path, alpha_is_mask: bool) -> Transforms:
     if not isinstance(content, dict) or not isinstance(content.get("frames"), list) or not content["frames"]:
         raise ValueError(f"{path} needs a list 'frames' with at least one frame")
     frames = enumerate(content["frames"])
-    views = [_to_view(frame, content, f"{path}, frame {index}", path.parent, alpha_is_mask) for index, frame in frames]
+    views = [
+        _to_view(frame, content, f"{path}, frame {index}", path.parent, alpha_is_mask)
+        for index, frame in frames
+    ]
     return Transforms(views, content, path)
 
 

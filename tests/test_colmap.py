@@ -121,7 +121,9 @@ def test_a_hundred_thousand_points_take_no_time(tmp_path):
 @ENCODINGS
 def test_a_camera_without_a_straight_picture_is_refused(tmp_path, text):
     write_colmap_scene(tmp_path, Model(cameras={1: ("EQUIRECTANGULAR", *SIZE, (24.0, 16.0))}), text)
-    with pytest.raises(ValueError, match="camera 1 has the model EQUIRECTANGULAR; expected one of SIMPLE_PIN"):
+    with pytest.raises(
+        ValueError, match="camera 1 has the model EQUIRECTANGULAR; expected one of SIMPLE_PIN"
+    ):
         colmap.read_scene(tmp_path, "images")
 
 

@@ -49,7 +49,9 @@ def test_too_few_photos_or_no_folder(tmp_path):
 def write_located(path, located):
     exif = Image.Exif()
     if located:
-        exif.get_ifd(IFD.GPSInfo).update({GPS.GPSLatitude: (1.0, 2.0, 3.0), GPS.GPSLongitude: (4.0, 5.0, 6.0)})
+        exif.get_ifd(IFD.GPSInfo).update(
+            {GPS.GPSLatitude: (1.0, 2.0, 3.0), GPS.GPSLongitude: (4.0, 5.0, 6.0)}
+        )
     Image.new("RGB", (8, 8)).save(path, exif=exif)
 
 
@@ -71,7 +73,10 @@ def test_matching_is_chosen_by_the_photos(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "warning"),
     [
-        ({"models": [12, 8], "registered": 12, "left_out": ["x"] * 8}, r"fell into 2 parts \(12, 8 photos\); the first is used"),
+        (
+            {"models": [12, 8], "registered": 12, "left_out": ["x"] * 8},
+            r"fell into 2 parts \(12, 8 photos\); the first is used",
+        ),
         ({"registered": 12, "left_out": ["x"] * 8}, "8 of 20 photos have no place in the scene"),
         ({"points": 500}, "only 500 points"),
         ({"error": 2.345}, "off by 2.35 pixels on average"),
@@ -182,7 +187,9 @@ def test_the_cameras_are_where_they_were(converted):
     found = load_scene(converted, quiet=True)
     assert len(found.train) == PHOTOS and len(found.points) > 500
     centres = np.stack([camera_to_world(camera.world_to_camera)[:3, 3] for camera in found.train])
-    expected = np.stack([-rotation.T @ translation for rotation, translation in map(camera_pose, range(PHOTOS))])
+    expected = np.stack(
+        [-rotation.T @ translation for rotation, translation in map(camera_pose, range(PHOTOS))]
+    )
     centred, target = centres - centres.mean(0), expected - expected.mean(0)
     u, sizes, vt = np.linalg.svd(centred.T @ target)
     sign = np.diag([1, 1, np.sign(np.linalg.det(u @ vt))])

@@ -94,13 +94,25 @@ def test_inverse_depths_below_zero_are_unknown(source):
     ("spoil", "message"),
     [
         (lambda source: shutil.rmtree(source / "depths"), "folder of depth maps not found: .*depths"),
-        (lambda source: (source / "sparse/0/depth_params.json").unlink(), "-d needs .*sparse/0/depth_params.json"),
-        (lambda source: write_parameters(source, view_0={"scale": 1}), "view_0 needs a finite scale and offset"),
+        (
+            lambda source: (source / "sparse/0/depth_params.json").unlink(),
+            "-d needs .*sparse/0/depth_params.json",
+        ),
+        (
+            lambda source: write_parameters(source, view_0={"scale": 1}),
+            "view_0 needs a finite scale and offset",
+        ),
         (lambda source: write_parameters(source, view_0=entry(float("nan"))), "view_0 needs a finite scale"),
         (lambda source: write_parameters(source, view_0=[1, 2]), r"view_0 needs a .* got \[1, 2\]"),
         (lambda source: write_parameters(source, view_0=entry(-1.0)), "no depth map with a positive scale"),
-        (lambda source: write_parameters(source, other=entry()), "no depth map for any view, such as view_0.png"),
-        (lambda source: (source / "depths/view_0.png").write_bytes(b"cut"), "view_0.png: .*this is not an image"),
+        (
+            lambda source: write_parameters(source, other=entry()),
+            "no depth map for any view, such as view_0.png",
+        ),
+        (
+            lambda source: (source / "depths/view_0.png").write_bytes(b"cut"),
+            "view_0.png: .*this is not an image",
+        ),
         (lambda source: write_depth(source / "depths/view_0.png", 1, (9, 9)), "view_0.png: the image is 9x9"),
     ],
 )
@@ -137,7 +149,9 @@ def test_depth_maps_draw_the_gaussians_to_them(tmp_path, run_here):  # noqa: F81
         model_path = tmp_path / name
         command = ("train.py", "-s", source, "-m", model_path, "--iterations", 200, "--quiet", *flags)
         assert run_here(*command).returncode == 0
-        model = GaussianModel.load_ply(model_path / "point_cloud/iteration_200/point_cloud.ply", torch.device("cpu"))
+        model = GaussianModel.load_ply(
+            model_path / "point_cloud/iteration_200/point_cloud.ply", torch.device("cpu")
+        )
         camera = load_scene(source, quiet=True).train[4]
         with torch.no_grad():
             mean_invdepth[name] = render(camera, model, torch.zeros(3)).invdepth.mean().item()
@@ -193,12 +207,24 @@ def darkened(tmp_path_factory):
 
 
 def test_exposures_are_learnt_saved_rendered_and_resumed(darkened, tmp_path, run_here):  # noqa: F811
-    flags = ["-s", darkened, "--eval", "--train_test_exp", "--threads", 1, "--quiet", "--exposure_lr_init", 0.05]
+    flags = [
+        "-s",
+        darkened,
+        "--eval",
+        "--train_test_exp",
+        "--threads",
+        1,
+        "--quiet",
+        "--exposure_lr_init",
+        0.05,
+    ]
     flags += ["--exposure_lr_final", 0.05, "--iterations", 90, "--test_iterations", 90]
     whole, again = tmp_path / "whole", tmp_path / "again"
     assert run_here("train.py", *flags, "-m", whole, "--checkpoint_iterations", 40).returncode == 0
     exposures = Exposures.load(whole, torch.device("cpu"))
-    gains = {name: exposures.matrices[place].diagonal().mean().item() for name, place in exposures.places.items()}
+    gains = {
+        name: exposures.matrices[place].diagonal().mean().item() for name, place in exposures.places.items()
+    }
     dark = [gains[f"view_{index}.png"] for index in range(0, VIEWS, 2)]
     bright = [gains[f"view_{index}.png"] for index in range(1, VIEWS, 2)]
     assert max(dark) < min(bright), "also of the views that are held out but for their left half"

@@ -112,7 +112,9 @@ def test_a_sog_is_a_zip_of_what_its_specification_names(tmp_path):
         names = set(archive.namelist()) - {"meta.json"}
         assert archive.read("sh0.webp")[8:16] == b"WEBPVP8L", "lossless"
     assert (meta["version"], meta["count"], meta["shN"]["bands"]) == (2, COUNT, 3)
-    assert names == {name for part in meta.values() if isinstance(part, dict) for name in part.get("files", [])}
+    assert names == {
+        name for part in meta.values() if isinstance(part, dict) for name in part.get("files", [])
+    }
     assert all(len(meta[part]["codebook"]) == 256 for part in ("scales", "sh0", "shN"))
 
 
@@ -127,7 +129,10 @@ def test_the_largest_component_of_a_quaternion_is_left_out():
 def test_neighbours_on_the_curve_are_neighbours_in_space():
     means = random_splats(count=2000).means
     along = means[sog.morton_order(means)]
-    assert np.linalg.norm(np.diff(along, axis=0), axis=1).mean() < 0.25 * np.linalg.norm(np.diff(means, axis=0), axis=1).mean()
+    assert (
+        np.linalg.norm(np.diff(along, axis=0), axis=1).mean()
+        < 0.25 * np.linalg.norm(np.diff(means, axis=0), axis=1).mean()
+    )
 
 
 @pytest.mark.parametrize("name", ["sog", "splat"])
@@ -156,7 +161,9 @@ def test_an_independent_reader_sees_the_same(tmp_path, name):
     theirs = matched(theirs, ours)
     for part in ("means", "scales", "opacities", "sh_dc"):
         np.testing.assert_allclose(getattr(theirs, part), getattr(ours, part), atol=2e-2, err_msg=part)
-    cosines = (theirs.quats * ours.quats).sum(1) / np.prod([np.linalg.norm(q.quats, axis=1) for q in (theirs, ours)], 0)
+    cosines = (theirs.quats * ours.quats).sum(1) / np.prod(
+        [np.linalg.norm(q.quats, axis=1) for q in (theirs, ours)], 0
+    )
     assert np.abs(cosines).min() > 0.999
     if ours.sh_rest.shape[1]:
         np.testing.assert_allclose(theirs.sh_rest, ours.sh_rest, atol=2e-2)
@@ -180,7 +187,9 @@ def test_the_command_says_what_each_format_costs(run_here, trained):  # noqa: F8
 
 def test_a_ply_by_others_is_exported_without_a_scene(run_here, trained, tmp_path):  # noqa: F811
     ply = trained[0] / "point_cloud/iteration_12/point_cloud.ply"
-    assert run_here("export.py", "--ply", ply, "-m", tmp_path, "--formats", "splat", "--quiet").returncode == 0
+    assert (
+        run_here("export.py", "--ply", ply, "-m", tmp_path, "--formats", "splat", "--quiet").returncode == 0
+    )
     report = json.loads((tmp_path / "export/ours_0/export.json").read_text())
     assert report["splat"]["PSNR"] is None and report["gaussians"] == report["splat"]["bytes"] // 32
 
@@ -189,4 +198,6 @@ def test_what_export_refuses(run_here, trained, tmp_path, monkeypatch):  # noqa:
     assert fails(run_here("export.py", "-m", tmp_path), "no trained model here")
     assert fails(run_here("export.py", "-m", trained[0], "--formats", "obj"), "invalid choice: 'obj'")
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
-    assert fails(run_here("export.py", "-m", trained[0], "--formats", "spz"), "need gsply, which is not installed")
+    assert fails(
+        run_here("export.py", "-m", trained[0], "--formats", "spz"), "need gsply, which is not installed"
+    )

@@ -11,7 +11,16 @@ from scene.lenses import MODELS, BentLens, FieldOfView, PhotoSized, Pinhole, mak
 
 WIDTH, HEIGHT = 640, 480
 RAY = (0.31, -0.22)  # x/z, y/z
-TYPICAL = {"f": 500.0, "fx": 500.0, "fy": 510.0, "cx": 330.0, "cy": 235.0, "omega": 0.7, "alpha": 0.6, "beta": 1.1}
+TYPICAL = {
+    "f": 500.0,
+    "fx": 500.0,
+    "fy": 510.0,
+    "cx": 330.0,
+    "cy": 235.0,
+    "omega": 0.7,
+    "alpha": 0.6,
+    "beta": 1.1,
+}
 # Where pycolmap 4.2.1's `Camera.img_from_cam` puts that ray, with `parameters(model)`.
 PROJECTED = {
     "SIMPLE_PINHOLE": (485.0, 125.0),
@@ -37,7 +46,9 @@ PROJECTED = {
 def parameters(model: str) -> tuple[float, ...]:
     """Typical ones, and distortions that are all different."""
     names = MODELS[model][1].split()
-    return tuple(TYPICAL.get(name, 0.01 * (-1) ** place * (1 + place / 7)) for place, name in enumerate(names))
+    return tuple(
+        TYPICAL.get(name, 0.01 * (-1) ** place * (1 + place / 7)) for place, name in enumerate(names)
+    )
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -80,7 +91,9 @@ def photo_of_a_wall(lens: BentLens) -> np.ndarray:
 def pattern(rays: np.ndarray) -> np.ndarray:
     """(..., 3) colours between 0 and 255 in direction `rays`."""
     x, y = rays[..., 0], rays[..., 1]
-    return np.stack([127 + 120 * np.sin(9 * x), 127 + 120 * np.sin(7 * y + x), 127 + 120 * np.cos(8 * x * y)], -1)
+    return np.stack(
+        [127 + 120 * np.sin(9 * x), 127 + 120 * np.sin(7 * y + x), 127 + 120 * np.cos(8 * x * y)], -1
+    )
 
 
 @pytest.mark.parametrize(
@@ -152,7 +165,9 @@ def test_without_distortion_it_is_a_pinhole():
 
 
 def test_intrinsics_without_a_size_take_the_photos():
-    assert PhotoSized("PINHOLE", (50.0, 51.0), None, ()).at_size(64, 48) == Pinhole(64, 48, 50.0, 51.0, 32, 24)
+    assert PhotoSized("PINHOLE", (50.0, 51.0), None, ()).at_size(64, 48) == Pinhole(
+        64, 48, 50.0, 51.0, 32, 24
+    )
     assert FieldOfView(2 * np.arctan(0.5)).at_size(64, 48).fx == pytest.approx(64)
 
 

@@ -59,7 +59,9 @@ def test_a_scaled_mask_keeps_whole_pixels_only(tmp_path):
 
 def test_a_mask_of_another_shape_is_refused(tmp_path):
     write_photo(write_colmap_scene(tmp_path) / "masks/view_0.png", LEFT_OUT[:, :8])
-    with pytest.raises(ValueError, match="masks/view_0.png is 8x16 pixels, but its photo .*view_0.png is 24x16"):
+    with pytest.raises(
+        ValueError, match="masks/view_0.png is 8x16 pixels, but its photo .*view_0.png is 24x16"
+    ):
         load(tmp_path)
 
 

@@ -244,7 +244,9 @@ def test_importance_starts_late_at_its_start_value(scene, tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["sampled", "soft"])
 def test_settled_importance_leaves_what_a_file_would_hold(scene, tmp_path, kind):
-    run = importance_run(scene, tmp_path, importance_gate=kind, importance_until_iter=20, importance_start=0.6)
+    run = importance_run(
+        scene, tmp_path, importance_gate=kind, importance_until_iter=20, importance_start=0.6
+    )
     with torch.no_grad():
         run.model.raw["latents"].normal_(std=3.0, generator=torch.Generator().manual_seed(0))
         run.model.network.out.copy_(torch.linspace(-1, 1, 32))

@@ -98,8 +98,12 @@ def test_a_film_of_a_run(run_here, trained):  # noqa: F811
 
 def test_films_are_refused_before_rendering(run_here, trained, monkeypatch):  # noqa: F811
     folder = trained[0]
-    assert fails(run_here("render.py", "-m", folder, "--video", "zigzag"), "--video: expected one of orbit, spiral")
-    assert fails(run_here("render.py", "-m", folder, "--video", "orbit", "--frames", 0), "--frames: expected at")
+    assert fails(
+        run_here("render.py", "-m", folder, "--video", "zigzag"), "--video: expected one of orbit, spiral"
+    )
+    assert fails(
+        run_here("render.py", "-m", folder, "--video", "orbit", "--frames", 0), "--frames: expected at"
+    )
     monkeypatch.setattr("utils.film.importlib.util.find_spec", lambda name: None)
     assert fails(run_here("render.py", "-m", folder, "--video", "orbit"), "pip install av")
 
@@ -119,7 +123,10 @@ def test_depths_are_written_as_they_are_read(run_here, trained, scene):  # noqa:
 
 
 def test_a_ply_by_others_is_seen_by_the_cameras_of_a_scene(run_here, trained, scene, tmp_path):  # noqa: F811
-    ply, flags = trained[0] / "point_cloud/iteration_12/point_cloud.ply", ["--eval", "--antialiasing", "--quiet"]
+    ply, flags = (
+        trained[0] / "point_cloud/iteration_12/point_cloud.ply",
+        ["--eval", "--antialiasing", "--quiet"],
+    )
     process = run_here("render.py", "--ply", ply, "--cameras", scene, "-m", tmp_path, *flags)
     assert process.returncode == 0
     assert run_here("render.py", "-m", trained[0], "--quiet").returncode == 0
@@ -127,5 +134,7 @@ def test_a_ply_by_others_is_seen_by_the_cameras_of_a_scene(run_here, trained, sc
         found, expected = (folder / "test" / method / name / "00001.png" for folder, method in
                            ((tmp_path, "ours_0"), (trained[0], "ours_12")))  # fmt: skip
         assert found.read_bytes() == expected.read_bytes()
-    assert fails(run_here("render.py", "--ply", ply, "-m", tmp_path), "--ply FILE and --cameras SCENE go together")
+    assert fails(
+        run_here("render.py", "--ply", ply, "-m", tmp_path), "--ply FILE and --cameras SCENE go together"
+    )
     assert fails(run_here("render.py", "--ply", scene, "--cameras", scene, "-m", tmp_path), "")

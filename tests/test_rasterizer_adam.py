@@ -77,13 +77,20 @@ def test_against_plain_torch(backend: Backend):
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.5, 0.7)])
 def test_all_gaussians_step_as_torchs_adam_does(backend: Backend, betas):
     """Parameters whose gradient is missing now and then, and a first step that bias correction decides."""
-    ours = {name: torch.nn.Parameter(values.to(backend.device, copy=True)) for name, values in start().items()}
+    ours = {
+        name: torch.nn.Parameter(values.to(backend.device, copy=True)) for name, values in start().items()
+    }
     exact, single = (
         {name: torch.nn.Parameter(values.to(dtype, copy=True)) for name, values in start().items()}
         for dtype in (torch.float64, torch.float32)
     )
     optimizers = [
-        kind([{"params": [param], "lr": RATES[name]} for name, param in params.items()], lr=0.0, eps=EPS, betas=betas)
+        kind(
+            [{"params": [param], "lr": RATES[name]} for name, param in params.items()],
+            lr=0.0,
+            eps=EPS,
+            betas=betas,
+        )
         for params, kind in (
             (ours, backend.package.GaussianAdam),
             (exact, torch.optim.Adam),
@@ -99,7 +106,9 @@ def test_all_gaussians_step_as_torchs_adam_does(backend: Backend, betas):
         for optimizer in optimizers:
             optimizer.step()
         for name, wanted in exact.items():
-            error, plain = (scenes.worst(params[name].detach().cpu() - wanted.detach()) for params in (ours, single))
+            error, plain = (
+                scenes.worst(params[name].detach().cpu() - wanted.detach()) for params in (ours, single)
+            )
             allowed = 2 * plain + 4 * scenes.FLOAT32_EPS * scenes.worst(wanted.detach())
             assert error <= allowed, f"step {step}, {name}: error {error:.2e}, allowed {allowed:.2e}"
 

@@ -292,9 +292,7 @@ def test_welford_agrees_with_the_definition_on_many_views():
 
 def chosen_by_error(scores, pixel_error=0.0, **settings):
     settings = DensificationSettings(densify_by="error", **{"error_floor": 16.0} | settings)
-    return policy.densification_candidates(
-        torch.tensor(scores), torch.tensor(pixel_error), settings
-    ).tolist()
+    return policy.densification_candidates(torch.tensor(scores), torch.tensor(pixel_error), settings).tolist()
 
 
 def test_thresholds_of_the_error():
@@ -410,7 +408,12 @@ def test_relative_energy_is_in_shares_of_the_squared_error_and_skips_the_newborn
 
 def test_importance_is_learnt_from_its_iteration_on():
     settings = ImportanceSettings(importance="full", importance_from_iter=1000)
-    assert [policy.learns_importance(i, 3000, settings) for i in (999, 1000, 2999, 3000)] == [False, True, True, False]
+    assert [policy.learns_importance(i, 3000, settings) for i in (999, 1000, 2999, 3000)] == [
+        False,
+        True,
+        True,
+        False,
+    ]
     assert not policy.learns_importance(2000, 3000, ImportanceSettings())
     assert policy.importance_end(DENSIFICATION, PRUNING, settings) == 15_000
     assert policy.importance_end(DENSIFICATION, PruningSettings(prune_until_iter=25_000), settings) == 25_000

@@ -78,10 +78,7 @@ def test_random_points_follow_the_seed_and_nothing_is_written(tmp_path, capsys):
     write_blender_scene(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     scene = load_scene(tmp_path, seed=3)
-    assert (
-        f"No points in {tmp_path}: starting from 100000 random points (seed 3)."
-        in capsys.readouterr().out
-    )
+    assert f"No points in {tmp_path}: starting from 100000 random points (seed 3)." in capsys.readouterr().out
     points = scene.points
     assert points.xyz.shape == points.rgb.shape == (100_000, 3) and points.rgb.dtype == np.uint8
     assert np.abs(points.xyz).max() <= 1.3 and points.xyz.std() == pytest.approx(1.3 / math.sqrt(3), rel=0.01)
@@ -219,7 +216,13 @@ def write_transforms(source, count=4, frames=(), **content):
 
 def test_pixel_intrinsics_and_poses(tmp_path):
     camera = load(write_transforms(tmp_path)).train[1]
-    assert (camera.image_name, camera.fx, camera.fy, camera.cx, camera.cy) == ("images/1.png", 20, 21, 11, 8.5)
+    assert (camera.image_name, camera.fx, camera.fy, camera.cx, camera.cy) == (
+        "images/1.png",
+        20,
+        21,
+        11,
+        8.5,
+    )
     assert np.array_equal(camera.image, quantised_photo(1))
     world = np.array(blender_pose(1)) @ (0.25, 0.5, -3.0, 1.0)
     np.testing.assert_allclose(camera.world_to_camera @ world, (0.25, -0.5, 3.0, 1.0), atol=1e-12)

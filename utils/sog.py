@@ -17,7 +17,9 @@ from PIL import Image
 VERSION = 2
 CODES = 256
 LARGEST_PALETTE = 65_536
-GAUSSIANS_PER_ENTRY = 4  # of the palette of view-dependent colours, where there are not more Gaussians than that
+GAUSSIANS_PER_ENTRY = (
+    4  # of the palette of view-dependent colours, where there are not more Gaussians than that
+)
 MOST_DISTANCES = 8 * 10**9  # between Gaussians and entries, in one round: about ten seconds on a core
 PALETTE_ROUNDS = 8
 ENTRIES_PER_ROW = 64
@@ -41,7 +43,10 @@ def encode(
     logs = np.sign(means[order]) * np.log1p(np.abs(means[order].astype(np.float64)))
     low, high = logs.min(0), logs.max(0)
     steps = np.rint((logs - low) / np.maximum(high - low, 1e-12) * 65535).astype(np.uint16)
-    images["means_l.webp"], images["means_u.webp"] = (steps & 255).astype(np.uint8), (steps >> 8).astype(np.uint8)
+    images["means_l.webp"], images["means_u.webp"] = (
+        (steps & 255).astype(np.uint8),
+        (steps >> 8).astype(np.uint8),
+    )
     images["quats.webp"] = pack_quats(quats[order])
     scale_codes, scale_book = quantise(scales[order])
     images["scales.webp"] = scale_codes
@@ -73,7 +78,10 @@ def encode(
         meta["shN"] = {"count": count, "bands": bands, "codebook": book, "files": files}
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
-        for name, content in (("meta.json", json.dumps(meta).encode()), *((n, _webp(p)) for n, p in flat.items())):
+        for name, content in (
+            ("meta.json", json.dumps(meta).encode()),
+            *((n, _webp(p)) for n, p in flat.items()),
+        ):
             file.writestr(zipfile.ZipInfo(name), content)
     return archive.getvalue()
 
@@ -106,7 +114,9 @@ def _decode(meta, pixels) -> dict[str, np.ndarray]:
     }
     if "shN" in meta:
         centroids, labels = (pixels(name) for name in meta["shN"]["files"])
-        palette = np.array(meta["shN"]["codebook"])[centroids[:, :3]].reshape(-1, BASES[meta["shN"]["bands"]], 3)
+        palette = np.array(meta["shN"]["codebook"])[centroids[:, :3]].reshape(
+            -1, BASES[meta["shN"]["bands"]], 3
+        )
         found["sh_rest"] = palette[labels[:count, 0] + 256 * labels[:count, 1].astype(np.int64)]
     return {name: values.astype(np.float32) for name, values in found.items()}
 

@@ -57,7 +57,9 @@ def write_splat(path: Path, splats: Splats) -> None:
 def read_splat(path: Path) -> Splats:
     data = path.read_bytes()
     if not data or len(data) % SPLAT_ROW.itemsize:
-        raise ValueError(f"{path}: {len(data)} bytes are no whole number of {SPLAT_ROW.itemsize}-byte Gaussians")
+        raise ValueError(
+            f"{path}: {len(data)} bytes are no whole number of {SPLAT_ROW.itemsize}-byte Gaussians"
+        )
     rows = np.frombuffer(data, SPLAT_ROW)
     rgba = rows["rgba"].astype(np.float32) / 255
     return Splats(
@@ -147,7 +149,9 @@ def _read_by_gsply(path: Path, reader: str) -> Splats:
 
     data = getattr(gsply, reader)(str(path))
     rest = np.zeros((len(data.means), 0, 3), np.float32) if data.shN is None else data.shN
-    return Splats(data.means, data.scales, data.quats, data.opacities, data.sh0, rest.reshape(len(data.means), -1, 3))
+    return Splats(
+        data.means, data.scales, data.quats, data.opacities, data.sh0, rest.reshape(len(data.means), -1, 3)
+    )
 
 
 @dataclass(frozen=True)
