@@ -6,11 +6,14 @@ import torch
 
 import subfunction as policy
 from scene import Camera
+from scene.lenses import FieldOfView
 from training_run import Training, TrainingView, choose_background
 from utils.history import shares_of_weight
 from utils.importance import gate
+from utils.images import to_bytes
 from utils.losses import l1, psnr
 from utils.progress import Progress
+from utils.remote_viewer import RemoteViewer, Request
 from utils.rendering import render
 from utils.tensorboard import TensorBoardLog
 
@@ -78,6 +81,35 @@ def report_export_gap(run: Training, iteration: int, progress: Progress) -> None
     run.measures.setdefault(str(iteration), {})["export_gap"] = {"mean": mean, "percentile_99.9": extreme}
     gap = f"{mean:.6f} mean, {extreme:.6f} at 99.9 %"
     progress.say(f"[ITER {iteration}] Difference of the saved file to what was trained on: {gap}")
+
+
+def open_viewer(run: Training, progress: Progress) -> RemoteViewer | None:
+    """Where 3DGS's network viewer may ask; None if it must not, or another program is asked there."""
+    settings = run.settings.run
+    if settings.disable_viewer:
+        return None
+    try:
+        return RemoteViewer(settings.ip, settings.port, progress.say)
+    except OSError as problem:
+        progress.say(f"No network viewer at {settings.ip}:{settings.port}: {problem.strerror or problem}")
+        return None
+
+
+@torch.no_grad()
+def show_to(run: Training, viewer: RemoteViewer) -> None:
+    last = run.iteration == run.settings.optimization.iterations
+    viewer.serve(lambda request: picture_for(run, request), run.settings.model.source_path, last)
+
+
+def picture_for(run: Training, request: Request) -> bytes:
+    """What the viewer asked for, as the saved file would show it."""
+    model = run.model.exported(run.settings.importance.importance_gate)
+    lens = FieldOfView(request.fov_x, request.fov_y).at_size(request.width, request.height)
+    intrinsics = (lens.fx, lens.fy, lens.cx, lens.cy)
+    camera = Camera("viewer", request.width, request.height, *intrinsics, request.world_to_camera)
+    background = choose_background(run, measuring=True)
+    flags = vars(run.settings.pipeline) | {"scaling_modifier": request.scaling}
+    return to_bytes(render(camera, model, background, **flags).image).tobytes()
 
 
 def measured_cameras(run: Training) -> list[Camera]:

@@ -23,7 +23,7 @@ from utils.devices import check_data_device
 from utils.exposures import Exposures
 from utils.files import write_json
 from utils.film import require_film_writer, write_film
-from utils.images import write_depth, write_png
+from utils.images import to_bytes, write_depth, write_png
 from utils.progress import each
 from utils.rendering import render
 
@@ -89,11 +89,6 @@ def render_film(job: Job, cameras: list[Camera], kind: str, options: dict[str, A
     write_film(path, pictures, options["fps"])
     if not job.settings.run.quiet:
         print(f"{len(path_cameras)} frames: {path}")
-
-
-def to_bytes(image: Tensor) -> np.ndarray:
-    """(3, H, W) in [0, 1] -> (H, W, 3) uint8 array, rounded."""
-    return (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 def with_mask(photo: np.ndarray, camera: Camera) -> np.ndarray:

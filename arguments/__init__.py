@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Sequence
 
-from .flags import ExamplesFormatter, Parser, add_flags, check_bounds, refuse_unavailable, unavailable_flags
+from .flags import ExamplesFormatter, Parser, add_flags, check_bounds
 from .settings import DensificationSettings, ImportanceSettings, ModelSettings, OptimizationSettings
 from .settings import PipelineSettings, PruningSettings, RunSettings
 from .variants import VARIANTS
@@ -61,7 +61,6 @@ def train_parser() -> Parser:
         prog="train.py",
         usage="train.py -s SCENE [-m OUTPUT] [flags]",
         description="Fit 3D Gaussians to the photos of a scene. Flags mean what they mean in 3DGS.",
-        epilog=_not_yet(ModelSettings, OptimizationSettings, RunSettings),
     )
     for group in (ModelSettings, RunSettings, OptimizationSettings, DensificationSettings, PruningSettings):
         add_flags(parser, group)
@@ -107,16 +106,9 @@ def render_parser() -> Parser:
     return parser
 
 
-def _not_yet(*groups: type) -> str:
-    return "Known, but not available in this version: " + ", ".join(sum(map(unavailable_flags, groups), []))
-
-
 def given_flags(parser: Parser, arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """The flags given on the command line, and no others. ValueError for unknown and unavailable ones."""
-    given = vars(parser.parse_args(arguments))
-    for item in dataclasses.fields(Settings):
-        refuse_unavailable(item.default_factory, given)
-    return given
+    """The flags given on the command line, and no others. ValueError for unknown ones."""
+    return vars(parser.parse_args(arguments))
 
 
 def make_settings(given: dict[str, Any], recorded: dict[str, Any] | None = None) -> Settings:

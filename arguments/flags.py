@@ -45,17 +45,15 @@ def flag(
     bound: Bound | None = None,
     short: str = "",
     metavar: str = "",
-    unavailable: str = "",
     scales: bool = False,
 ) -> Any:
     """A dataclass field that is also a flag.
 
     default: its type is the flag's type; False makes a switch, a tuple takes one or more whole numbers.
-    unavailable: why the flag cannot be given yet; giving it is an error with this reason.
     scales: whether --scale_schedule scales the default with the number of iterations.
     """
     about = {"sentence": sentence, "unit": unit, "bound": bound, "short": short, "metavar": metavar}
-    return field(default=default, metadata=about | {"unavailable": unavailable, "scales": scales})
+    return field(default=default, metadata=about | {"scales": scales})
 
 
 def milestone(default: int, sentence: str, low: int = 0) -> Any:
@@ -94,7 +92,7 @@ def add_flags(
 
 
 def _how_to_read(item: dataclasses.Field) -> dict[str, Any]:
-    text = argparse.SUPPRESS if item.metadata["unavailable"] else _help_text(item).replace("%", "%%")
+    text = _help_text(item).replace("%", "%%")
     if item.default is False:
         return {"action": "store_true", "help": text}
     if isinstance(item.default, tuple):
@@ -114,18 +112,6 @@ def _help_text(item: dataclasses.Field) -> str:
         shown = " ".join(map(str, item.default)) if isinstance(item.default, tuple) else item.default
         notes.append(f"default {shown}")
     return item.metadata["sentence"] + (f" ({'; '.join(notes)})" if notes else "")
-
-
-def unavailable_flags(settings_class: type) -> list[str]:
-    """The flags of `settings_class` that are known, but whose feature does not exist yet."""
-    return [f"--{item.name}" for item in dataclasses.fields(settings_class) if item.metadata["unavailable"]]
-
-
-def refuse_unavailable(settings_class: type, given: dict[str, Any]) -> None:
-    """ValueError for the first flag in `given` whose feature does not exist yet."""
-    for item in dataclasses.fields(settings_class):
-        if item.name in given and item.metadata["unavailable"]:
-            raise ValueError(f"--{item.name} is not available yet: {item.metadata['unavailable']}")
 
 
 def check_bounds(settings: Any) -> None:

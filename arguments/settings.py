@@ -7,10 +7,6 @@ from dataclasses import dataclass
 
 from .flags import Bound, above, at_least, between, flag, milestone, one_of, open_unit_interval
 
-NO_VIEWER = (
-    "the network viewer is not part of this version; open the saved point_cloud.ply in any 3DGS viewer"
-)
-
 
 @dataclass
 class ModelSettings:
@@ -288,6 +284,6 @@ class RunSettings:
     quiet: bool = flag(False, "print nothing but errors")
     debug_from: int = flag(-1, "switch --debug on after this iteration, -1: never", bound=at_least(-1))
     detect_anomaly: bool = flag(False, "let torch look for NaN in every backward pass (slow)")
-    ip: str = flag("127.0.0.1", "address of the network viewer", unavailable=NO_VIEWER)
-    port: int = flag(6009, "port of the network viewer", unavailable=NO_VIEWER)
-    disable_viewer: bool = flag(False, "no network viewer; there is none in this version")
+    ip: str = flag("127.0.0.1", "address at which training answers 3DGS's network viewer")
+    port: int = flag(6009, "and its port", bound=between(0, 65_535))
+    disable_viewer: bool = flag(False, "answer no network viewer")

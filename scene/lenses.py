@@ -55,13 +55,15 @@ class Pinhole:
 
 @dataclass(frozen=True)
 class FieldOfView:
-    """Square pixels and a centred principal point, known by the horizontal angle of view in radians."""
+    """A centred principal point, known by its angles of view in radians; without the second, square pixels."""
 
     angle_x: float
+    angle_y: float | None = None
 
     def at_size(self, width: int, height: int) -> Pinhole:
-        focal = width / (2 * math.tan(self.angle_x / 2))
-        return Pinhole(width, height, focal, focal, width / 2, height / 2)
+        fx = width / (2 * math.tan(self.angle_x / 2))
+        fy = fx if self.angle_y is None else height / (2 * math.tan(self.angle_y / 2))
+        return Pinhole(width, height, fx, fy, width / 2, height / 2)
 
 
 @dataclass(frozen=True)

@@ -243,7 +243,6 @@ def test_mistakes_are_one_line_and_leave_nothing_behind(run_here, scene, trained
     assert fails(run_here("train.py"), "which scene?")
     assert fails(run_here("train.py", "-s", tmp_path / "none", *out), "none")
     assert fails(run_here("train.py", "-s", scene, *out, "--no_such_flag"), "--no_such_flag")
-    assert fails(run_here("train.py", "-s", scene, *out, "--port", "1"), "--port is not available yet")
     assert fails(
         run_here("train.py", "-s", scene, *out, "--data_device", "tpu"), "--data_device: expected cpu"
     )

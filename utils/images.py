@@ -6,6 +6,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
 from utils.files import write_atomically
 
@@ -56,6 +58,11 @@ def resize_image(
     resized = cv2.resize(premultiplied, (width, height), interpolation=method)
     resized[..., :3] /= np.maximum(resized[..., 3:], 1e-6) / 255
     return np.clip(np.rint(resized), 0, 255).astype(np.uint8)
+
+
+def to_bytes(image: Tensor) -> np.ndarray:
+    """(3, H, W) in [0, 1] -> (H, W, 3) uint8 array, rounded."""
+    return (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 def write_png(
