@@ -14,7 +14,6 @@ from diff_gaussian_rasterization import best_device
 from arguments import make_settings
 from arguments.flags import ExamplesFormatter, Parser
 from gaussian_model import GaussianModel
-from render import recorded_settings
 from scene import Camera, load_scene
 from utils import run_folder
 from utils.commands import run_command
@@ -70,7 +69,7 @@ def to_model(splats: Splats) -> GaussianModel:
 
 def views_to_measure(folder: Path, quiet: bool) -> tuple[list[Camera], dict[str, bool]]:
     """A few evenly spaced views, held-out ones if there are, and how they are rendered."""
-    settings = make_settings({"quiet": quiet, "model_path": str(folder)}, recorded_settings(folder))
+    settings = make_settings({"quiet": quiet, "model_path": str(folder)}, run_folder.recorded_settings(folder))
     scene = load_scene(**settings.of_scene())
     cameras = scene.test or scene.train
     count = min(MOST_VIEWS, len(cameras))

@@ -28,11 +28,6 @@ from utils.progress import each
 from utils.rendering import render
 
 
-def recorded_settings(folder: Path) -> dict[str, Any]:
-    """The settings of the run in `folder`; of a run of another 3DGS program those in cfg_args."""
-    return run_folder.read_cfg_args(folder) | run_folder.read_config(folder).get("settings", {})
-
-
 @dataclass
 class Job:
     """What is rendered, and how."""
@@ -119,7 +114,7 @@ def find_model(given: dict[str, Any], folder: Path) -> tuple[Settings, Path, int
     """Settings, PLY and iteration of the run in `folder`, or of a PLY by others."""
     if given["ply"]:
         return make_settings(given | {"source_path": given["cameras"]}), Path(given["ply"]), 0
-    settings = make_settings(given, recorded_settings(folder))
+    settings = make_settings(given, run_folder.recorded_settings(folder))
     iteration = run_folder.choose_iteration(folder, given["iteration"])
     return settings, run_folder.point_cloud_path(folder, iteration), iteration
 

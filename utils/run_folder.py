@@ -126,6 +126,11 @@ def write_cfg_args(folder: Path, settings: dict[str, Any]) -> None:
     )
 
 
+def recorded_settings(folder: Path) -> dict[str, Any]:
+    """The settings of the run in `folder`; of a run of another 3DGS program those in cfg_args."""
+    return read_cfg_args(folder) | read_config(folder).get("settings", {})
+
+
 def read_cfg_args(folder: Path) -> dict[str, Any]:
     """Read `cfg_args` without running it. ValueError if it is more than `Namespace` with literal values."""
     path = folder / "cfg_args"

@@ -89,6 +89,9 @@ def read_sog(path: Path) -> Splats:
 
 
 def write_compressed_ply(path: Path, splats: Splats) -> None:
+    """Numbers are rounded within chunks of 256: the nearer their Gaussians, the finer."""
+    order = sog.morton_order(splats.means)
+    splats = Splats(**{name: values[order] for name, values in vars(splats).items()})
     _by_gsply(path, splats, lambda gsply, place, data: gsply.plywrite(place, data, compressed=True))
 
 
