@@ -34,7 +34,8 @@ def collect(run: Training, iteration: int, view: TrainingView) -> None:
 def finish_round(run: Training, iteration: int) -> None:
     """Every view was seen since the last round: its removal energies are complete."""
     energy, totals = run.model.statistics["energy_so_far"], run.totals
-    totals["round_start"], totals["squared_error"] = totals["next_round_start"], totals["error_so_far"]
+    totals["round_start"] = totals["next_round_start"]
+    totals["error_share"] = torch.minimum(totals["error_share"], totals["error_so_far"] / len(run.model))
     totals["next_round_start"] = torch.full_like(totals["next_round_start"], iteration)
     totals["error_so_far"] = torch.zeros_like(totals["error_so_far"])
     run.model.reset_statistics("round")
@@ -105,7 +106,7 @@ def prune(run: Training, iteration: int) -> int:
 def judge(run: Training, iteration: int) -> tuple[Tensor, Tensor]:
     """Low streaks (N,) after this pruning round, and which Gaussians (N,) bool go."""
     settings, model = run.settings.pruning, run.model
-    streaks = policy.low_streaks(model.tags["low_streak"], is_low(run))
+    streaks = policy.low_streaks(model.tags["low_streak"], is_low(run, iteration))
     oversized = torch.zeros_like(streaks, dtype=torch.bool)
     if policy.prunes_large(iteration, run.settings.densification):
         sizes = (model.scales, model.statistics["max_radius"])
@@ -113,7 +114,7 @@ def judge(run: Training, iteration: int) -> tuple[Tensor, Tensor]:
     return streaks, policy.prunable(model.tags | {"low_streak": streaks}, oversized, iteration, settings)
 
 
-def is_low(run: Training) -> Tensor:
+def is_low(run: Training, iteration: int) -> Tensor:
     """Which Gaussians (N,) bool have a low score, of the kind that --prune_by names."""
     settings, model = run.settings.pruning, run.model
     excess = len(model) - run.budget
@@ -123,9 +124,10 @@ def is_low(run: Training) -> Tensor:
     if settings.prune_by in ("gradient", "both"):
         totals = run.totals
         energy = policy.relative_energy(
-            model.statistics, model.tags["birth"], totals["round_start"], totals["squared_error"]
+            model.statistics, model.tags["birth"], totals["round_start"], totals["error_share"]
         )
-        low = policy.low_scores(energy, settings.prune_energy, excess, settings)
+        threshold = policy.energy_threshold(iteration, run.settings.densification, settings)
+        low = policy.low_scores(energy, threshold, excess, settings)
     if settings.prune_by in ("importance", "both") and model.network is not None:
         low = low | policy.low_scores(model.importance[:, 0], settings.prune_importance, excess, settings)
     return low

@@ -69,7 +69,9 @@ def to_model(splats: Splats) -> GaussianModel:
 
 def views_to_measure(folder: Path, quiet: bool) -> tuple[list[Camera], dict[str, bool]]:
     """A few evenly spaced views, held-out ones if there are, and how they are rendered."""
-    settings = make_settings({"quiet": quiet, "model_path": str(folder)}, run_folder.recorded_settings(folder))
+    settings = make_settings(
+        {"quiet": quiet, "model_path": str(folder)}, run_folder.recorded_settings(folder)
+    )
     scene = load_scene(**settings.of_scene())
     cameras = scene.test or scene.train
     count = min(MOST_VIEWS, len(cameras))

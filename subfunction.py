@@ -200,8 +200,8 @@ def initial_totals(settings: ImportanceSettings, device: torch.device) -> dict[s
         "error_views": 0.0,  # how many views these were
         "error_so_far": 0.0,  # squared error of the views of the round
         "next_round_start": 0.0,  # iteration after which the round began
-        "squared_error": 0.0,  # the same two of the last complete round
-        "round_start": -1.0,  # before all births: no round is complete yet
+        "round_start": -1.0,  # that of the last complete round; before all births: none is complete yet
+        "error_share": math.inf,  # least squared error over Gaussians of a round so far
         "lambda_importance": settings.lambda_importance,
     }
     return {name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in start.items()}
@@ -409,15 +409,24 @@ def relative_energy(
     statistics: dict[str, Tensor],
     births: Tensor,  # (N,) iterations
     round_start: Tensor,  # iteration before the last complete round through all views
-    squared_error: Tensor,  # of that round: sum over views, pixels and channels
+    error_share: Tensor,  # least squared error over Gaussians of a round so far; sum over views, pixels, channels
 ) -> Tensor:
     """Removal energy (N,) of the last complete round, over the squared error that falls to one Gaussian.
 
-    Pruning all Gaussians below x raises the squared error by less than about x of itself. NaN for Gaussians
-    that were not there for the whole round.
+    Pruning all Gaussians below x raises the squared error by less than about x of itself. The share is the
+    least so far: were it the present one, an error that pruning has raised would have more pruned. NaN for
+    Gaussians that were not there for the whole round.
     """
-    share = statistics["energy"] / (squared_error / len(births)).clamp_min(torch.finfo(torch.float32).tiny)
+    share = statistics["energy"] / error_share.clamp_min(torch.finfo(torch.float32).tiny)
     return torch.where(births <= round_start, share.to(statistics["energy"]), math.nan)
+
+
+def energy_threshold(
+    iteration: int, densification: DensificationSettings, settings: PruningSettings
+) -> float:
+    """Below which removal energy is low: another once nothing grows any more, if there is one."""
+    late = settings.prune_energy_late and not collects_statistics(iteration, densification)
+    return settings.prune_energy_late if late else settings.prune_energy
 
 
 def low_scores(scores: Tensor, fixed: float, excess: int, settings: PruningSettings) -> Tensor:

@@ -201,8 +201,11 @@ class PruningSettings:
     prune_energy: float = flag(
         0.01,
         "removal energy below which fixed prunes",
-        unit="squared error of the training views / Gaussians",
+        unit="least squared error of the training views / Gaussians",
         bound=at_least(0),
+    )
+    prune_energy_late: float = flag(
+        0.0, "the same once densification is over; 0: no other", unit="as prune_energy", bound=at_least(0)
     )
     prune_quantile: float = flag(0.01, "share with the lowest scores, for quantile", bound=between(0, 1))
     prune_interval: int = flag(100, "iterations between pruning rounds", bound=at_least(1))

@@ -242,6 +242,19 @@ def test_importance_starts_late_at_its_start_value(scene, tmp_path, kind):
     assert not torch.allclose(run.model.importance, torch.tensor(0.9), atol=1e-4)
 
 
+def test_the_share_of_the_error_never_rises(scene, tmp_path):
+    """Else pruning, which raises the error, would lead to more pruning."""
+    run, shares = new_run(scene, tmp_path, variant="tag_gradprune"), []
+    for spoil in (False, False, True, False):
+        if spoil:  # nearly nothing is seen: the error of this round is large
+            with torch.no_grad():
+                run.model.raw["opacities"].fill_(-8.0)
+        learn(run, len(scene.train))
+        shares.append(run.totals["error_share"].item())
+    assert shares == sorted(shares, reverse=True) and shares[1] < shares[0]
+    assert shares[2] == shares[1], "the spoilt round"
+
+
 @pytest.mark.parametrize("kind", ["sampled", "soft"])
 def test_settled_importance_leaves_what_a_file_would_hold(scene, tmp_path, kind):
     run = importance_run(

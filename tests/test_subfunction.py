@@ -399,11 +399,17 @@ def test_lambda_rises_above_the_budget_and_falls_below_it():
 def test_relative_energy_is_in_shares_of_the_squared_error_and_skips_the_newborn():
     collected = {"energy": torch.tensor([2.0, 0.5, 0.0, 1.0])}
     births = torch.tensor([0, 0, 100, 101])
-    share = policy.relative_energy(collected, births, torch.tensor(100.0), torch.tensor(8.0))
+    share = policy.relative_energy(collected, births, torch.tensor(100.0), torch.tensor(2.0))
     assert share[:3].tolist() == [1.0, 0.25, 0.0]
     assert share[3].isnan()
-    before = policy.relative_energy(collected, births, torch.tensor(-1.0), torch.tensor(0.0))
+    before = policy.relative_energy(collected, births, torch.tensor(-1.0), torch.tensor(math.inf))
     assert before.isnan().all()  # no round is complete: nobody is judged
+
+
+def test_the_late_threshold_holds_once_densification_is_over():
+    pruning = PruningSettings(prune_energy=0.01, prune_energy_late=3.0)
+    assert [policy.energy_threshold(i, DENSIFICATION, pruning) for i in (14_999, 15_000)] == [0.01, 3.0]
+    assert policy.energy_threshold(20_000, DENSIFICATION, PruningSettings(prune_energy=0.2)) == 0.2
 
 
 def test_importance_is_learnt_from_its_iteration_on():
