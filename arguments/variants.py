@@ -21,5 +21,5 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tag_25k": TAGGED | {"prune_until_iter": 25_000},
     "tag_gradprune": GRADPRUNE,
     "tag_gradprune_decomp": GRADPRUNE
-    | {"prune_by": "both", "prune_energy_late": 0.3, "importance": "full", "prune_until_iter": 25_000},
+    | {"prune_by": "both", "importance": "full", "prune_until_iter": 25_000},
 }
