@@ -27,13 +27,12 @@ from PIL import Image
 from PIL.ExifTags import GPS, IFD
 
 from utils.files import read_json, write_json
-from utils.images import read_image, resize_image, write_photo
+from utils.images import JPEG_QUALITY, read_image, resize_image, write_photo
 from utils.progress import Counter, each
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 MASKS = "input_masks"
 SCALES = (2, 4, 8)
-JPEG_QUALITY = 95
 FEWEST_PHOTOS = 3
 FEWEST_POINTS_PER_PHOTO = 30  # fewer are a weak start for Gaussians
 LARGEST_ERROR = 1.5  # pixels of mean reprojection error: more means that the cameras are not right

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import utils.before_torch  # noqa: F401  before torch
 
-import importlib.util
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -21,7 +20,7 @@ from utils.files import write_json
 from utils.losses import psnr
 from utils.progress import each
 from utils.rendering import render
-from utils.splats import FORMATS, Splats
+from utils.splats import FORMATS, Splats, require_gsply
 
 MOST_VIEWS = 12
 
@@ -93,17 +92,10 @@ def mean_psnr(
     return total / len(cameras)
 
 
-def check_formats(names: list[str]) -> None:
-    if any(FORMATS[name].by_gsply for name in names) and importlib.util.find_spec("gsply") is None:
-        raise ValueError(
-            "compressed_ply and spz need gsply, which is not installed: pip install gsply, "
-            "or --formats with others only"
-        )
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     options = export_parser().parse_args(argv)
-    check_formats(options.formats)
+    if any(FORMATS[name].by_gsply for name in options.formats):
+        require_gsply()
     folder, iteration = options.model_path, 0
     if options.ply is None:
         iteration = run_folder.choose_iteration(folder, options.iteration)

@@ -130,11 +130,11 @@ def _read_views(source: Path, images: str, eval: bool, quiet: bool) -> _Found:
     if (source / transforms.FILE).is_file():
         read = transforms.read_one_file(source, quiet)
         path = transforms.find_points(source, read.content)
-        return _Found(*transforms_split(read, eval), read_points(path) if path else None)
+        return _Found(*_split(read, eval), read_points(path) if path else None)
     raise _unknown_scene(source)
 
 
-def transforms_split(read: transforms.Transforms, eval: bool) -> tuple[list[View], list[View]]:
+def _split(read: transforms.Transforms, eval: bool) -> tuple[list[View], list[View]]:
     """By the file's own lists of names if it has some, else every 8th is held out."""
     names = transforms.held_out_names(read)
     if not eval:

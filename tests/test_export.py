@@ -197,7 +197,7 @@ def test_a_ply_by_others_is_exported_without_a_scene(run_here, trained, tmp_path
 def test_what_export_refuses(run_here, trained, tmp_path, monkeypatch):  # noqa: F811
     assert fails(run_here("export.py", "-m", tmp_path), "no trained model here")
     assert fails(run_here("export.py", "-m", trained[0], "--formats", "obj"), "invalid choice: 'obj'")
-    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(splats.importlib.util, "find_spec", lambda name: None)
     assert fails(
         run_here("export.py", "-m", trained[0], "--formats", "spz"), "need gsply, which is not installed"
     )

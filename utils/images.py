@@ -11,6 +11,7 @@ from torch import Tensor
 
 from utils.files import write_atomically
 
+JPEG_QUALITY = 95
 HALF = 128  # what has more alpha, or is brighter in a mask, counts
 MOST_PIXELS = 2**28  # 16384 x 16384: more is a mistaken -r, not a photo
 
@@ -77,8 +78,8 @@ def write_photo(
     path: str | Path,
     image: np.ndarray,  # (H, W, 3) RGB or (H, W, 4) RGBA, uint8
 ) -> None:
-    """Write an image in the format of its name, JPEG at quality 95, atomically. ValueError as for a PNG."""
-    _write(path, Path(path).suffix, image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    """Write an image in the format of its name, atomically. ValueError as for a PNG."""
+    _write(path, Path(path).suffix, image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
 
 
 def write_depth(

@@ -122,7 +122,9 @@ def turned(splats: Splats) -> Splats:
 
 def require_gsply() -> None:
     if importlib.util.find_spec("gsply") is None:
-        raise ValueError("compressed PLY and SPZ need gsply, which is not installed: pip install gsply")
+        raise ValueError(
+            "compressed PLY and SPZ need gsply, which is not installed: pip install gsply, or choose other formats"
+        )
 
 
 def _by_gsply(path: Path, splats: Splats, write: Callable[[Any, str, Any], None]) -> None:
