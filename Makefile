@@ -1,6 +1,6 @@
 # make demo   trains, renders and measures the bundled scene
 # make test   runs the test suite
-# make extras adds what single commands need: convert.py, films, export.py
+# make extras adds what single commands need: convert.py, films, export.py, view.py
 #
 # Both first make a virtual environment in .venv; a second time they only rebuild what changed.
 #

@@ -90,9 +90,6 @@ def share_opacities(run: Training, cloned: Tensor) -> None:  # (N,) bool
 def prune(run: Training, iteration: int) -> int:
     """Drop what has had a low score for long enough, or is oversized; how many."""
     streaks, doomed = judge(run, iteration)
-    if run.budget and not policy.collects_statistics(iteration, run.settings.densification):
-        spare = max(0, len(run.model) - run.budget)  # nothing will grow in place of what goes now
-        doomed = policy.highest(doomed, streaks, spare)
     run.model.tags["low_streak"] = streaks
     run.model.keep(~doomed)
     if len(run.model) == 0:
@@ -105,30 +102,39 @@ def prune(run: Training, iteration: int) -> int:
 
 def judge(run: Training, iteration: int) -> tuple[Tensor, Tensor]:
     """Low streaks (N,) after this pruning round, and which Gaussians (N,) bool go."""
-    settings, model = run.settings.pruning, run.model
-    streaks = policy.low_streaks(model.tags["low_streak"], is_low(run, iteration))
+    settings, model, scores = run.settings.pruning, run.model, pruning_scores(run)
+    streaks = policy.low_streaks(model.tags["low_streak"], is_low(run, iteration, scores))
     oversized = torch.zeros_like(streaks, dtype=torch.bool)
     if policy.prunes_large(iteration, run.settings.densification):
         sizes = (model.scales, model.statistics["max_radius"])
         oversized = policy.is_oversized(*sizes, run.scene.extent, settings)
-    return streaks, policy.prunable(model.tags | {"low_streak": streaks}, oversized, iteration, settings)
+    doomed = policy.prunable(model.tags | {"low_streak": streaks}, oversized, iteration, settings)
+    room = policy.pruning_room(len(model), run.budget, iteration, run.settings)
+    return streaks, policy.highest(doomed, -scores.nan_to_num(0.0), room)
 
 
-def is_low(run: Training, iteration: int) -> Tensor:
-    """Which Gaussians (N,) bool have a low score, of the kind that --prune_by names."""
+def pruning_scores(run: Training) -> Tensor:
+    """What --prune_by compares Gaussians by (N,): opacity, importance, or removal energy (also for both)."""
+    model, kind = run.model, run.settings.pruning.prune_by
+    if kind == "opacity":
+        return model.opacities[:, 0]
+    if kind == "importance":
+        return (
+            torch.ones(len(model), device=model.device) if model.network is None else model.importance[:, 0]
+        )
+    totals = run.totals
+    return policy.relative_energy(
+        model.statistics, model.tags["birth"], totals["round_start"], totals["error_share"]
+    )
+
+
+def is_low(run: Training, iteration: int, scores: Tensor) -> Tensor:
+    """Which Gaussians (N,) bool have a low score; for both, a low energy or a low importance."""
     settings, model = run.settings.pruning, run.model
     excess = len(model) - run.budget
-    if settings.prune_by == "opacity":
-        return policy.low_scores(model.opacities[:, 0], settings.prune_opacity, excess, settings)
-    low = torch.zeros(len(model), dtype=torch.bool, device=model.device)
-    if settings.prune_by in ("gradient", "both"):
-        totals = run.totals
-        energy = policy.relative_energy(
-            model.statistics, model.tags["birth"], totals["round_start"], totals["error_share"]
-        )
-        threshold = policy.energy_threshold(iteration, run.settings.densification, settings)
-        low = policy.low_scores(energy, threshold, excess, settings)
-    if settings.prune_by in ("importance", "both") and model.network is not None:
+    threshold = policy.pruning_threshold(iteration, run.settings.densification, settings)
+    low = policy.low_scores(scores, threshold, excess, settings)
+    if settings.prune_by == "both" and model.network is not None:
         low = low | policy.low_scores(model.importance[:, 0], settings.prune_importance, excess, settings)
     return low
 

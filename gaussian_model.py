@@ -425,12 +425,19 @@ class GaussianModel:
 _ROW = {row.name: row for row in PARAMETERS}
 
 
-def gaussians_in_ply(size: float, sh_degree: int) -> int:
-    """How many Gaussians a PLY file of at most `size` bytes holds."""
+def ply_size(count: int, sh_degree: int) -> int:
+    """Bytes of a PLY file of `count` Gaussians."""
     names = _ply_columns(sh_degree)
     empty = PlyElement.describe(np.zeros(0, dtype=[(name, "<f4") for name in names]), "vertex")
-    digits = len(str(int(size)))  # more than the header needs to name the number
-    return max(0, int(size - len(PlyData([empty], byte_order="<").header) - digits) // (4 * len(names)))
+    header = len(PlyData([empty], byte_order="<").header) + len("\n")
+    return header - len("0") + len(str(count)) + 4 * len(names) * count
+
+
+def gaussians_in_ply(size: float, sh_degree: int) -> int:
+    """How many Gaussians a PLY file of at most `size` bytes holds."""
+    each = ply_size(1, sh_degree) - ply_size(0, sh_degree)
+    header = ply_size(0, sh_degree) + len(str(int(size)))  # with more digits than the number needs
+    return max(0, int(size - header) // each)
 
 
 def _initial_scales(means: Tensor) -> Tensor:  # (P, 3) -> (P,)

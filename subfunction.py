@@ -10,6 +10,7 @@ from fused_ssim import fused_ssim_and_map
 from torch import Tensor
 
 from arguments import DensificationSettings, ImportanceSettings, OptimizationSettings, PruningSettings
+from arguments import Settings
 from utils.rotations import quats_to_matrices
 from utils.schedules import log_linear
 
@@ -421,12 +422,23 @@ def relative_energy(
     return torch.where(births <= round_start, share.to(statistics["energy"]), math.nan)
 
 
-def energy_threshold(
+def pruning_threshold(
     iteration: int, densification: DensificationSettings, settings: PruningSettings
 ) -> float:
-    """Below which removal energy is low: another once nothing grows any more, if there is one."""
+    """Below which a score is low where that is fixed; of energy another one once nothing grows any more."""
+    if settings.prune_by in ("opacity", "importance"):
+        return settings.prune_opacity if settings.prune_by == "opacity" else settings.prune_importance
     late = settings.prune_energy_late and not collects_statistics(iteration, densification)
     return settings.prune_energy_late if late else settings.prune_energy
+
+
+def pruning_room(count: int, budget: int, iteration: int, settings: Settings) -> int:
+    """How many of `count` Gaussians one round may prune."""
+    cap = settings.pruning.prune_cap
+    room = math.ceil(cap * count) if cap else count
+    if budget and not collects_statistics(iteration, settings.densification):
+        room = min(room, max(0, count - budget))  # nothing will grow in place of what goes now
+    return room
 
 
 def low_scores(scores: Tensor, fixed: float, excess: int, settings: PruningSettings) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 import subfunction as policy
 from arguments import OF_ONE_COMMAND, VARIANTS, Settings, given_flags, make_settings, train_parser
 from density_control import collect, control_opacity, densify_and_prune, start_or_settle_importance
-from monitoring import open_viewer, report, show_to
+from monitoring import Viewers, open_viewers, report
 from scene import load_scene
 from training_run import Training, TrainingView, check_output_folder, choose_background
 from training_run import gaussian_budget, resume
@@ -24,18 +24,17 @@ from utils.commands import run_command
 from utils.devices import check_data_device
 from utils.importance import gate
 from utils.progress import Progress
-from utils.remote_viewer import RemoteViewer
 from utils.rendering import render
 from utils.tensorboard import TensorBoardLog
+from utils.web_viewer import require_viser
 
 
-def fit(run: Training, progress: Progress, log: TensorBoardLog, viewer: RemoteViewer | None) -> None:
+def fit(run: Training, progress: Progress, log: TensorBoardLog, viewers: Viewers) -> None:
     """The optimisation (Kerbl et al. 2023, algorithm 1), with what docs/method.md adds to it."""
     for iteration in range(run.iteration + 1, run.settings.optimization.iterations + 1):
         learn_from_a_view(run, iteration, progress, log)
         run.iteration = iteration
-        if viewer is not None:
-            show_to(run, viewer)
+        viewers.show(run)
         if iteration in run.settings.run.checkpoint_iterations:
             save_state(run, progress)
 
@@ -131,17 +130,16 @@ def train(run: Training) -> None:
     progress = Progress(run.iteration, run.settings.optimization.iterations, quiet)
     progress.say(f"Training {len(run.model):,} Gaussians on {len(run.scene.train)} views into {run.folder}")
     progress.say(about_the_variant(run))
-    log, viewer = TensorBoardLog(run.folder), open_viewer(run, progress)
+    log, viewers = TensorBoardLog(run.folder), open_viewers(run, progress)
     try:
         with torch.autograd.set_detect_anomaly(run.settings.run.detect_anomaly):
-            fit(run, progress, log, viewer)
+            fit(run, progress, log, viewers)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(where_it_stands(run)) from None
     finally:
         progress.close()
         log.close()
-        if viewer is not None:
-            viewer.close()
+        viewers.close()
         run.history.write(run.folder)
         write_record(run, finished=run.iteration == run.settings.optimization.iterations)
 
@@ -184,6 +182,8 @@ def main() -> None:
         raise ValueError("which scene? give its folder with -s")
     check_data_device(settings.model.data_device)
     check_schedules(settings)
+    if settings.run.viewer:
+        require_viser()
     gaussian_budget(settings)  # and budgets without room
     settings.model.source_path = str(Path(settings.model.source_path).resolve())
     settings.model.model_path = settings.model.model_path or f"output/{secrets.token_hex(5)}"

@@ -208,6 +208,11 @@ class PruningSettings:
         0.0, "the same once densification is over; 0: no other", unit="as prune_energy", bound=at_least(0)
     )
     prune_quantile: float = flag(0.01, "share with the lowest scores, for quantile", bound=between(0, 1))
+    prune_cap: float = flag(
+        0.0,
+        "share of the Gaussians that one round may prune, lowest scores first, 0: all",
+        bound=between(0, 1),
+    )
     prune_interval: int = flag(100, "iterations between pruning rounds", bound=at_least(1))
     prune_until_iter: int = milestone(0, "pruning ends before this iteration, 0: when densification does")
     prune_scale: float = flag(
@@ -287,6 +292,8 @@ class RunSettings:
     quiet: bool = flag(False, "print nothing but errors")
     debug_from: int = flag(-1, "switch --debug on after this iteration, -1: never", bound=at_least(-1))
     detect_anomaly: bool = flag(False, "let torch look for NaN in every backward pass (slow)")
-    ip: str = flag("127.0.0.1", "address at which training answers 3DGS's network viewer")
-    port: int = flag(6009, "and its port", bound=between(0, 65_535))
+    ip: str = flag("127.0.0.1", "address at which training can be watched")
+    port: int = flag(6009, "port for 3DGS's network viewer", bound=between(0, 65_535))
     disable_viewer: bool = flag(False, "answer no network viewer")
+    viewer: bool = flag(False, "show training on a page in the browser, see view.py")
+    viewer_port: int = flag(8080, "its port, or the next free one", bound=between(1, 65_535))

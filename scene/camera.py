@@ -178,3 +178,24 @@ def _viewer_entry(index: int, camera: Camera) -> dict:
         "fy": camera.fy,
         "fx": camera.fx,
     }
+
+
+def cameras_of_entries(entries: object, owner: object) -> list[Camera]:
+    """The inverse of `viewer_entries`, without photos. ValueError, naming `owner`, for anything else."""
+    try:
+        return [_camera_of_entry(entry) for entry in entries]
+    except (TypeError, KeyError, ValueError) as problem:
+        raise ValueError(f"{owner}: not a list of cameras as train.py writes it ({problem!r})") from None
+
+
+def _camera_of_entry(entry: dict) -> Camera:
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = entry["rotation"], entry["position"]
+    size = int(entry["width"]), int(entry["height"])
+    numbers = (*size, float(entry["fx"]), float(entry["fy"]))
+    if not np.isfinite(pose).all() or min(numbers) <= 0:
+        raise ValueError(
+            f"{entry['img_name']}: sizes and focal lengths above 0 and a finite pose are expected"
+        )
+    centre = (size[0] / 2, size[1] / 2)
+    return Camera(str(entry["img_name"]), *numbers, *centre, camera_to_world(pose))

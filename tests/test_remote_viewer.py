@@ -72,7 +72,7 @@ def test_training_shows_what_its_cameras_see(scene, tmp_path, viewer):  # noqa: 
     learn(run, 5)
     client, camera = Client(viewer), scene.train[2]
     client.ask(**request_for(camera))
-    monitoring.show_to(run, viewer)
+    monitoring.Viewers(viewer).show(run)
     picture, name = client.answer(camera.width, camera.height)
     with torch.no_grad():
         expected = to_bytes(render(camera, run.model, torch.zeros(3)).image)
@@ -90,7 +90,7 @@ def test_watching_changes_nothing(scene, tmp_path, viewer):  # noqa: F811
         for run in runs:
             learn(run, 1)
         client.ask(**request_for(scene.train[0]))
-        monitoring.show_to(runs[0], viewer)
+        monitoring.Viewers(viewer).show(runs[0])
         client.answer(scene.train[0].width, scene.train[0].height)
     for name, values in runs[0].model.raw.items():
         assert torch.equal(values, runs[1].model.raw[name]), name
@@ -195,6 +195,8 @@ def test_a_port_that_is_taken_is_said_and_training_goes_on(scene, tmp_path, view
         say = list.append
 
     run, said = new_run(scene, tmp_path, port=viewer.address[1]), Said()
-    assert monitoring.open_viewer(run, said) is None and "No network viewer at 127.0.0.1:" in said[0]
+    monitoring.open_viewers(run, said).show(run)
+    assert "No network viewer at 127.0.0.1:" in said[0]
     run.settings.run.disable_viewer = True
-    assert monitoring.open_viewer(run, said) is None and len(said) == 1
+    monitoring.open_viewers(run, said).close()
+    assert len(said) == 1

@@ -4,6 +4,7 @@ import pytest
 import subfunction as policy
 import torch
 from arguments import DensificationSettings, ImportanceSettings, OptimizationSettings, PruningSettings
+from arguments import make_settings
 from fused_ssim import fused_ssim
 from utils.rotations import covariances, quats_to_matrices
 from utils.sh import rgb_to_sh, sh_to_rgb
@@ -407,9 +408,20 @@ def test_relative_energy_is_in_shares_of_the_squared_error_and_skips_the_newborn
 
 
 def test_the_late_threshold_holds_once_densification_is_over():
-    pruning = PruningSettings(prune_energy=0.01, prune_energy_late=3.0)
-    assert [policy.energy_threshold(i, DENSIFICATION, pruning) for i in (14_999, 15_000)] == [0.01, 3.0]
-    assert policy.energy_threshold(20_000, DENSIFICATION, PruningSettings(prune_energy=0.2)) == 0.2
+    pruning = PruningSettings(prune_by="both", prune_energy=0.01, prune_energy_late=3.0)
+    assert [policy.pruning_threshold(i, DENSIFICATION, pruning) for i in (14_999, 15_000)] == [0.01, 3.0]
+    pruning = PruningSettings(prune_by="gradient", prune_energy=0.2)
+    assert policy.pruning_threshold(20_000, DENSIFICATION, pruning) == 0.2
+
+
+def test_a_round_prunes_at_most_its_cap_and_after_growth_not_below_the_budget():
+    capped = make_settings({"prune_cap": 0.05, "densify_until_iter": 100})
+    free = make_settings({"densify_until_iter": 100})
+    assert policy.pruning_room(1010, 0, 50, capped) == 51
+    assert policy.pruning_room(1010, 0, 50, free) == 1010
+    assert policy.pruning_room(1010, 1000, 50, free) == 1010  # growth will fill the room again
+    assert policy.pruning_room(1010, 1000, 100, free) == policy.pruning_room(1010, 1000, 100, capped) == 10
+    assert policy.pruning_room(990, 1000, 100, free) == 0
 
 
 def test_importance_is_learnt_from_its_iteration_on():

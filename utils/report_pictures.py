@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from utils.charts import round_step, short
+from utils.false_colours import INFERNO, coloured
 from utils.error_maps import error_map, full_scale, pair_paths, read_rgb
 from utils.images import resize_image
 from utils.report_html import METRICS, SPLITS, command, note, section, shown_metric
@@ -104,7 +105,7 @@ def view_block(run: Run, view: View, full: float) -> str:
     shown = {
         "render": resize_image(view.render, *size),
         "photo": resize_image(view.photo, *size),
-        "error": inferno(cv2.resize(view.error, size, interpolation=cv2.INTER_AREA) / full),
+        "error": coloured(cv2.resize(view.error, size, interpolation=cv2.INTER_AREA) / full, INFERNO),
     }
     name = view_title(run, view)
     images = "".join(
@@ -132,13 +133,6 @@ def view_numbers(run: Run, view: View) -> list[str]:
     return [f"{metric} {shown_metric(metric, value)}" for metric, value in found.items() if value is not None]
 
 
-def inferno(
-    values: np.ndarray,  # (H, W), clipped to [0, 1]
-) -> np.ndarray:  # (H, W, 3) uint8 RGB
-    grey = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
-    return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-
-
 def data_uri(image: np.ndarray) -> str:
     """(H, W, 3) uint8 RGB as a JPEG inside the page."""
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
@@ -147,7 +141,7 @@ def data_uri(image: np.ndarray) -> str:
 
 
 def error_legend(full: float) -> str:
-    colours = [f"rgb({red},{green},{blue})" for red, green, blue in inferno(np.linspace(0, 1, 9)[None])[0]]
+    colours = [f"rgb({red},{green},{blue})" for red, green, blue in coloured(np.linspace(0, 1, 9), INFERNO)]
     text = "Error: difference to the photo, mean of the channels (1: black against white); captions: its mean"
     return (
         '<p class="scale">0 '

@@ -1,0 +1,295 @@
+"""The page in the browser: who gets which picture when, and the whole of it in a real headless Chromium."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from test_cli import fails, run, run_here, scene, trained  # noqa: F401  a trained run
+
+from utils import web_viewer
+from utils.web_viewer import BrowserSplats, Shown, WebViewer
+
+SECONDS_TO_START = 120
+
+
+def need_viser():
+    pytest.importorskip("viser", reason="viser is not installed (make extras)")
+
+
+# The page, with browsers made up
+
+
+class Browser:
+    """What viser tells of one, and what it was sent."""
+
+    def __init__(self, width=400, height=200):
+        self.client_id = 0
+        self.pictures = []
+        self.camera = SimpleNamespace(
+            image_width=width, image_height=height, fov=1.0, wxyz=(1.0, 0, 0, 0), position=(0.0, 0, -4),
+            on_update=lambda moved: setattr(self, "moved", moved),
+        )  # fmt: skip
+        self.scene = SimpleNamespace(set_background_image=lambda image, **_: self.pictures.append(image))
+
+    def move(self, *position):
+        self.camera.position = position
+        self.moved(None)
+
+
+@pytest.fixture
+def page():
+    need_viser()
+    viewer = WebViewer("127.0.0.1", 8300, modes=("colour", "depth"), scores=("opacity",), trains=True)
+    viewer.wishes = []
+
+    def show(wish):
+        viewer.wishes.append(wish)
+        return Shown(np.zeros((wish.height, wish.width, 3), np.uint8), [])
+
+    nobody = np.zeros((1, 3))
+    splats = BrowserSplats(nobody, np.eye(3)[None], nobody, np.ones((1, 1)))
+    viewer.answer = lambda: viewer.serve(show, lambda wish: splats, "so far")
+    yield viewer
+    viewer.close()
+
+
+def welcome(page, monkeypatch, browser):
+    monkeypatch.setattr(page._server, "get_clients", lambda: {0: browser})
+    page._welcome(browser)
+    return browser
+
+
+def test_nobody_looks_and_nothing_is_drawn(page):
+    assert not page.is_watched
+    page.answer()
+    assert page.wishes == []
+
+
+def test_a_browser_gets_a_picture_of_what_its_camera_sees(page, monkeypatch):
+    browser = welcome(page, monkeypatch, Browser())
+    page.answer()
+    (wish,) = page.wishes
+    assert (wish.width, wish.height, wish.mode, wish.prune_share) == (400, 200, "colour", 0)
+    assert np.tan(wish.fov_x / 2) == pytest.approx(2 * np.tan(wish.fov_y / 2))
+    assert np.allclose(wish.world_to_camera @ [0, 0, 0, 1], [0, 0, 4, 1])
+    page.answer()
+    assert len(browser.pictures) == 1  # nothing has changed
+
+
+def test_pictures_are_small_while_the_camera_moves_and_full_when_it_rests(page, monkeypatch):
+    browser = welcome(page, monkeypatch, Browser())
+    page.answer()
+    monkeypatch.setattr(web_viewer, "SECONDS_STILL", 60.0)
+    page._watchers[0].pixels_per_second = 1e5
+    browser.move(1.0, 0, -4)
+    page.answer()
+    assert browser.pictures[-1].shape[1] < 400
+    page.answer()
+    assert len(browser.pictures) == 2
+    monkeypatch.setattr(web_viewer, "SECONDS_STILL", 0.0)
+    page.answer()
+    assert browser.pictures[-1].shape == (200, 400, 3)
+
+
+def test_a_changed_control_asks_for_a_new_picture(page, monkeypatch):
+    welcome(page, monkeypatch, Browser())
+    page.answer()
+    page._controls._mode.value = "depth"
+    page._outdate()
+    page.answer()
+    assert [wish.mode for wish in page.wishes] == ["colour", "depth"]
+
+
+def test_pausing_goes_on_answering_and_ends(page, monkeypatch):
+    browser, waits = welcome(page, monkeypatch, Browser()), []
+    page._controls._pause.value = True
+
+    def wait():
+        waits.append(len(browser.pictures))
+        browser.move(0.0, len(waits), -4)
+        page._controls._pause.value = len(waits) < 3
+
+    monkeypatch.setattr(page, "wait", wait)
+    page.answer()
+    assert waits == [1, 2, 3] and len(browser.pictures) == 4
+
+
+def test_a_browser_that_draws_by_itself_gets_gaussians(page, monkeypatch):
+    browser = welcome(page, monkeypatch, Browser())
+    page._controls._in_browser.value = True
+    page.answer()
+    assert browser.pictures == [None] and page._watchers[0].splats
+    page._controls._in_browser.value = False
+    page._outdate()
+    page.answer()
+    assert browser.pictures[-1] is not None and not page._watchers[0].splats
+
+
+def test_an_address_that_is_none_is_refused():
+    need_viser()
+    with pytest.raises(OSError):
+        WebViewer("203.0.113.7", 8300, modes=("colour",), scores=("opacity",))
+
+
+def test_a_port_that_is_taken_gives_way_to_the_next(page):
+    other = WebViewer("127.0.0.1", int(page.address.rpartition(":")[2]), modes=("a",), scores=("b",))
+    assert other.address != page.address
+    other.close()
+
+
+# The command
+
+
+def test_without_viser_it_says_what_to_install(run_here, trained, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(web_viewer.importlib.util, "find_spec", lambda name: None)
+    assert fails(run_here("view.py", "-m", trained[0]), "pip install viser")
+
+
+@pytest.mark.parametrize(
+    "flags, complaint",
+    [
+        ([], "either a run's folder with -m or a file with --ply"),
+        (["-m", "a", "--ply", "b"], "either a run's folder with -m or a file with --ply"),
+        (["-m", "no/such/run"], "no/such/run"),
+        (["--ply", "none.ply"], "none.ply"),
+        (["-m", "RUN", "--iteration", "5"], "iteration 5 is not saved"),
+        (["-m", "RUN", "--ip", "nowhere.invalid"], ""),
+    ],
+)
+def test_mistakes_get_one_sentence(run_here, trained, flags, complaint):  # noqa: F811
+    need_viser()
+    flags = [str(trained[0]) if flag == "RUN" else flag for flag in flags]
+    assert fails(run_here("view.py", *flags), complaint)
+
+
+# A real browser
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    need_viser()
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip("no Chromium here (or set CHROMIUM)")
+    flags = [
+        "--no-sandbox",
+        "--use-angle=swiftshader",
+        "--enable-unsafe-swiftshader",
+        "--ignore-gpu-blocklist",
+    ]
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=found, args=flags)
+        yield browser
+        browser.close()
+
+
+@contextlib.contextmanager
+def running(project_dir, *arguments):
+    """A command with a page, and the page's address."""
+    command = [sys.executable, "-u", *map(str, (project_dir / arguments[0], *arguments[1:]))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        until, said = time.monotonic() + SECONDS_TO_START, ""
+        while time.monotonic() < until and not re.search(r"http://[\d.]+:\d+", said):
+            line = process.stdout.readline()
+            assert line, said
+            said += line
+        yield re.search(r"http://[\d.]+:\d+", said).group(), process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def look(browser, address):
+    page = browser.new_page(viewport={"width": 640, "height": 480})
+    page.goto(address)
+    return page
+
+
+def screenshot(page):
+    """The part that no panel covers, (H, W, 3)."""
+    image = cv2.imdecode(np.frombuffer(page.screenshot(), np.uint8), cv2.IMREAD_COLOR)
+    return image[200:440, 60:300].astype(int)
+
+
+def wait_for(page, condition, seconds=60):
+    """The first screenshot that meets it."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        image = screenshot(page)
+        if condition(image):
+            return image
+        page.wait_for_timeout(300)
+    pytest.fail("the page did not come to show what it should")
+
+
+def choose(page, old, new):
+    page.locator(f"input[value='{old}']:visible").first.click()
+    page.get_by_role("option", name=new, exact=True).click()
+
+
+def drag(page):
+    page.mouse.move(150, 300)
+    page.mouse.down()
+    page.mouse.move(190, 310, steps=3)
+    page.mouse.up()
+
+
+def test_a_model_is_seen_in_a_browser(project_dir, scene, tmp_path, chromium):  # noqa: F811
+    folder, port = tmp_path / "run", free_port()
+    flags = ("--iterations", 40, "--save_iterations", 20, "--checkpoint_iterations", 40, "--threads", 1)
+    assert run(project_dir, "train.py", "-s", scene, "-m", folder, *flags).returncode == 0
+    with running(project_dir, "view.py", "-m", folder, "--port", port, "--threads", 1) as (address, command):
+        assert address == f"http://127.0.0.1:{port}"
+        page = look(chromium, address)
+        first = wait_for(page, lambda image: image.std() > 15)
+        drag(page)
+        turned = wait_for(page, lambda image: np.abs(image - first).mean() > 2)
+        choose(page, "colour", "age")  # this iteration has a checkpoint
+        wait_for(page, lambda image: np.abs(image - turned).mean() > 2)
+        page.get_by_text("age: blue").wait_for(timeout=30_000)
+        choose(page, "age", "error of the view")
+        page.get_by_text("on average").wait_for(timeout=60_000)
+        page.close()
+        command.send_signal(signal.SIGINT)
+        assert command.wait(30) == 0
+
+
+def test_training_is_seen_in_a_browser_and_can_be_paused(project_dir, scene, tmp_path, chromium):  # noqa: F811
+    flags = ["--iterations", 100_000, "--viewer", "--viewer_port", free_port(), "--disable_viewer"]
+    command = ("train.py", "-s", scene, "-m", tmp_path / "run", "--threads", 1, *flags)
+    with running(project_dir, *command) as (address, _):
+        page = look(chromium, address)
+        wait_for(page, lambda image: image.std() > 15)
+        status = page.get_by_text(re.compile(r"iteration [\d,]+, [\d,]+ Gaussians"))
+        before = status.inner_text()
+        page.wait_for_timeout(1500)
+        assert status.inner_text() != before
+        page.get_by_text("pause training").locator("xpath=following::input[1]").dispatch_event("click")
+        page.wait_for_timeout(1500)
+        paused = status.inner_text()
+        page.wait_for_timeout(1500)
+        assert status.inner_text() == paused
+        still = screenshot(page)
+        drag(page)
+        wait_for(page, lambda image: np.abs(image - still).mean() > 2)
+        page.close()

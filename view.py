@@ -1,0 +1,141 @@
+"""Look at a trained model in the browser: python view.py -m OUTPUT"""
+
+from __future__ import annotations
+
+import utils.before_torch  # noqa: F401  before torch
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diff_gaussian_rasterization import best_device
+
+from arguments import Settings, make_settings
+from arguments.flags import ExamplesFormatter, Parser
+from gaussian_model import GaussianModel
+from scene import Camera, load_scene
+from scene.camera import cameras_of_entries, scene_extent
+from utils import run_folder
+from utils.checkpoints import load_checkpoint
+from utils.commands import run_command
+from utils.files import read_json
+from utils.web_viewer import WebViewer, Wish, require_viser
+from viewing import MODES, SCORES, Subject, browser_splats, picture, place_cameras, plain_subject
+from viewing import subject_with_tags
+
+EXAMPLES = """
+  python view.py -m output/mine              then open the address that it prints
+  python view.py -m output/mine --iteration 7000
+  python view.py --ply theirs.ply            a PLY of any 3DGS program
+  python train.py -s scene --viewer          the same page, of a run in training
+
+Errors of Gaussians and of views need the scene's photos; ages and importances a checkpoint of the iteration. To look
+from another machine: ssh -L 8080:127.0.0.1:8080 HOST, or --ip 0.0.0.0 on a network that you trust.
+"""
+
+
+def view_parser() -> Parser:
+    parser = Parser(
+        prog="view.py",
+        usage="view.py -m OUTPUT [flags]",
+        description="Show a trained model, and what is known of its Gaussians, on a page in the browser.",
+        epilog=EXAMPLES,
+    )
+    parser.formatter_class = ExamplesFormatter
+    add = parser.add_argument
+    add("-m", "--model_path", type=Path, metavar="OUTPUT", help="folder of the run")
+    add(
+        "--iteration", type=int, default=-1, metavar="N", help="saved iteration to start with, -1: the newest"
+    )
+    add("--ply", type=Path, metavar="FILE", help="a file instead of a run")
+    add("--ip", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    add("--port", type=int, default=8080, help="and its port, or the next free one (default: %(default)s)")
+    add("--threads", type=int, default=0, metavar="N", help="CPU threads, 0: as many as there are cores")
+    add("--quiet", action="store_true", help="print nothing but errors")
+    return parser
+
+
+class Source:
+    """What is looked at: a run whose iterations and photos are read when they are asked for, or one file."""
+
+    def __init__(self, folder: Path | None, ply: Path | None, settings: Settings) -> None:
+        self.folder, self.ply, self.settings = folder, ply, settings
+        self.iterations = [] if ply else run_folder.saved_iterations(folder)
+        entries = folder / "cameras.json" if folder else None
+        self.cameras = cameras_of_entries(read_json(entries, list), entries) if entries else []
+        self.subject = functools.lru_cache(maxsize=2)(self._subject)
+        self.photos = functools.cache(self._photos)
+
+    def _subject(self, iteration: int) -> Subject:
+        """The model at a saved iteration; from a checkpoint of it, which knows more, if there is one."""
+        checkpoint = run_folder.checkpoint_path(self.folder, iteration) if self.iterations else None
+        if checkpoint is None or not checkpoint.is_file():
+            path = self.ply or run_folder.point_cloud_path(self.folder, iteration)
+            return plain_subject(GaussianModel.load_ply(path, best_device()), self.settings, self.photos)
+        tensors, record = load_checkpoint(checkpoint)
+        optimization, importance = self.settings.optimization, self.settings.importance
+        extent = scene_extent(self.cameras[run_folder.read_config(self.folder)["views"]["test"] :])
+        model = GaussianModel.from_state(tensors, optimization, importance, extent, best_device())
+        model.active_sh_degree = record["active_sh_degree"]
+        return subject_with_tags(model, record["iteration"], self.settings, self.photos)
+
+    def _photos(self) -> list[Camera]:
+        """The views with their photos, training views first; none where the scene is not there."""
+        if not self.settings.model.source_path:
+            return []
+        scene = load_scene(**self.settings.of_scene())
+        return scene.train + scene.test
+
+    def place_cameras(self, page: WebViewer, model: GaussianModel) -> None:
+        """Frusta, and where to look from; in front of the Gaussians if no cameras are known."""
+        if self.cameras:
+            place_cameras(page, self.cameras)
+            return
+        means = model.means.cpu()
+        middle = means.median(0).values
+        distance = 2 * (means - middle).norm(dim=1).quantile(0.5).item()
+        page.start_at(middle.numpy() - [0, 0, distance], middle.numpy(), np.array([0.0, -1.0, 0.0]), 0.9)
+
+
+def watch(source: Source, page: WebViewer, iteration: int) -> None:
+    """Serve the page until Ctrl-C."""
+
+    def wanted(wish: Wish) -> Subject:
+        return source.subject(wish.iteration if source.iterations else iteration)
+
+    while True:
+        title = f"**{source.ply or source.folder}**"
+        page.serve(
+            lambda wish: picture(wanted(wish), wish), lambda wish: browser_splats(wanted(wish), wish), title
+        )
+        page.wait()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = view_parser().parse_args(argv)
+    if bool(options.model_path) == bool(options.ply):
+        raise ValueError("what is to be looked at? give either a run's folder with -m or a file with --ply")
+    require_viser()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    folder = options.model_path
+    recorded = run_folder.recorded_settings(folder) if folder else {}
+    source = Source(folder, options.ply, make_settings({"quiet": options.quiet}, recorded))
+    iteration = run_folder.choose_iteration(folder, options.iteration) if folder else 0
+    first = source.subject(iteration)
+    page = WebViewer(
+        options.ip, options.port, modes=MODES, scores=SCORES, iterations=source.iterations, first=iteration
+    )
+    source.place_cameras(page, first.model)
+    if not options.quiet:
+        print(f"{len(first.model):,} Gaussians at {page.address}; Ctrl-C ends it", flush=True)
+    try:
+        watch(source, page, iteration)
+    except KeyboardInterrupt:
+        page.close()
+
+
+if __name__ == "__main__":
+    run_command(main)

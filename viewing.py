@@ -1,0 +1,254 @@
+"""What there is to see of a model: its colours, what is known of every Gaussian, where photos disagree.
+
+view.py shows it of a finished run, train.py --viewer of one in training; utils/web_viewer.py is the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import subfunction as policy
+from arguments import DensificationSettings, OptimizationSettings, Settings
+from gaussian_model import GaussianModel, ply_size
+from scene import Camera
+from scene.camera import camera_to_world
+from scene.lenses import FieldOfView
+from scene.paths import focus, mean_up
+from utils.false_colours import INFERNO, colour_range, coloured, false_colours
+from utils.importance import deterministic_gate
+from utils.images import resize_image, to_bytes
+from utils.progress import each
+from utils.rendering import render
+from utils.rotations import covariances
+from utils.sh import rgb_to_sh, sh_to_rgb
+from utils.web_viewer import BrowserSplats, Shown, WebViewer, Wish
+
+COLOUR, DEPTH, PHOTO, DIFFERENCE = "colour", "depth", "photo of the view", "error of the view"
+MOST_VIEWS = 24  # that a finished model is measured on
+REMOVED_COLOUR = (1.0, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Score:
+    """What is known of every Gaussian, and the scale of its false colours."""
+
+    scale: str  # see utils/false_colours.py
+    wanted: str  # what a model must have for it
+
+
+SCORES = {
+    "opacity": Score("unit", ""),
+    "importance": Score(
+        "unit", "a run with --importance, in training or with a checkpoint of this iteration"
+    ),
+    "error": Score("log", "photos of the scene"),
+    "removal energy": Score("log", "photos of the scene"),
+    "age": Score("linear", "a run in training or with a checkpoint of this iteration"),
+    "generation": Score("linear", "a run in training or with a checkpoint of this iteration"),
+}
+MODES = (COLOUR, DEPTH, *SCORES, DIFFERENCE, PHOTO)
+
+
+@dataclass
+class Subject:
+    """A model at one iteration."""
+
+    model: GaussianModel
+    background: Tensor  # (3,)
+    flags: Mapping[str, Any]  # of the pipeline
+    gates: Tensor | None = None  # (N, 1) factors on the opacities
+    known: dict[str, Tensor] = field(default_factory=dict)  # (N,) by names of SCORES
+    photos: Callable[[], Sequence[Camera]] = lambda: ()  # the training views; may take its time
+    measures: bool = False  # whether errors are found out when they are asked for
+
+    def score(self, name: str) -> Tensor:
+        """(N,) of one of SCORES. ValueError says what it would take to know it."""
+        if name == "opacity":
+            return self.model.opacities[:, 0]
+        if name in ("error", "removal energy") and name not in self.known and self.measures:
+            self.known |= measured_scores(self, self.photos())
+        if name not in self.known:
+            raise ValueError(f"not known of this model; it takes {SCORES[name].wanted}")
+        return self.known[name]
+
+
+def plain_subject(
+    model: GaussianModel, settings: Settings, photos: Callable[[], Sequence[Camera]]
+) -> Subject:
+    """A model of which nothing is known but what its file holds; errors are measured when they are asked for."""
+    background = torch.full((3,), float(settings.model.white_background), device=model.device)
+    return Subject(model, background, vars(settings.pipeline), photos=photos, measures=True)
+
+
+def subject_with_tags(
+    model: GaussianModel, iteration: int, settings: Settings, photos: Callable[[], Sequence[Camera]]
+) -> Subject:
+    """A model as training knows it: with ages, and with importances where it learns them."""
+    subject = plain_subject(model, settings, photos)
+    subject.known["age"] = iteration - model.tags["birth"]
+    subject.known["generation"] = model.tags["generation"]
+    if model.network is not None:
+        with torch.no_grad():
+            importance = model.importance
+        subject.known["importance"] = importance[:, 0]
+        subject.gates = deterministic_gate(importance, settings.importance.importance_gate)
+    return subject
+
+
+def measured_scores(subject: Subject, cameras: Sequence[Camera]) -> dict[str, Tensor]:
+    """Largest E_k and summed removal energy (N,) over a few evenly spaced views. ValueError without views."""
+    if not cameras:
+        raise ValueError("it takes photos of the scene, which were not found")
+    model, settings = subject.model, DensificationSettings(densify_by="error")
+    count = min(MOST_VIEWS, len(cameras))
+    energy = torch.zeros(len(model), device=model.device)
+    model.reset_statistics("densification")
+    for index in each(range(count), "Measuring errors"):
+        camera = cameras[index * len(cameras) // count]
+        carrier = torch.zeros(len(model), 1, device=model.device, requires_grad=True)
+        with torch.enable_grad():
+            shown = render(
+                camera, model, subject.background, importance=subject.gates, error_carrier=carrier,
+                statistics=True, **subject.flags,
+            )  # fmt: skip
+            truth = camera.ground_truth(subject.background, model.device)
+            image = camera.counted(shown.image, truth)
+            _, losses = policy.training_loss(image, truth, OptimizationSettings.lambda_dssim)
+            error = policy.pixel_error(losses, settings.error_metric, OptimizationSettings.lambda_dssim)
+            auxiliary = policy.auxiliary_loss(camera.counted(error, 0.0), shown.error_image)
+        (gradient,) = torch.autograd.grad(auxiliary, carrier)
+        policy.accumulate_errors(model.statistics, gradient[:, 0], settings)
+        energy += shown.rasterizer.statistics.removal_energy
+    return {"error": policy.reduced_errors(model.statistics, settings), "removal energy": energy}
+
+
+# Pictures
+
+
+def free_camera(wanted: Any) -> Camera:
+    """For a person's own view: `wanted` has width, height (pixels), fov_x, fov_y (radians), world_to_camera."""
+    lens = FieldOfView(wanted.fov_x, wanted.fov_y).at_size(wanted.width, wanted.height)
+    size, intrinsics = (wanted.width, wanted.height), (lens.fx, lens.fy, lens.cx, lens.cy)
+    return Camera("viewer", *size, *intrinsics, wanted.world_to_camera)
+
+
+@torch.no_grad()
+def picture(subject: Subject, wish: Wish) -> Shown:
+    """What the wish asks for, or says why it cannot be shown beside the model's colours."""
+    notes = []
+    if wish.mode in (PHOTO, DIFFERENCE):
+        try:
+            return of_the_view(subject, wish)
+        except ValueError as problem:
+            notes.append(f"{wish.mode}: {problem}")
+    model, gates = dressed(subject, wish, notes)
+    shown = render(free_camera(wish), model, subject.background, importance=gates, **subject.flags)
+    image = to_bytes(shown.image)
+    if wish.mode == DEPTH:
+        nearest = colour_range(shown.invdepth[shown.invdepth > 0], "linear")[1]
+        image = false_colours(shown.invdepth[0], "linear", 0.0, nearest)
+        notes.append(f"inverse distance: red {nearest:.3g}, blue 0")
+    return Shown(image, notes)
+
+
+def dressed(subject: Subject, wish: Wish, notes: list[str]) -> tuple[GaussianModel, Tensor | None]:
+    """The model without what the wish prunes, in the colours it wants, and its gates; `notes` grows."""
+    model, gates = subject.model, subject.gates
+    raw = {name: values.detach() for name, values in model.raw.items() if name != "latents"}
+    degree = model.active_sh_degree
+    if wish.mode in SCORES:
+        try:
+            raw, degree = raw | in_false_colours(subject, wish.mode, notes), 0
+        except ValueError as problem:
+            notes.append(f"{wish.mode}: {problem}")
+    if wish.prune_share > 0:
+        try:
+            kept = after_pruning(subject, wish, notes)
+        except ValueError as problem:
+            notes.append(f"pruning by {wish.prune_by}: {problem}")
+        else:
+            if wish.mark_pruned:
+                mark = rgb_to_sh(raw["sh_dc"].new_tensor(REMOVED_COLOUR))
+                raw["sh_dc"] = torch.where(kept[:, None, None], raw["sh_dc"], mark)
+                raw["sh_rest"] = raw["sh_rest"] * kept[:, None, None]
+            else:
+                raw = {name: values[kept] for name, values in raw.items()}
+                gates = None if gates is None else gates[kept]
+    plain = GaussianModel(raw)
+    plain.active_sh_degree = degree
+    return plain, gates
+
+
+def in_false_colours(subject: Subject, name: str, notes: list[str]) -> dict[str, Tensor]:
+    """Colours of all Gaussians, as raw parameters, that show a score."""
+    values, scale = subject.score(name), SCORES[name].scale
+    low, high = colour_range(values, scale)
+    rgb = torch.from_numpy(false_colours(values, scale, low, high)).to(values.device) / 255
+    notes.append(f"{name}: blue {low:.3g}, red {high:.3g}{', equal ratios' if scale == 'log' else ''}")
+    rest = subject.model.sh_rest.detach()
+    return {"sh_dc": rgb_to_sh(rgb)[:, None], "sh_rest": torch.zeros_like(rest)}
+
+
+def after_pruning(subject: Subject, wish: Wish, notes: list[str]) -> Tensor:
+    """Which Gaussians (N,) bool are left when the share with the lowest scores goes; what is unknown stays."""
+    scores = subject.score(wish.prune_by)
+    known = ~scores.isnan()
+    kept = ~policy.highest(known, -scores, round(wish.prune_share * int(known.sum())))
+    left = int(kept.sum())
+    size = ply_size(left, subject.model.sh_degree) / 1e6
+    lowest = scores[kept & known].min().item() if bool((kept & known).any()) else float("inf")
+    notes.append(
+        f"pruned {len(kept) - left:,} of {len(kept):,} below {lowest:.3g}: {left:,} left, {size:.1f} MB"
+    )
+    return kept
+
+
+def of_the_view(subject: Subject, wish: Wish) -> Shown:
+    """The chosen view's photo, or how far the model is from it, on a canvas of the size wished for."""
+    camera = next((camera for camera in subject.photos() if camera.image_name == wish.view), None)
+    if camera is None or camera.image is None:
+        raise ValueError("choose a view whose photo is there")
+    truth = camera.ground_truth(subject.background, subject.model.device)
+    if wish.mode == PHOTO:
+        return Shown(on_canvas(to_bytes(truth), wish), [camera.image_name])
+    image = render(camera, subject.model, subject.background, importance=subject.gates, **subject.flags).image
+    error = camera.counted((image.clamp(0, 1) - truth).abs().mean(0, keepdim=True), 0.0)[0]
+    high = max(colour_range(error.flatten(), "linear")[1], 1e-3)
+    note = f"{camera.image_name}: error {error.mean().item():.4f} on average, brightest from {high:.3g}"
+    return Shown(on_canvas(coloured((error / high).cpu().numpy(), INFERNO), wish), [note])
+
+
+def on_canvas(
+    image: np.ndarray,  # (h, w, 3) uint8
+    wish: Wish,
+) -> np.ndarray:
+    """As large as fits into the picture wished for, in its middle."""
+    width, height = wish.width, wish.height
+    factor = min(width / image.shape[1], height / image.shape[0])
+    inner = resize_image(image, *(max(1, int(factor * side)) for side in image.shape[1::-1]))
+    canvas = np.zeros((height, width, 3), np.uint8)
+    top, left = (height - inner.shape[0]) // 2, (width - inner.shape[1]) // 2
+    canvas[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+    return canvas
+
+
+def place_cameras(page: WebViewer, cameras: Sequence[Camera]) -> None:
+    """Frusta on the page, and its first view from among them."""
+    poses = np.stack([camera_to_world(camera.world_to_camera) for camera in cameras])
+    page.show_cameras(cameras, poses, focus(poses), mean_up(poses))
+
+
+@torch.no_grad()
+def browser_splats(subject: Subject, wish: Wish) -> BrowserSplats:
+    """The same Gaussians for a browser to draw, without the part of their colours that depends on direction."""
+    model, gates = dressed(subject, wish, [])
+    opacities = model.opacities if gates is None else model.opacities * gates
+    colours = sh_to_rgb(0, model.sh_dc, torch.zeros_like(model.means))
+    full = covariances(model.scales, model.quats)[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3)
+    return BrowserSplats(*(values.cpu().numpy() for values in (model.means, full, colours, opacities)))
