@@ -13,7 +13,7 @@ from utils import video
 from utils.commands import run_command
 from utils.progress import Counter
 
-EXAMPLES = """
+EXAMPLES = """\
   python convert.py -s scenes/desk                     of the photos in scenes/desk/input
   python convert.py -s scenes/walk --video walk.mp4    of 150 sharp frames of a video
   python train.py -s scenes/desk                       afterwards
@@ -27,7 +27,7 @@ def convert_parser() -> Parser:
         prog="convert.py",
         usage="convert.py -s FOLDER [--video FILE] [flags]",
         description="Find out where photos were taken, by COLMAP's structure from motion, and make a scene of them.",
-        epilog=EXAMPLES,
+        examples=EXAMPLES,
     )
     add = parser.add_argument
     add(

@@ -11,7 +11,7 @@ import torch
 from diff_gaussian_rasterization import best_device
 
 from arguments import make_settings
-from arguments.flags import ExamplesFormatter, Parser
+from arguments.flags import Parser
 from gaussian_model import GaussianModel
 from scene import Camera, load_scene
 from utils import run_folder
@@ -24,7 +24,7 @@ from utils.splats import FORMATS, Splats, require_gsply
 
 MOST_VIEWS = 12
 
-EXAMPLES = """
+EXAMPLES = """\
   python export.py -m output/mine                        all formats, with size and loss of each
   python export.py -m output/mine --formats sog spz
   python export.py --ply theirs.ply -m output/theirs     a PLY of any 3DGS program
@@ -39,9 +39,8 @@ def export_parser() -> Parser:
         prog="export.py",
         usage="export.py -m OUTPUT [flags]",
         description=f"Write a trained model as {', '.join(FORMATS)}; read each back and say what was lost.",
-        epilog=EXAMPLES,
+        examples=EXAMPLES,
     )
-    parser.formatter_class = ExamplesFormatter
     add = parser.add_argument
     add("-m", "--model_path", type=Path, required=True, metavar="OUTPUT", help="folder of the run")
     add("--iteration", type=int, default=-1, metavar="N", help="saved iteration, -1: the newest")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import utils.before_torch  # noqa: F401  before torch
 
 import argparse
-import functools
 import importlib.util
 import os
 import sys
@@ -25,7 +24,7 @@ from utils.processes import Crew, interrupt_on_signals
 
 PROJECT = Path(__file__).resolve().parent
 
-EXAMPLES = """
+EXAMPLES = """\
 the published protocol: 30,000 iterations, every 8th view held out, images_4 outdoors and images_2 indoors
   python full_eval.py -m360 data/360 -tat data/tandt -db data/db --output_path eval
 
@@ -47,10 +46,8 @@ def full_eval_parser() -> Parser:
         prog="full_eval.py",
         usage="full_eval.py {-m360 | -tat | -db | --scenes} FOLDER [flags] [-- flags of train.py]",
         description="Train (with --eval), render and measure every variant on every scene; write one table.",
-        epilog=EXAMPLES,
+        examples=EXAMPLES,
     )
-    raw = argparse.RawDescriptionHelpFormatter
-    parser.formatter_class = functools.partial(raw, max_help_position=36, width=110)
     add = parser.add_argument_group("Scenes").add_argument
     published = ("-m360 --mipnerf360", "-tat --tanksandtemples", "-db --deepblending")
     for flags, dataset in zip(published, PUBLISHED):
@@ -76,6 +73,7 @@ def full_eval_parser() -> Parser:
     add("--skip_lpips", action="store_true", help="leave LPIPS out")
     about = "measure N evenly spaced training views (default: all)"
     add("--train_views", type=int, metavar="N", help=about)
+    add("--quiet", action="store_true", help="print nothing but errors")
     return parser
 
 
@@ -125,13 +123,13 @@ def work_through(todo: list[tuple[Run, Steps]], options: argparse.Namespace) -> 
     def complete(number: int, run: Run, steps: Steps) -> str:
         label, problem = f"[{number}/{len(todo)}] {run.name}:", ""
         for step, command in steps.items():
-            print(time.strftime("%H:%M:%S"), label, step, flush=True)
+            say(f"{time.strftime('%H:%M:%S')} {label} {step}", options.quiet)
             if problem := do(step, command, run, crew):
                 break
         with lock:
             rows = {row["folder"]: row for row in tables.write_tables(options.output_path)}
             outcome = problem or tables.summary(rows[run.name])
-            print(time.strftime("%H:%M:%S"), label, outcome, flush=True)
+            say(f"{time.strftime('%H:%M:%S')} {label} {outcome}", options.quiet)
         return f"{run.name}: {problem}" if problem else ""
 
     with ThreadPoolExecutor(options.jobs) as pool:
@@ -144,13 +142,18 @@ def work_through(todo: list[tuple[Run, Steps]], options: argparse.Namespace) -> 
             raise
 
 
-def draw(output: Path, rows: list[tables.Row]) -> None:
+def draw(output: Path, rows: list[tables.Row], quiet: bool) -> None:
     if importlib.util.find_spec("matplotlib") is None:
-        print("No plots: matplotlib is not installed (pip install matplotlib)")
+        say("No plots: matplotlib is not installed (pip install matplotlib)", quiet)
         return
     from utils import plots  # the only part that needs matplotlib
 
-    print(f"{len(plots.draw_all(output, rows))} plots: {output / 'plots'}")
+    say(f"{len(plots.draw_all(output, rows))} plots: {output / 'plots'}", quiet)
+
+
+def say(text: str, quiet: bool) -> None:
+    if not quiet:
+        print(text, flush=True)
 
 
 def main() -> None:
@@ -159,13 +162,13 @@ def main() -> None:
     output, runs = options.output_path, plan(options, passed_on)
     todo = [(run, steps) for run in runs if (steps := steps_left(run, options))]
     tables.read_rows(output)  # a damaged record is found now, not after hours
-    print(f"{len(todo)} of {len(runs)} runs have something left to do; into {output}", flush=True)
+    say(f"{len(todo)} of {len(runs)} runs have something left to do; into {output}", options.quiet)
     try:
         failed = work_through(todo, options)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("runs go on with the same command") from None
-    draw(output, tables.write_tables(output))
-    print(f"The table: {output / 'results.md'}")
+    draw(output, tables.write_tables(output), options.quiet)
+    say(f"The table: {output / 'results.md'}", options.quiet)
     if failed:
         sys.exit("\n".join([f"{len(failed)} of {len(runs)} runs failed:", *failed]))  # with exit code 1
 

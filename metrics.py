@@ -211,11 +211,19 @@ def summary(split: str, views: int, means: dict[str, float | None]) -> str:
     return f"  {split:5} {views:4} views   " + "   ".join(f"{name} {value}" for name, value in shown.items())
 
 
+EXAMPLES = """\
+  python metrics.py -m output/garden
+  python metrics.py -m output/garden output/fox --lpips_weights vgg16-397923af.pth
+  python metrics.py -m output/garden --skip_lpips --train_views 12
+"""
+
+
 def metrics_parser() -> Parser:
     parser = Parser(
         prog="metrics.py",
         usage="metrics.py -m OUTPUT [OUTPUT ...] [flags]",
         description="Measure SSIM, PSNR and LPIPS of what render.py wrote; into results.json, per_view.json.",
+        examples=EXAMPLES,
     )
     parser.add_argument(
         "-m",

@@ -14,11 +14,17 @@ from utils.report_page import page
 from utils.report_run import read_run
 
 
+EXAMPLES = """\
+  python report.py -m output/garden       after render.py and metrics.py; the page needs no network
+"""
+
+
 def report_parser() -> Parser:
     parser = Parser(
         prog="report.py",
         usage="report.py -m OUTPUT [flags]",
         description="Write a run's numbers, curves, pictures and errors to one page, OUTPUT/report.html.",
+        examples=EXAMPLES,
     )
     add = parser.add_argument
     add("-m", "--model_path", required=True, type=Path, metavar="OUTPUT", help="folder of the run")

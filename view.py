@@ -13,7 +13,7 @@ import torch
 from diff_gaussian_rasterization import best_device
 
 from arguments import Settings, make_settings
-from arguments.flags import ExamplesFormatter, Parser
+from arguments.flags import Parser
 from gaussian_model import GaussianModel
 from scene import Camera, load_scene
 from scene.camera import cameras_of_entries, scene_extent
@@ -25,7 +25,7 @@ from utils.web_viewer import WebViewer, Wish, require_viser
 from viewing import MODES, SCORES, Subject, browser_splats, picture, place_cameras, plain_subject
 from viewing import subject_with_tags
 
-EXAMPLES = """
+EXAMPLES = """\
   python view.py -m output/mine              then open the address that it prints
   python view.py -m output/mine --iteration 7000
   python view.py --ply theirs.ply            a PLY of any 3DGS program
@@ -41,9 +41,8 @@ def view_parser() -> Parser:
         prog="view.py",
         usage="view.py -m OUTPUT [flags]",
         description="Show a trained model, and what is known of its Gaussians, on a page in the browser.",
-        epilog=EXAMPLES,
+        examples=EXAMPLES,
     )
-    parser.formatter_class = ExamplesFormatter
     add = parser.add_argument
     add("-m", "--model_path", type=Path, metavar="OUTPUT", help="folder of the run")
     add(

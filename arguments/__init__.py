@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Sequence
 
-from .flags import ExamplesFormatter, Parser, add_flags, check_bounds
+from .flags import Parser, add_flags, check_bounds
 from .settings import DensificationSettings, ImportanceSettings, ModelSettings, OptimizationSettings
 from .settings import PipelineSettings, PruningSettings, RunSettings
 from .variants import VARIANTS
@@ -56,11 +56,21 @@ class Settings:
         return {name: value for name, value in self.flat().items() if name in names}
 
 
+TRAIN_EXAMPLES = """\
+  python train.py -s scenes/garden                                      30,000 iterations into output/<10 hex digits>
+  python train.py -s scenes/garden -m output/garden --eval -r 4 --iterations 7000 --scale_schedule
+  python train.py -s scenes/garden -m output/few --variant tag_gradprune_decomp
+  python train.py -s scenes/garden -m output/small --variant tag_gradprune_decomp --target_size_mb 10
+  python train.py --start_checkpoint output/garden/chkpnt7000.safetensors
+"""
+
+
 def train_parser() -> Parser:
     parser = Parser(
         prog="train.py",
         usage="train.py -s SCENE [-m OUTPUT] [flags]",
         description="Fit 3D Gaussians to the photos of a scene. Flags mean what they mean in 3DGS.",
+        examples=TRAIN_EXAMPLES,
     )
     for group in (ModelSettings, RunSettings, OptimizationSettings, DensificationSettings, PruningSettings):
         add_flags(parser, group)
@@ -69,7 +79,7 @@ def train_parser() -> Parser:
     return parser
 
 
-RENDER_EXAMPLES = """
+RENDER_EXAMPLES = """\
   python render.py -m output/mine                              all views beside their photos
   python render.py -m output/mine --video orbit --frames 300   a film of ten seconds
   python render.py --ply theirs.ply --cameras scenes/garden -m output/theirs
@@ -81,9 +91,8 @@ def render_parser() -> Parser:
         prog="render.py",
         usage="render.py -m OUTPUT [flags]",
         description="Render the views of a trained model to PNG files. Settings are the run's; flags win.",
-        epilog=RENDER_EXAMPLES,
+        examples=RENDER_EXAMPLES,
     )
-    parser.formatter_class = ExamplesFormatter
     which = parser.add_argument_group("Which pictures")
     which.add_argument(
         "--iteration", type=int, default=-1, metavar="N", help="saved iteration, -1: the newest"

@@ -64,20 +64,18 @@ def milestone(default: int, sentence: str, low: int = 0) -> Any:
 class Parser(argparse.ArgumentParser):
     """argparse without guessed abbreviations, whose errors are ValueErrors like everyone else's."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **options)
+    def __init__(self, examples: str, **options: Any) -> None:
+        """`examples`: the last lines of --help."""
+        examples = f"Examples:\n{examples}"
+        super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, epilog=examples, **options)
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message} (see {self.prog} --help)")
 
 
-class _HelpFormatter(argparse.HelpFormatter):
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=36, width=110)
-
-
-class ExamplesFormatter(_HelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Help whose epilog keeps its lines."""
 
 
 def add_flags(

@@ -68,7 +68,7 @@ def fakes(tmp_path, monkeypatch):
         (tmp_path / "fakes").mkdir(exist_ok=True)
         (tmp_path / "fakes" / f"{name}.py").write_text(FAKE)
     monkeypatch.setattr(full_eval, "PROJECT", tmp_path / "fakes")
-    monkeypatch.setattr(full_eval, "draw", lambda output, rows: None)
+    monkeypatch.setattr(full_eval, "draw", lambda output, rows, quiet: None)
 
 
 def call(monkeypatch, *arguments):
@@ -191,7 +191,7 @@ def test_ctrl_c_stops_the_children_and_says_how_to_go_on(fakes, scene, tmp_path,
 
 def test_without_matplotlib_there_are_no_plots(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    full_eval.draw(tmp_path, [])
+    full_eval.draw(tmp_path, [], quiet=False)
     assert capsys.readouterr().out == "No plots: matplotlib is not installed (pip install matplotlib)\n"
 
 
@@ -229,7 +229,7 @@ def test_the_real_commands(monkeypatch, project_dir, scene, tmp_path):
         assert row["size_bytes"] > 200 * row["gaussians"] and row["training_minutes"] > 0
 
     monkeypatch.setattr(Crew, "call", lambda *_: pytest.fail("there was nothing left to do"))
-    monkeypatch.setattr(full_eval, "draw", lambda output, rows: None)
+    monkeypatch.setattr(full_eval, "draw", lambda output, rows, quiet: None)
     again = call(monkeypatch, *arguments)
     assert again.code == 0 and "0 of 2 runs have something left to do" in again.out
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("tiny/**/*")} == before
