@@ -24,7 +24,16 @@ PUBLISHED = {
     "TanksAndTemples": {"images": "truck train"},
     "DeepBlending": {"images": "drjohnson playroom"},
 }
-SET_HERE = ("source_path", "model_path", "variant", "seed", "threads", "start_checkpoint", "overwrite")
+SET_HERE = (
+    "source_path",
+    "model_path",
+    "variant",
+    "seed",
+    "threads",
+    "start_checkpoint",
+    "resume",
+    "overwrite",
+)
 NAME = re.compile(r"\w[\w.+-]*")
 
 Steps = dict[str, list[str]]  # what is left to do for a run: the command and its flags, by what it does
@@ -168,8 +177,7 @@ def how_to_train(run: Run, config: dict[str, Any], overwrite: bool) -> list[str]
         return ["--overwrite"]
     if config.get("finished"):
         return None
-    checkpoint = newest_checkpoint(run)
-    return ["--start_checkpoint", str(checkpoint)] if checkpoint else ["--overwrite"]
+    return ["--resume"]
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
@@ -177,14 +185,6 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     names = [name for name in before | now if before.get(name) != now.get(name)]
     absent = "not given"
     return ", ".join(f"--{name} was {before.get(name, absent)}, is {now.get(name, absent)}" for name in names)
-
-
-def newest_checkpoint(run: Run) -> Path | None:
-    """That of most iterations which leaves something to train."""
-    iterations = make_settings(run.record["settings"]).optimization.iterations
-    numbers = (path.stem.removeprefix("chkpnt") for path in run.folder.glob("chkpnt*.safetensors"))
-    begun = [int(number) for number in numbers if number.isdecimal() and int(number) < iterations]
-    return run_folder.checkpoint_path(run.folder, max(begun)) if begun else None
 
 
 def check_scene(run: Run) -> None:

@@ -5,38 +5,41 @@ from __future__ import annotations
 import utils.before_torch  # noqa: F401  before torch
 
 import secrets
+import shlex
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import subfunction as policy
-from arguments import OF_ONE_COMMAND, VARIANTS, Settings, given_flags, make_settings, train_parser
+from arguments import OF_ONE_COMMAND, VARIANTS, Settings, given_flags, train_parser
 from density_control import collect, control_opacity, densify_and_prune, start_or_settle_importance
 from monitoring import Viewers, open_viewers, report
 from scene import load_scene
-from training_run import Training, TrainingView, check_output_folder, choose_background
-from training_run import gaussian_budget, resume
-from training_run import resumed_settings, save_if_due, save_state, start, write_inputs, write_record
+from training_run import Training, TrainingView, check_output_folder, choose_background, find_origin
+from training_run import gaussian_budget, resume, save_checkpoints, save_if_due, save_state, start
+from training_run import write_inputs, write_record
 from utils import run_folder
-from utils.checkpoints import load_checkpoint
 from utils.commands import run_command
 from utils.devices import check_data_device
 from utils.importance import gate
+from utils.interrupts import Interrupted, Interrupts
 from utils.progress import Progress
 from utils.rendering import render
 from utils.tensorboard import TensorBoardLog
 from utils.web_viewer import require_viser
 
 
-def fit(run: Training, progress: Progress, log: TensorBoardLog, viewers: Viewers) -> None:
+def fit(
+    run: Training, progress: Progress, log: TensorBoardLog, viewers: Viewers, interrupts: Interrupts
+) -> None:
     """The optimisation (Kerbl et al. 2023, algorithm 1), with what docs/method.md adds to it."""
     for iteration in range(run.iteration + 1, run.settings.optimization.iterations + 1):
-        learn_from_a_view(run, iteration, progress, log)
-        run.iteration = iteration
+        with interrupts.held():
+            learn_from_a_view(run, iteration, progress, log)
+            run.iteration = iteration
+            save_checkpoints(run, progress)
         viewers.show(run)
-        if iteration in run.settings.run.checkpoint_iterations:
-            save_state(run, progress)
 
 
 def learn_from_a_view(run: Training, iteration: int, progress: Progress, log: TensorBoardLog) -> None:
@@ -131,17 +134,21 @@ def train(run: Training) -> None:
     progress.say(f"Training {len(run.model):,} Gaussians on {len(run.scene.train)} views into {run.folder}")
     progress.say(about_the_variant(run))
     log, viewers = TensorBoardLog(run.folder), open_viewers(run, progress)
-    try:
-        with torch.autograd.set_detect_anomaly(run.settings.run.detect_anomaly):
-            fit(run, progress, log, viewers)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(where_it_stands(run)) from None
-    finally:
-        progress.close()
-        log.close()
-        viewers.close()
-        run.history.write(run.folder)
-        write_record(run, finished=run.iteration == run.settings.optimization.iterations)
+    with Interrupts() as interrupts:
+        try:
+            with torch.autograd.set_detect_anomaly(run.settings.run.detect_anomaly):
+                fit(run, progress, log, viewers, interrupts)
+        except Interrupted as interruption:
+            interruption.args = (keep_what_is_done(run, interrupts),)
+            raise
+        finally:
+            with interrupts.held():
+                progress.close()
+                log.close()
+                viewers.close()
+                run.history.write(run.folder)
+                write_record(run, finished=run.iteration == run.settings.optimization.iterations)
+    run_folder.latest_checkpoint_path(run.folder).unlink(missing_ok=True)  # the Gaussians are saved
 
 
 def about_the_variant(run: Training) -> str:
@@ -153,14 +160,19 @@ def about_the_variant(run: Training) -> str:
     return text + (f"; by hand: {', '.join(by_hand)}" if by_hand else "")
 
 
-def where_it_stands(run: Training) -> str:
+def keep_what_is_done(run: Training, interrupts: Interrupts) -> str:
+    """Write a checkpoint, unless an iteration was cut short; say where things stand and how to go on."""
+    where = f"at iteration {run.iteration} of {run.settings.optimization.iterations}"
+    if not interrupts.is_forced:
+        with interrupts.held():
+            try:
+                save_state(run, run_folder.latest_checkpoint_path(run.folder))
+            except OSError as problem:
+                where += f"; no checkpoint was written: {problem}"
     saved = run_folder.saved_iterations(run.folder)
-    checkpoints = sorted(run.folder.glob("chkpnt*.safetensors"), key=lambda path: path.stat().st_mtime)
-    text = f"at iteration {run.iteration} of {run.settings.optimization.iterations}; {run.folder} holds "
+    text = f"{where}; {run.folder} holds "
     text += f"the Gaussians of iterations {', '.join(map(str, saved))}" if saved else "no Gaussians yet"
-    return text + (
-        f"; go on with --start_checkpoint {checkpoints[-1]}" if checkpoints else "; there is no checkpoint"
-    )
+    return f"{text}; go on with: python train.py --resume -m {shlex.quote(str(run.folder))}"
 
 
 def check_schedules(settings: Settings) -> None:
@@ -174,10 +186,8 @@ def check_schedules(settings: Settings) -> None:
 
 def main() -> None:
     given = given_flags(train_parser())
-    tensors, record = (
-        load_checkpoint(given["start_checkpoint"]) if given.get("start_checkpoint") else ({}, {})
-    )
-    settings = resumed_settings(given, record) if record else make_settings(given)
+    origin = find_origin(given)
+    settings = origin.settings
     if not settings.model.source_path:
         raise ValueError("which scene? give its folder with -s")
     check_data_device(settings.model.data_device)
@@ -192,10 +202,14 @@ def main() -> None:
     if settings.run.threads:
         torch.set_num_threads(settings.run.threads)
 
-    scene = load_scene(**settings.of_scene())
-    run = resume(settings, scene, folder, tensors, record) if record else start(settings, scene, folder)
-    run.given = given
-    train(run)
+    with run_folder.claimed(folder):
+        scene = load_scene(**settings.of_scene())
+        if origin.record:
+            run = resume(settings, scene, folder, origin.tensors, origin.record)
+        else:
+            run = start(settings, scene, folder)
+        run.given = origin.given
+        train(run)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ from diff_gaussian_rasterization import best_device, cpu_info
 from torch import Tensor
 
 import subfunction as policy
-from arguments import VARIANTS, Settings, make_settings
+from arguments import OF_NO_CONSEQUENCE, VARIANTS, Settings, make_settings
 from gaussian_model import GaussianModel, gaussians_in_ply
 from scene import Scene, viewer_entries
 from utils import run_folder
-from utils.checkpoints import save_checkpoint
+from utils.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
 from utils.exposures import Exposures
 from utils.files import write_json
 from utils.history import History
@@ -54,6 +54,7 @@ class Training:
     given: dict[str, Any] = field(default_factory=dict)  # flags of this command
     iteration: int = 0  # done so far
     started: float = field(default_factory=time.monotonic)  # earlier by what was done before a resume
+    last_checkpoint: float = field(default_factory=time.monotonic)  # when, of those every few minutes
     measures: dict[str, Any] = field(default_factory=dict)  # by iteration
     history: History = field(default_factory=History)
     date: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
@@ -156,6 +157,70 @@ def resume(
     return run
 
 
+@dataclass
+class Origin:
+    """What a run begins from: the scene's points, or with a record the state of an earlier one."""
+
+    settings: Settings
+    given: dict[str, Any]  # flags, also those of the command that began the run
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def find_origin(given: dict[str, Any]) -> Origin:
+    """By the flags given. ValueError where they do not fit the run that is to be gone on with."""
+    if given.get("resume"):
+        return interrupted_run(given)
+    if not given.get("start_checkpoint"):
+        return Origin(make_settings(given), given)
+    tensors, record = load_checkpoint(given["start_checkpoint"])
+    return Origin(resumed_settings(given, record), given, tensors, record)
+
+
+def interrupted_run(given: dict[str, Any]) -> Origin:
+    """The run in the output folder: its newest checkpoint; without one it begins anew, with its settings."""
+    if not given.get("model_path"):
+        raise ValueError("--resume: which run? give its folder with -m")
+    for name in ("start_checkpoint", "overwrite"):
+        if given.get(name):
+            raise ValueError(f"--resume and --{name} exclude each other")
+    folder = Path(given["model_path"])
+    config = run_folder.read_config(folder)
+    if config.get("finished"):
+        raise ValueError(
+            f"-m {folder}: this run is finished; to train it further, give a checkpoint of it with "
+            "--start_checkpoint and more --iterations"
+        )
+    path = newest_checkpoint(run_folder.checkpoints(folder))
+    tensors, record = load_checkpoint(path) if path else ({}, {})
+    recorded = record.get("settings") or config.get("settings", {})
+    refuse_differences(given, recorded, folder)
+    all_given = dict.fromkeys(config.get("given", [])) | given
+    if path is None:
+        return Origin(make_settings(given, recorded), all_given)
+    settings = resumed_settings(given | {"start_checkpoint": str(path)}, record)
+    return Origin(settings, all_given, tensors, record)
+
+
+def refuse_differences(given: dict[str, Any], recorded: dict[str, Any], folder: Path) -> None:
+    """ValueError with their names for flags that would make the run come to something else."""
+    settings = make_settings(given, recorded).flat()
+    differing = [
+        f"--{name} {settings[name]} (the run has {recorded[name]})"
+        for name in given
+        if name in recorded and name not in OF_NO_CONSEQUENCE and as_json(settings[name]) != recorded[name]
+    ]
+    if differing:
+        raise ValueError(
+            f"-m {folder}: --resume goes on with the run's settings, but {', '.join(differing)}; "
+            "leave that out, or let it win with --start_checkpoint FILE"
+        )
+
+
+def as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
 def resumed_settings(given: dict[str, Any], record: dict[str, Any]) -> Settings:
     """The checkpoint's settings under the flags given. ValueError where they cannot go together."""
     settings = make_settings(given, record["settings"])
@@ -164,7 +229,8 @@ def resumed_settings(given: dict[str, Any], record: dict[str, Any]) -> Settings:
             raise ValueError(
                 f"--{name}: the checkpoint has {record['settings'][name]}, got {settings.flat()[name]}"
             )
-    if record["iteration"] >= settings.optimization.iterations:
+    done = record["iteration"] >= settings.optimization.iterations
+    if done and not settings.run.resume:  # all that an interrupted run may lack then is its record
         raise ValueError(
             f"the checkpoint is at iteration {record['iteration']} already; give more --iterations than that"
         )
@@ -176,9 +242,11 @@ def check_output_folder(folder: Path, settings: Settings) -> None:
     """ValueError if training would replace an earlier run that was not meant to be replaced."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"-m {folder}: expected a folder, this is a file")
-    if run_folder.holds_results(folder) and not (settings.run.overwrite or continues_in(folder, settings)):
+    wanted = settings.run.overwrite or settings.run.resume or continues_in(folder, settings)
+    if run_folder.holds_results(folder) and not wanted:
         raise ValueError(
-            f"-m {folder} holds an earlier run; give another folder, or --overwrite to replace that run"
+            f"-m {folder} holds an earlier run; give another folder, --resume to go on with that run, "
+            "or --overwrite to replace it"
         )
 
 
@@ -233,9 +301,23 @@ def save_if_due(run: Training, iteration: int, progress: Progress) -> None:
         progress.say(f"[ITER {iteration}] Saved {len(model):,} Gaussians to {path}")
 
 
-def save_state(run: Training, progress: Progress) -> None:
+def save_checkpoints(run: Training, progress: Progress) -> None:
+    """Those that were asked for, and the one that is replaced every few minutes."""
+    if run.iteration in run.settings.run.checkpoint_iterations:
+        path = run_folder.checkpoint_path(run.folder, run.iteration)
+        save_state(run, path)
+        progress.say(f"[ITER {run.iteration}] Saved checkpoint {path}")
+    minutes = run.settings.run.checkpoint_every
+    if minutes and time.monotonic() - run.last_checkpoint > 60 * minutes:
+        try:
+            save_state(run, run_folder.latest_checkpoint_path(run.folder))
+        except OSError as problem:  # a full disk is no reason to give up what is in memory
+            progress.say(f"[ITER {run.iteration}] No checkpoint: {problem}")
+        run.last_checkpoint = time.monotonic()
+
+
+def save_state(run: Training, path: Path) -> None:
     """Write a checkpoint from which training goes on as if it had never stopped."""
-    path = run_folder.checkpoint_path(run.folder, run.iteration)
     tensors = run.model.state_tensors()
     tensors |= {
         "generator": run.generator.get_state(),
@@ -254,4 +336,3 @@ def save_state(run: Training, progress: Progress) -> None:
         "history": run.history.record,
     }
     save_checkpoint(path, tensors, record)
-    progress.say(f"[ITER {run.iteration}] Saved checkpoint {path}")

@@ -13,12 +13,24 @@ from .variants import VARIANTS
 
 __all__ = ["DensificationSettings", "ImportanceSettings", "ModelSettings", "OptimizationSettings"]
 __all__ += ["PipelineSettings", "PruningSettings", "RunSettings", "Settings", "VARIANTS"]
-__all__ += ["given_flags", "make_settings", "render_parser", "train_parser"]
+__all__ += [
+    "OF_NO_CONSEQUENCE",
+    "OF_ONE_COMMAND",
+    "given_flags",
+    "make_settings",
+    "render_parser",
+    "train_parser",
+]
 
 FULL_RUN = OptimizationSettings.iterations  # the run whose milestones the defaults are
 
 # Asked of one command: a later command that takes over the settings of a run does not take over these.
-OF_ONE_COMMAND = ("model_path", "start_checkpoint", "overwrite", "quiet", "data_device")
+OF_ONE_COMMAND = ("model_path", "start_checkpoint", "resume", "overwrite", "quiet", "data_device")
+
+# What a run may be told anew when it goes on: how it is watched, kept and sped up, not what it comes to.
+OF_NO_CONSEQUENCE = OF_ONE_COMMAND + ("source_path", "threads", "ip", "port", "disable_viewer", "viewer")
+OF_NO_CONSEQUENCE += ("viewer_port", "debug", "debug_from", "detect_anomaly", "checkpoint_every")
+OF_NO_CONSEQUENCE += ("test_iterations", "save_iterations", "checkpoint_iterations")
 
 
 @dataclass
@@ -61,7 +73,8 @@ TRAIN_EXAMPLES = """\
   python train.py -s scenes/garden -m output/garden --eval -r 4 --iterations 7000 --scale_schedule
   python train.py -s scenes/garden -m output/few --variant tag_gradprune_decomp
   python train.py -s scenes/garden -m output/small --variant tag_gradprune_decomp --target_size_mb 10
-  python train.py --start_checkpoint output/garden/chkpnt7000.safetensors
+  python train.py -m output/garden --resume                             goes on where it was stopped
+  python train.py --start_checkpoint output/garden/chkpnt7000.safetensors -m output/other --lambda_dssim 0.3
 """
 
 

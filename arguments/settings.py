@@ -286,6 +286,15 @@ class RunSettings:
     start_checkpoint: str = flag(
         "", "go on from this checkpoint, with its settings; flags given here win", metavar="FILE"
     )
+    checkpoint_every: float = flag(
+        5.0,
+        "save a checkpoint, the same file each time, after so long; 0: never",
+        unit="minutes",
+        bound=at_least(0),
+    )
+    resume: bool = flag(
+        False, "go on with the run in the folder -m where it was stopped, with its settings; or begin it"
+    )
     overwrite: bool = flag(False, "replace the run that the output folder holds")
     seed: int = flag(0, "seed of everything random", bound=between(0, 2**63 - 1))
     threads: int = flag(0, "CPU threads, 0: as many as there are cores", bound=between(0, 1024))

@@ -291,7 +291,7 @@ def test_ctrl_c_says_where_things_stand(project_dir, scene, tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted at iteration " in errors and "of 1000000" in errors and "Traceback" not in errors
-    assert "the Gaussians of iterations 5; go on with --start_checkpoint" in errors
+    assert "the Gaussians of iterations 5; go on with: python train.py --resume -m" in errors
     assert not list((tmp_path / "run").rglob("*.part"))
     assert json.loads((tmp_path / "run" / "config.json").read_text())["finished"] is False
 

@@ -162,14 +162,11 @@ def test_skipping(run):
     assert list(steps_left(run, options)) == ["rendering"]
 
 
-def test_a_half_finished_run_goes_on_from_its_newest_checkpoint(run):
+def test_a_half_finished_run_is_resumed(run):
     run, options = run
     leave(run, finished=False)
-    assert steps_left(run, options)["training"][-1] == "--overwrite"
-    for iteration in (3, 9, 10, ITERATIONS, "_of_mine"):  # the last of ours leaves nothing to train
-        (run.folder / f"chkpnt{iteration}.safetensors").write_bytes(b"")
     steps = steps_left(run, options)
-    assert steps["training"][-2:] == ["--start_checkpoint", str(run.folder / "chkpnt10.safetensors")]
+    assert steps["training"][-1] == "--resume"
     assert list(steps) == ["training", "rendering", "measuring"]
 
 

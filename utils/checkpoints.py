@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +28,43 @@ RECORD_KEYS = {
 
 
 def save_checkpoint(path: str | os.PathLike, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
+    """OSError if it cannot be written; an earlier file at `path` is untouched then."""
     contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    content = safetensors.torch.save(contiguous, {RECORD: json.dumps(record)})
-    write_atomically(path, lambda file: file.write(content))
+    about = {RECORD: json.dumps(record)}
+    try:
+        write_atomically(path, lambda file: safetensors.torch.save_file(contiguous, file.name, about))
+    except SafetensorError as problem:
+        raise OSError(f"{path}: could not be written ({problem})") from problem
 
 
 def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors on the CPU and the record. FileNotFoundError, or ValueError for a file that is none of ours."""
+    with _opened(path) as (file, record):
+        return {name: file.get_tensor(name) for name in file.keys()}, record
+
+
+def newest_checkpoint(paths: Iterable[Path]) -> Path | None:
+    """The one of most iterations. ValueError for a file that is none of ours."""
+
+    def iteration(path: Path) -> int:
+        with _opened(path) as (_, record):
+            return record["iteration"]
+
+    return max(paths, key=iteration, default=None)
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The open file and its record."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     try:
         with safe_open(str(path), framework="pt") as file:
             record = json.loads((file.metadata() or {})[RECORD])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, KeyError, ValueError) as problem:
+            _check_record(path, record)
+            yield file, record
+    except (SafetensorError, KeyError, json.JSONDecodeError, RecursionError) as problem:
         raise ValueError(f"{path}: not a checkpoint written by train.py (chkpntN.safetensors)") from problem
-    _check_record(path, record)
-    return tensors, record
 
 
 def _check_record(path: str | os.PathLike, record: Any) -> None:

@@ -12,7 +12,7 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 def run_command(main: Callable[[], object]) -> None:
-    """Call `main` and leave the process with 0, 2 (bad input, `error: ...` on stderr) or 130 (Ctrl-C).
+    """Call `main` and leave the process with 0, 2 (bad input, `error: ...` on stderr), 130 (Ctrl-C) or 143 (SIGTERM).
 
     ValueError and OSError are how the library reports bad input, MemoryError what the machine cannot hold;
     with `--debug` on the command line their traceback is printed too. Everything else is a defect of ours and
@@ -27,7 +27,8 @@ def run_command(main: Callable[[], object]) -> None:
             traceback.print_exc()
         sys.exit(_say(f"error: {error or 'out of memory'}", EXIT_BAD_INPUT))
     except KeyboardInterrupt as interruption:
-        sys.exit(_say(f"\ninterrupted {interruption}".rstrip(), EXIT_INTERRUPTED))
+        number = getattr(interruption, "number", signal.SIGINT)
+        sys.exit(_say(f"\ninterrupted {interruption}".rstrip(), 128 + number))
 
 
 def _say(message: str, code: int) -> int:

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Callable
 
 
+LEFTOVERS = ".*.part"  # files that were being written when their writer was killed
+
+
 def write_atomically(path: str | os.PathLike, writer: Callable[[BinaryIO], object]) -> None:
     """Let `writer` fill a temporary file beside `path`, then put it in place of `path` in one step.
 
@@ -19,7 +22,7 @@ def write_atomically(path: str | os.PathLike, writer: Callable[[BinaryIO], objec
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    temporary = path.with_name(LEFTOVERS.replace("*", f"{path.name}.{secrets.token_hex(4)}"))
     try:
         with open(temporary, "xb") as file:
             writer(file)

@@ -6,7 +6,7 @@ history.json                                    ours: what happened on the way, 
 cameras.json, input.ply                         what the run started from
 point_cloud/iteration_N/point_cloud.ply         the Gaussians
 exposure.json                                   exposures of the views, with --train_test_exp
-chkpntN.safetensors                             everything needed to go on training
+chkpntN.safetensors, chkpnt-latest.safetensors  everything needed to go on training
 train|test/ours_N/{renders,gt,depth}/00000.png  pictures, by render.py
 video/ours_N/orbit.mp4                          films, by render.py
 results.json, per_view.json                     measures, by metrics.py
@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import fcntl
 import os
 import platform
 import re
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from typing import Any
 import cv2
 import torch
 
-from utils.files import read_json, write_json, write_text
+from utils.files import LEFTOVERS, read_json, write_json, write_text
 
 # What a run writes and a new run in the same folder replaces; all else in the folder is not ours to touch.
 RUN_FILES = (
@@ -62,6 +64,15 @@ def checkpoint_path(folder: Path, iteration: int) -> Path:
     return folder / f"chkpnt{iteration}.safetensors"
 
 
+def latest_checkpoint_path(folder: Path) -> Path:
+    """Of the checkpoint that is replaced every few minutes, until the run is finished."""
+    return folder / "chkpnt-latest.safetensors"
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("chkpnt*.safetensors"))
+
+
 def pictures_path(folder: Path, split: str, iteration: int, kind: str) -> Path:
     """Folder of pictures; split: `train` or `test`; kind: `renders` or `gt`."""
     return folder / split / f"ours_{iteration}" / kind
@@ -91,7 +102,46 @@ def choose_iteration(folder: Path, iteration: int = -1) -> int:
 
 def holds_results(folder: Path) -> bool:
     """Whether an earlier run left Gaussians or checkpoints here."""
-    return bool(saved_iterations(folder)) or any(folder.glob("chkpnt*.safetensors"))
+    return bool(saved_iterations(folder) or checkpoints(folder))
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Make the folder, and keep it from other runs for as long as this process lives.
+
+    ValueError if another run has it, OSError if nothing can be written there.
+    """
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"-m {folder}: another run is training into this folder") from None
+        require_writable(folder)
+        for leftover in folder.rglob(LEFTOVERS):  # of a run that was killed while it wrote
+            leftover.unlink()
+        yield
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):  # something is in it
+                folder.rmdir()
+        raise
+    finally:
+        os.close(handle)
+
+
+def require_writable(folder: Path) -> None:
+    """OSError, before hours of training, if nothing can be written there."""
+    probe = folder / ".probe"
+    try:
+        probe.write_bytes(b"?")
+        probe.unlink()
+    except OSError as problem:
+        raise OSError(
+            problem.errno, f"nothing can be written there: {problem.strerror}", str(folder)
+        ) from None
 
 
 def remove_results(folder: Path) -> None:
