@@ -255,6 +255,19 @@ class GaussianModel:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
+    def unsound(self) -> list[str]:
+        """Parameters in which a step has left a NaN or an infinity, such as `scales of 3 of 5,000 Gaussians`."""
+        flags = self.optimizer.unsound.tolist()
+        names = [group["name"] for group, flag in zip(self.optimizer.param_groups, flags) if flag]
+        found = [f"{name} of {self._count_unsound(name):,} of {len(self):,} Gaussians" for name in names]
+        network = [] if self.network is None else self.network.parameters()
+        if not all(bool(values.isfinite().all()) for values in network):
+            found.append("weights of the importance network")
+        return found
+
+    def _count_unsound(self, name: str) -> int:
+        return int((~self.raw[name].detach().isfinite().flatten(1).all(1)).sum())
+
     def reset_statistics(self, since: str) -> None:
         """Begin anew what is collected `since` then."""
         for row in STATISTICS:

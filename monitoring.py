@@ -6,10 +6,12 @@ import functools
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 import subfunction as policy
 from scene import Camera
-from training_run import Training, TrainingView, choose_background
+from training_run import Training, TrainingView, choose_background, require_sound
+from utils.devices import reads_at_once
 from utils.history import shares_of_weight
 from utils.importance import gate
 from utils.images import to_bytes
@@ -46,6 +48,17 @@ def report(
         measure(run, iteration, progress, log)
     if iteration == run.settings.optimization.iterations and run.model.network is not None:
         report_export_gap(run, iteration, progress)
+
+
+def check_numbers(run: Training, iteration: int, name: str, visible: Tensor, progress: Progress) -> None:
+    """Tell of a view that shows nothing; ValueError once the model holds NaN. Where reading waits, now and then."""
+    last = iteration == run.settings.optimization.iterations
+    if not (reads_at_once(run.model.device) or last or iteration % Progress.INTERVAL == 0):
+        return
+    require_sound(run, iteration)
+    if name not in run.empty_views and not bool(visible.any()):
+        run.empty_views.add(name)
+        progress.say(f"[ITER {iteration}] No Gaussian is seen in the view {name}: is its camera right?")
 
 
 def measure(run: Training, iteration: int, progress: Progress, log: TensorBoardLog) -> None:

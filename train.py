@@ -14,7 +14,7 @@ from torch import Tensor
 import subfunction as policy
 from arguments import OF_ONE_COMMAND, VARIANTS, Settings, given_flags, train_parser
 from density_control import collect, control_opacity, densify_and_prune, start_or_settle_importance
-from monitoring import Viewers, open_viewers, report
+from monitoring import Viewers, check_numbers, open_viewers, report
 from scene import load_scene
 from training_run import Training, TrainingView, check_output_folder, choose_background, find_origin
 from training_run import gaussian_budget, resume, save_checkpoints, save_if_due, save_state, start
@@ -50,13 +50,14 @@ def learn_from_a_view(run: Training, iteration: int, progress: Progress, log: Te
         report(run, iteration, view, progress, log)
         save_if_due(run, iteration, progress)  # the model that was rendered
         collect(run, iteration, view)
-        visible = view.render.radii > 0
+        visible, name = view.render.radii > 0, view.name
         del view  # its graph would keep rows alive that are about to be replaced
         densify_and_prune(run, iteration)
         control_opacity(run, iteration)
         run.model.step(visible)
         if run.exposures is not None:
             run.exposures.step(policy.exposure_learning_rate(iteration, run.settings.optimization))
+        check_numbers(run, iteration, name, visible, progress)
 
 
 def set_schedules(run: Training, iteration: int) -> None:
@@ -89,7 +90,7 @@ def show_and_differentiate(run: Training, iteration: int) -> TrainingView:
     image = shown.image if run.exposures is None else run.exposures.apply(shown.image, camera.image_name)
     image = camera.counted(image, truth)
     loss, losses = policy.training_loss(image, truth, settings.optimization.lambda_dssim)
-    view = TrainingView(shown, image.detach(), truth, loss.detach(), carrier)
+    view = TrainingView(shown, image.detach(), truth, loss.detach(), carrier, camera.image_name)
 
     objective = loss
     if carrier is not None:

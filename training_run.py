@@ -57,6 +57,7 @@ class Training:
     last_checkpoint: float = field(default_factory=time.monotonic)  # when, of those every few minutes
     measures: dict[str, Any] = field(default_factory=dict)  # by iteration
     history: History = field(default_factory=History)
+    empty_views: set[str] = field(default_factory=set)  # that were told of: no Gaussian was seen in them
     date: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
 
     @property
@@ -88,6 +89,7 @@ class TrainingView:
     truth: Tensor  # (3, H, W)
     loss: Tensor  # ()
     carrier: Tensor | None  # (N, 1) e_k, whose gradient is E_k times aux_scale
+    name: str  # of the photo
     error: Tensor | None = None  # (1, H, W) E(u), with a carrier
 
 
@@ -316,8 +318,20 @@ def save_checkpoints(run: Training, progress: Progress) -> None:
         run.last_checkpoint = time.monotonic()
 
 
+def require_sound(run: Training, iteration: int) -> None:
+    """ValueError if the model holds numbers that are none: an earlier checkpoint must not be replaced by it."""
+    unsound = run.model.unsound()
+    if not unsound:
+        return
+    text = f"iteration {iteration}: the {' and the '.join(unsound)} have become NaN or infinite"
+    newest = newest_checkpoint(run_folder.checkpoints(run.folder))
+    kept = f"{newest} is from before that" if newest else "there is no checkpoint from before that"
+    raise ValueError(f"{text}; {kept}; smaller learning rates may help")
+
+
 def save_state(run: Training, path: Path) -> None:
     """Write a checkpoint from which training goes on as if it had never stopped."""
+    require_sound(run, run.iteration)
     tensors = run.model.state_tensors()
     tensors |= {
         "generator": run.generator.get_state(),

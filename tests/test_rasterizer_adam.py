@@ -148,3 +148,37 @@ def test_wrong_visibility_is_refused(backend: Backend, visibility, message):
     optimizer = backend.package.SparseGaussianAdam([{"params": [param], "lr": 0.1}], lr=0.1, eps=EPS)
     with pytest.raises(ValueError, match=message):
         optimizer.step(visibility.to(backend.device), 4)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_number_that_is_none_is_told_by_its_parameter(backend, value, sparse):
+    torch.manual_seed(0)
+    params = [torch.randn(5000, size, device=backend.device, requires_grad=True) for size in (3, 4, 1)]
+    kind = backend.package.SparseGaussianAdam if sparse else backend.package.GaussianAdam
+    optimizer = kind([{"params": [param], "lr": 0.1} for param in params])
+    step = (torch.arange(5000, device=backend.device) != 7, 5000) if sparse else ()
+
+    def take_step(bad):
+        for place, param in enumerate(params):
+            param.grad = torch.randn_like(param)
+            if place == bad:
+                param.grad[4321 if not sparse else 7] = value
+        optimizer.step(*step)
+        return optimizer.unsound.tolist()
+
+    assert take_step(None) == [0, 0, 0]
+    assert take_step(1) == ([0, 0, 0] if sparse else [0, 1, 0])  # row 7 was not seen
+    if sparse:
+        params[1].grad[8] = value
+        optimizer.step(*step)
+    assert optimizer.unsound.tolist() == [0, 1, 0]
+    assert take_step(None) == [0, 1, 0]  # it stays
+
+
+def test_large_numbers_are_sound(backend):
+    param = torch.full((64, 1), 3e38, device=backend.device, requires_grad=True)
+    optimizer = backend.package.GaussianAdam([param], lr=1.0)
+    param.grad = torch.full_like(param, 1e-30)
+    optimizer.step()
+    assert optimizer.unsound.tolist() == [0]

@@ -18,6 +18,11 @@ def check_data_device(name: str) -> None:
         raise ValueError(f"--data_device: expected {' or '.join(usable)} on this machine, got {name!r}")
 
 
+def reads_at_once(device: torch.device) -> bool:
+    """Whether Python may look at a number there without waiting for work that is still queued."""
+    return device.type == "cpu"
+
+
 def keep_on(device: torch.device | str, pixels: Tensor) -> Tensor:
     """`pixels` on `device`: if that is the CPU, but a GPU renders, in page-locked memory.
 

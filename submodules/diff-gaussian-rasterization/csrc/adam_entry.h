@@ -11,13 +11,13 @@
 
 namespace gs {
 
-// columns; addresses of parameter, gradient and moments; learning rate, eps, betas; and the number of steps
-// for the correction of the moments' bias, 0: none.
-using AdamEntry =
-    std::tuple<int64_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, double, double, double, double, int64_t>;
+// columns; addresses of parameter, gradient, moments and of what becomes 1 if a number is no longer finite;
+// learning rate, eps, betas; and the number of steps for the correction of the moments' bias, 0: none.
+using AdamEntry = std::tuple<int64_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, double, double,
+                             double, double, int64_t>;
 
 inline AdamTensor adam_tensor(const AdamEntry& entry) {
-    const auto& [columns, param, grad, exp_avg, exp_avg_sq, rate, eps, beta1, beta2, steps] = entry;
+    const auto& [columns, param, grad, exp_avg, exp_avg_sq, unsound, rate, eps, beta1, beta2, steps] = entry;
     const double bias1 = steps ? 1 - pow(beta1, double(steps)) : 1;
     const double bias2 = steps ? 1 - pow(beta2, double(steps)) : 1;
     return {columns,
@@ -25,6 +25,7 @@ inline AdamTensor adam_tensor(const AdamEntry& entry) {
             reinterpret_cast<const float*>(grad),
             reinterpret_cast<float*>(exp_avg),
             reinterpret_cast<float*>(exp_avg_sq),
+            reinterpret_cast<int32_t*>(unsound),
             float(rate / bias1),
             float(1 / sqrt(bias2)),
             float(eps),

@@ -10,12 +10,17 @@ from .backends import KERNELS
 
 
 class GaussianAdam(torch.optim.Adam):
-    """Adam (Kingma and Ba 2015), the same numbers as torch's: the parameters are tables with a row for each Gaussian."""
+    """Adam (Kingma and Ba 2015), the same numbers as torch's: the parameters are tables with a row for each Gaussian.
+
+    After a step `unsound` (P,) int32, on the parameters' device, is 1 for the parameters, in the order of the
+    groups, that have come to hold a NaN or an infinity, in this step or an earlier one.
+    """
 
     def __init__(
         self, params, lr: float = 1e-3, eps: float = 1e-8, betas: tuple[float, float] = (0.9, 0.999)
     ):
         super().__init__(params=params, lr=lr, eps=eps, betas=betas)
+        self.unsound = torch.zeros(0, dtype=torch.int32)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -25,18 +30,20 @@ class GaussianAdam(torch.optim.Adam):
             self._run(len(first), first.device, None)
 
     def _run(self, rows: int, device: torch.device, visibility: Tensor | None) -> None:
+        params = [(param, group) for group in self.param_groups for param in group["params"]]
+        if len(self.unsound) != len(params):
+            self.unsound = torch.zeros(len(params), dtype=torch.int32, device=device)
         entries = [
-            self._entry(param, group, rows, device, corrected=visibility is None)
-            for group in self.param_groups
-            for param in group["params"]
-            if param.grad is not None
+            self._entry(place, *pair, rows, device, corrected=visibility is None)
+            for place, pair in enumerate(params)
+            if pair[0].grad is not None
         ]
         kernels = KERNELS.on("parameter", device)
         seen = 0 if visibility is None else visibility.data_ptr()
         kernels.module.adam_step(rows, seen, entries, *kernels.place(device))
 
     def _entry(
-        self, param: Tensor, group: dict, rows: int, device: torch.device, corrected: bool
+        self, place: int, param: Tensor, group: dict, rows: int, device: torch.device, corrected: bool
     ) -> tuple[int | float, ...]:
         """What the kernels want to know of a parameter."""
         shape = (rows, *param.shape[1:])
@@ -50,7 +57,7 @@ class GaussianAdam(torch.optim.Adam):
             state["exp_avg"] = torch.zeros_like(param)
             state["exp_avg_sq"] = torch.zeros_like(param)
         state["step"] += corrected
-        tensors = (param, grad, state["exp_avg"], state["exp_avg_sq"])
+        tensors = (param, grad, state["exp_avg"], state["exp_avg_sq"], self.unsound[place])
         addresses = (tensor.data_ptr() for tensor in tensors)
         steps = int(state["step"]) if corrected else 0
         return (param.numel() // max(rows, 1), *addresses, group["lr"], group["eps"], *group["betas"], steps)

@@ -1,5 +1,7 @@
 #include "adam.h"
 
+#include <algorithm>
+
 #include "parallel.h"
 
 namespace gs {
@@ -9,14 +11,18 @@ namespace {
 void step(int64_t rows, const bool* visible, const AdamTensor& tensor, int threads) {
     parallel_ranges(rows, threads, [&](int64_t begin, int64_t end) {
         const AdamTensor t = tensor;
+        uint32_t largest = 0;
         if (!visible) {
 #pragma GCC ivdep  // the four tensors do not overlap
-            for (int64_t i = begin * t.columns; i < end * t.columns; ++i) adam_step(t, i);
-            return;
+            for (int64_t i = begin * t.columns; i < end * t.columns; ++i)
+                largest = std::max(largest, adam_step(t, i));
+        } else {
+            for (int64_t row = begin; row < end; ++row)
+                if (visible[row])
+                    for (int64_t i = row * t.columns; i < (row + 1) * t.columns; ++i)
+                        largest = std::max(largest, adam_step(t, i));
         }
-        for (int64_t row = begin; row < end; ++row)
-            if (visible[row])
-                for (int64_t i = row * t.columns; i < (row + 1) * t.columns; ++i) adam_step(t, i);
+        if (largest == kExponent) __atomic_store_n(t.unsound, 1, __ATOMIC_RELAXED);
     });
 }
 
