@@ -349,8 +349,7 @@ class GaussianModel:
     def load_ply(cls, path: str | os.PathLike, device: torch.device) -> GaussianModel:
         """Read a 3DGS PLY of SH degree 0 to 3. ValueError if it is none, FileNotFoundError if missing."""
         try:
-            with open(path, "rb") as file:
-                vertices = PlyData.read(file, mmap=False)["vertex"]
+            vertices = PlyData.read(os.fspath(path), mmap=False)["vertex"]
         except (PlyParseError, KeyError, ValueError, MemoryError, OverflowError) as problem:
             raise ValueError(f"{path}: not a PLY file of Gaussians ({problem})") from problem
         present = {item.name for item in vertices.properties}

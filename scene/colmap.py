@@ -85,6 +85,8 @@ def _read_points(model: Path, preferred: str) -> PointCloud | None:
 
 
 def _to_view(record: ImageRecord, cameras: dict[int, CameraRecord], folder: Path, model: Path) -> View:
+    if not record.name:
+        raise ValueError(f"{model}: an image without a name")
     if record.camera_id not in cameras:
         raise ValueError(
             f"{model}: image {record.name!r} uses camera {record.camera_id}, which is not in the model"

@@ -61,7 +61,9 @@ def test_a_loss_that_is_no_number_ends_training_at_once(run_here, scene, tmp_pat
     assert fails(process, "iteration 1: the means of ")
 
 
-def test_a_model_that_is_unsound_is_not_written_over_a_good_checkpoint(run_here, scene, tmp_path, monkeypatch):  # noqa: F811
+def test_a_model_that_is_unsound_is_not_written_over_a_good_checkpoint(
+    run_here, scene, tmp_path, monkeypatch
+):  # noqa: F811
     saved = []
     monkeypatch.setattr(training_run, "save_checkpoint", lambda path, *_: saved.append(path))
     monkeypatch.setattr(train, "check_numbers", lambda *_: None)  # as on a GPU, between two looks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -144,6 +145,10 @@ _ARGUMENTS = (
 )
 
 
+_REQUIRED = ("means2D", "opacities")  # besides means3D, and of others one or the other
+_LARGEST_SIDE = 1 << 16  # pixels
+
+
 def _check_gaussians(
     settings: GaussianRasterizationSettings, given: dict[str, Tensor | None]
 ) -> dict[str, Tensor | None]:
@@ -177,7 +182,9 @@ def _check_gaussians(
         "error_carrier": (1,),
     }
     checked = {
-        name: None if given[name] is None else check_tensor(name, given[name], (n, *shape), dtype, device)
+        name: check_tensor(name, given[name], (n, *shape), dtype, device)
+        if name in _REQUIRED or given[name] is not None
+        else None
         for name, shape in columns.items()
     }
     checked["means3D"] = means
@@ -187,6 +194,7 @@ def _check_gaussians(
 
 
 def _check_sh(degree: int, checked: dict[str, Tensor | None]) -> None:
+    degree = _whole("sh_degree", degree)
     if not 0 <= degree <= _C.max_sh_degree:
         raise ValueError(f"sh_degree: expected 0 to {_C.max_sh_degree}, got {degree}")
     bases = sum(checked[name].shape[1] for name in ("dc", "shs") if checked[name] is not None)
@@ -211,11 +219,13 @@ class _View(NamedTuple):
 
 
 def _check_settings(s: GaussianRasterizationSettings, means: Tensor) -> _View:
-    width, height = int(s.image_width), int(s.image_height)
-    if width < 1 or height < 1:
-        raise ValueError(f"image size: expected at least 1 x 1 pixels, got {width} x {height}")
-    tan_fov = (float(s.tanfovx), float(s.tanfovy))
-    if not all(0 < t < float("inf") for t in tan_fov):
+    width, height = _whole("image_width", s.image_width), _whole("image_height", s.image_height)
+    if not (1 <= width <= _LARGEST_SIDE and 1 <= height <= _LARGEST_SIDE):
+        raise ValueError(
+            f"image size: expected 1 x 1 to {_LARGEST_SIDE} x {_LARGEST_SIDE} pixels, got {width} x {height}"
+        )
+    tan_fov = (_number("tanfovx", s.tanfovx), _number("tanfovy", s.tanfovy))
+    if not min(tan_fov) > 0:
         raise ValueError(f"tanfovx, tanfovy: expected positive finite numbers, got {tan_fov}")
     shapes = {"viewmatrix": (4, 4), "projmatrix": (4, 4), "campos": (3,), "bg": (3,)}
     tensors = {
@@ -230,11 +240,30 @@ def _check_settings(s: GaussianRasterizationSettings, means: Tensor) -> _View:
         tan_fov,
         (tensors["viewmatrix"], tensors["projmatrix"], tensors["campos"]),
         tensors["bg"],
-        float(s.scale_modifier),
-        int(s.sh_degree),
+        _number("scale_modifier", s.scale_modifier),
+        _whole("sh_degree", s.sh_degree),
         bool(s.antialiasing),
         bool(s.statistics),
     )
+
+
+def _whole(name: str, value: object) -> int:
+    number = _number(name, value)
+    if number != int(number):
+        raise ValueError(f"{name}: expected a whole number, got {value}")
+    return int(value)
+
+
+def _number(name: str, value: object) -> float:
+    try:
+        if isinstance(value, str):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"{name}: expected a number, got {value!r}") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{name}: expected a finite number, got {number}")
+    return number
 
 
 def _address(tensor: Tensor | None) -> int:
