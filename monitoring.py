@@ -148,7 +148,7 @@ def open_network_viewer(run: Training, progress: Progress) -> RemoteViewer | Non
 def open_page(run: Training, progress: Progress) -> WebViewer:
     settings = run.settings.run
     page = WebViewer(settings.ip, settings.viewer_port, modes=MODES, scores=SCORES, trains=True)
-    place_cameras(page, run.scene.test + run.scene.train)
+    place_cameras(page, (run.scene.test + run.scene.train).blank)
     progress.say(f"Training can be watched at {page.address}")
     return page
 

@@ -29,6 +29,8 @@ from utils.rendering import render
 from utils.tensorboard import TensorBoardLog
 from utils.web_viewer import require_viser
 
+READ_AHEAD = 3  # views whose photos are read meanwhile, if they are not all in memory
+
 
 def fit(
     run: Training, progress: Progress, log: TensorBoardLog, viewers: Viewers, interrupts: Interrupts
@@ -72,6 +74,7 @@ def show_and_differentiate(run: Training, iteration: int) -> TrainingView:
     """Render the next view and run the one backward pass: gradients of the loss, and E_k on the carrier."""
     settings, model = run.settings, run.model
     camera = run.scene.train[run.views.next()]
+    run.scene.train.expect(run.views.remaining[-READ_AHEAD:])
     background = choose_background(run)
     importance, carrier = model.importance, new_carrier(run, iteration)
     gates = None

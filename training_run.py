@@ -124,7 +124,7 @@ def new_exposures(settings: Settings, scene: Scene) -> Exposures | None:
     """One for every training view, where they are wanted."""
     if not settings.model.train_test_exp:
         return None
-    return Exposures([camera.image_name for camera in scene.train], best_device())
+    return Exposures([camera.image_name for camera in scene.train.blank], best_device())
 
 
 def resume(
@@ -262,7 +262,7 @@ def write_inputs(run: Training) -> None:
     if run.settings.run.overwrite and not continues_in(run.folder, run.settings):
         run_folder.remove_results(run.folder)
     run_folder.write_cfg_args(run.folder, vars(run.settings.model))
-    write_json(run.folder / "cameras.json", viewer_entries(run.scene.test + run.scene.train))
+    write_json(run.folder / "cameras.json", viewer_entries((run.scene.test + run.scene.train).blank))
     write_point_cloud(run.folder / "input.ply", run.scene.points.xyz, run.scene.points.rgb)
     write_record(run, finished=False)
 

@@ -15,7 +15,7 @@ from diff_gaussian_rasterization import best_device
 from arguments import Settings, make_settings
 from arguments.flags import Parser
 from gaussian_model import GaussianModel
-from scene import Camera, load_scene
+from scene import Cameras, load_scene
 from scene.camera import cameras_of_entries, scene_extent
 from utils import run_folder
 from utils.checkpoints import load_checkpoint
@@ -80,10 +80,10 @@ class Source:
         model.active_sh_degree = record["active_sh_degree"]
         return subject_with_tags(model, record["iteration"], self.settings, self.photos)
 
-    def _photos(self) -> list[Camera]:
+    def _photos(self) -> Cameras:
         """The views with their photos, training views first; none where the scene is not there."""
         if not self.settings.model.source_path:
-            return []
+            return Cameras([])
         scene = load_scene(**self.settings.of_scene())
         return scene.train + scene.test
 

@@ -16,7 +16,7 @@ from torch import Tensor
 import subfunction as policy
 from arguments import DensificationSettings, OptimizationSettings, Settings
 from gaussian_model import GaussianModel, ply_size
-from scene import Camera
+from scene import Camera, Cameras
 from scene.camera import camera_to_world
 from scene.lenses import FieldOfView
 from scene.paths import focus, mean_up
@@ -64,7 +64,7 @@ class Subject:
     flags: Mapping[str, Any]  # of the pipeline
     gates: Tensor | None = None  # (N, 1) factors on the opacities
     known: dict[str, Tensor] = field(default_factory=dict)  # (N,) by names of SCORES
-    photos: Callable[[], Sequence[Camera]] = lambda: ()  # the training views; may take its time
+    photos: Callable[[], Cameras] = lambda: Cameras([])  # the training views; may take its time
     measures: bool = False  # whether errors are found out when they are asked for
 
     def score(self, name: str) -> Tensor:
@@ -78,16 +78,14 @@ class Subject:
         return self.known[name]
 
 
-def plain_subject(
-    model: GaussianModel, settings: Settings, photos: Callable[[], Sequence[Camera]]
-) -> Subject:
+def plain_subject(model: GaussianModel, settings: Settings, photos: Callable[[], Cameras]) -> Subject:
     """A model of which nothing is known but what its file holds; errors are measured when they are asked for."""
     background = torch.full((3,), float(settings.model.white_background), device=model.device)
     return Subject(model, background, vars(settings.pipeline), photos=photos, measures=True)
 
 
 def subject_with_tags(
-    model: GaussianModel, iteration: int, settings: Settings, photos: Callable[[], Sequence[Camera]]
+    model: GaussianModel, iteration: int, settings: Settings, photos: Callable[[], Cameras]
 ) -> Subject:
     """A model as training knows it: with ages, and with importances where it learns them."""
     subject = plain_subject(model, settings, photos)
@@ -101,7 +99,7 @@ def subject_with_tags(
     return subject
 
 
-def measured_scores(subject: Subject, cameras: Sequence[Camera]) -> dict[str, Tensor]:
+def measured_scores(subject: Subject, cameras: Cameras) -> dict[str, Tensor]:
     """Largest E_k and summed removal energy (N,) over a few evenly spaced views. ValueError without views."""
     if not cameras:
         raise ValueError("it takes photos of the scene, which were not found")
@@ -211,9 +209,11 @@ def after_pruning(subject: Subject, wish: Wish, notes: list[str]) -> Tensor:
 
 def of_the_view(subject: Subject, wish: Wish) -> Shown:
     """The chosen view's photo, or how far the model is from it, on a canvas of the size wished for."""
-    camera = next((camera for camera in subject.photos() if camera.image_name == wish.view), None)
-    if camera is None or camera.image is None:
+    cameras = subject.photos()
+    names = [camera.image_name for camera in cameras.blank]
+    if wish.view not in names:
         raise ValueError("choose a view whose photo is there")
+    camera = cameras[names.index(wish.view)]
     truth = camera.ground_truth(subject.background, subject.model.device)
     if wish.mode == PHOTO:
         return Shown(on_canvas(to_bytes(truth), wish), [camera.image_name])

@@ -28,7 +28,15 @@ FULL_RUN = OptimizationSettings.iterations  # the run whose milestones the defau
 OF_ONE_COMMAND = ("model_path", "start_checkpoint", "resume", "overwrite", "quiet", "data_device")
 
 # What a run may be told anew when it goes on: how it is watched, kept and sped up, not what it comes to.
-OF_NO_CONSEQUENCE = OF_ONE_COMMAND + ("source_path", "threads", "ip", "port", "disable_viewer", "viewer")
+OF_NO_CONSEQUENCE = OF_ONE_COMMAND + (
+    "source_path",
+    "max_memory_gb",
+    "threads",
+    "ip",
+    "port",
+    "disable_viewer",
+    "viewer",
+)
 OF_NO_CONSEQUENCE += ("viewer_port", "debug", "debug_from", "detect_anomaly", "checkpoint_every")
 OF_NO_CONSEQUENCE += ("test_iterations", "save_iterations", "checkpoint_iterations")
 
@@ -62,6 +70,7 @@ class Settings:
             "white_background",
             "eval",
             "data_device",
+            "max_memory_gb",
             "seed",
             "quiet",
         )

@@ -41,6 +41,12 @@ class ModelSettings:
     )
     data_device: str = flag("cpu", "device that keeps the pictures; 8-bit there, converted when used")
     eval: bool = flag(False, "hold every 8th view out for testing")
+    max_memory_gb: float = flag(
+        0.0,
+        "memory to use; photos that need more than half of it stay on disk until they are needed; 0: what is there",
+        unit="10^9 bytes",
+        bound=at_least(0),
+    )
     init_points: str = flag("", "PLY of points to start from instead of the scene's own", metavar="FILE")
 
 

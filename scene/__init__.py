@@ -14,9 +14,11 @@ from scene import colmap, transforms
 from scene.camera import Camera, CameraMatrices, camera_mean, scene_extent, viewer_entries
 from scene.depths import find_depth_maps
 from scene.points import BLENDER_HALF_SIDE, PointCloud, Region, random_points, read_points
+from scene.shelf import Cameras
 from scene.views import View, load_cameras, require_resolution
+from utils.memory import available_memory
 
-__all__ = ["Camera", "CameraMatrices", "PointCloud", "Scene", "load_scene", "viewer_entries"]
+__all__ = ["Camera", "CameraMatrices", "Cameras", "PointCloud", "Scene", "load_scene", "viewer_entries"]
 
 DEFAULT_IMAGES = "images"
 # Every 8th view is held out (Mip-NeRF 360 and, after it, the field).
@@ -24,6 +26,7 @@ HOLD_OUT_EVERY = 8
 # Half the side of the cube of random points around the cameras, over the scene's extent: photos taken around
 # an object and photos taken from its middle outwards both find something to start from.
 REGION_PER_EXTENT = 3.0
+PHOTO_SHARE = 0.5  # of the memory, that photos may take
 _Item = TypeVar("_Item")
 
 
@@ -31,8 +34,8 @@ _Item = TypeVar("_Item")
 class Scene:
     """`extent` is in world units: 1.1 times the largest distance of a training camera to their mean."""
 
-    train: list[Camera]
-    test: list[Camera]
+    train: Cameras
+    test: Cameras
     points: PointCloud
     extent: float
     source: Path
@@ -40,7 +43,7 @@ class Scene:
     @property
     def median_pixels(self) -> float:
         """Of a training view."""
-        return statistics.median(camera.width * camera.height for camera in self.train)
+        return statistics.median(camera.width * camera.height for camera in self.train.blank)
 
 
 def load_scene(
@@ -53,6 +56,7 @@ def load_scene(
     init_points: str | Path = "",
     depths: str = "",
     train_test_exp: bool = False,
+    max_memory_gb: float = 0.0,
     seed: int = 0,
     quiet: bool = False,
 ) -> Scene:
@@ -62,8 +66,9 @@ def load_scene(
     nothing that is read: images keep their alpha until `Camera.ground_truth` composites them over the
     background in use. `init_points` is a PLY to start from in place of the scene's own points; where there
     are none either, random ones are made from `seed`. `depths` is a folder of depth maps inside the scene.
-    With `train_test_exp` held-out views are trained on too, but their right half is not. ValueError or FileNotFoundError, in a sentence, for
-    bad input.
+    With `train_test_exp` held-out views are trained on too, but their right half is not. Photos that take more than half of
+    `max_memory_gb` (10^9 bytes; 0: of what is available) are read again whenever they are needed. ValueError or
+    FileNotFoundError, in a sentence, for bad input.
     """
     source = Path(source_path)
     require_resolution(resolution)
@@ -80,8 +85,9 @@ def load_scene(
     if depths:
         maps = find_depth_maps(source, depths, [view.image_name for view in train], quiet)
         train = [replace(view, depth=maps.get(view.image_name)) for view in train]
-    cameras = load_cameras(train + test, resolution, data_device, quiet)
-    train_cameras, test_cameras = cameras[: len(train)], cameras[len(train) :]
+    room = PHOTO_SHARE * (1e9 * max_memory_gb or available_memory())
+    cameras, shelf = load_cameras(train + test, resolution, data_device, room, quiet)
+    train_cameras = cameras[: len(train)]
     extent = scene_extent(train_cameras)
     if not extent > 0:
         raise ValueError(
@@ -94,7 +100,8 @@ def load_scene(
         points = random_points(region, seed)
         if not quiet:
             print(f"No points in {source}: starting from {len(points)} random points (seed {seed}).")
-    return Scene(train_cameras, test_cameras, points, extent, source)
+    held_out = Cameras(cameras[len(train) :], shelf, len(train))
+    return Scene(Cameras(train_cameras, shelf), held_out, points, extent, source)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from scene.camera import Camera
 from scene.depths import DepthMap
+from scene.shelf import Shelf, pixel_bytes
 from scene.lenses import BentLens, Lens, Pinhole, require_same_picture
 from utils.devices import keep_on
 from utils.images import HALF, read_image, resize_image
@@ -120,22 +121,44 @@ def target_size(width: int, height: int, resolution: int) -> tuple[int, int]:
 
 
 def load_cameras(
-    views: Sequence[View], resolution: int, data_device: torch.device | str, quiet: bool
-) -> list[Camera]:
-    """The Camera of every view, with its photo read and scaled; photos stay uint8 on `data_device`."""
+    views: Sequence[View], resolution: int, data_device: torch.device | str, room: float, quiet: bool
+) -> tuple[list[Camera], Shelf | None]:
+    """The Camera of every view, with its photo read and scaled; photos stay uint8 on `data_device`.
+
+    If photos, masks and depths need more than `room` bytes, every one of them is read now, so that what is damaged
+    is found, but they are not kept: the cameras are blank, and the shelf has them.
+    """
+    shelf = Shelf(lambda number: _load_camera(views[number], resolution, data_device)[0], room)
     workers = min(MOST_WORKERS, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         loaded = pool.map(lambda view: _load_camera(view, resolution, data_device), views)
         bar = tqdm(
             loaded, total=len(views), desc="Reading images", unit="image", disable=True if quiet else None
         )
-        cameras, was_limited = zip(*bar, strict=True)
-    if any(was_limited) and not quiet:
+        cameras, was_limited, taken = [], False, 0
+        for camera, limited in bar:
+            taken, was_limited = taken + pixel_bytes(camera), was_limited or limited
+            if taken > room and cameras and cameras[-1].image is not None:
+                cameras = [blank(kept) for kept in cameras]  # what was kept so far is given up too
+            cameras.append(camera if taken <= room else blank(camera))
+    if was_limited and not quiet:
         print(
             f"Images wider than {WIDEST_UNASKED} pixels were scaled down to {WIDEST_UNASKED}; "
             "-r 1 keeps their full size."
         )
-    return list(cameras)
+    if taken <= room:
+        return cameras, None
+    if not quiet:
+        print(
+            f"{len(views)} photos take {taken / 1e9:.1f} GB, there is room for {room / 1e9:.1f} GB "
+            "(--max_memory_gb): they are read again whenever they are needed."
+        )
+    return cameras, shelf
+
+
+def blank(camera: Camera) -> Camera:
+    """The same without its pixels."""
+    return camera if camera.image is None else replace(camera, image=None, mask=None, invdepth=None)
 
 
 def _load_camera(view: View, resolution: int, data_device: torch.device | str) -> tuple[Camera, bool]:

@@ -11,7 +11,7 @@ import subfunction as policy
 from arguments import DensificationSettings, make_settings
 from gaussian_model import GaussianModel, ply_size
 from monitoring import subject_in_training
-from scene import viewer_entries
+from scene import Cameras, viewer_entries
 from scene.camera import camera_to_world, cameras_of_entries
 from utils.false_colours import INFERNO, colour_range, coloured, false_colours
 from utils.images import to_bytes
@@ -95,7 +95,7 @@ def test_every_mode_shows_a_picture_of_the_size_wished_for(grown):
 
 def test_what_is_not_known_is_said_and_the_colours_are_shown(grown):
     settings = make_settings({})
-    subject = plain_subject(grown.model.exported("sampled"), settings, lambda: [])
+    subject = plain_subject(grown.model.exported("sampled"), settings, lambda: Cameras([]))
     camera = grown.scene.train[0]
     plain = picture(subject, wish_from(camera)).image
     for mode in ("age", "importance", "generation", "error", "removal energy", "photo of the view"):
@@ -163,7 +163,7 @@ def test_scores_follow_the_gaussians_of_a_checkpoint(grown):
         grown.model.state_tensors(), grown.settings.optimization, grown.settings.importance,
         grown.scene.extent, grown.model.device,
     )  # fmt: skip
-    subject = subject_with_tags(again, 12, grown.settings, lambda: [])
+    subject = subject_with_tags(again, 12, grown.settings, lambda: Cameras([]))
     for name in ("age", "generation", "importance"):
         assert torch.equal(subject.score(name), subject_in_training(grown).score(name)), name
     assert set(SCORES) == {"opacity", "importance", "error", "removal energy", "age", "generation"}
@@ -182,7 +182,7 @@ def test_a_ply_is_as_large_as_foretold(grown, tmp_path):
 
 def test_cameras_come_back_from_their_file(grown):
     for camera, again in zip(
-        grown.scene.train, cameras_of_entries(viewer_entries(grown.scene.train), "file")
+        grown.scene.train, cameras_of_entries(viewer_entries(grown.scene.train.blank), "file")
     ):
         assert np.allclose(camera.world_to_camera, again.world_to_camera) and again.image is None
         assert (again.image_name, again.width, again.fx) == (camera.image_name, camera.width, camera.fx)
@@ -192,7 +192,7 @@ def test_cameras_come_back_from_their_file(grown):
     "change", [{"width": 0}, {"fx": "wide"}, {"position": [0, 0, float("nan")]}, {"rotation": [1, 2]}, None]
 )
 def test_damaged_cameras_are_refused_with_the_files_name(grown, change):
-    entry = viewer_entries(grown.scene.train)[0]
+    entry = viewer_entries(grown.scene.train.blank)[0]
     entries = [7] if change is None else [entry | change]
     with pytest.raises(ValueError, match="cameras.json: not a list of cameras"):
         cameras_of_entries(entries, "cameras.json")

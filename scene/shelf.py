@@ -1,0 +1,88 @@
+"""Views whose photos are in memory, or on a shelf that holds as many as there is room for."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import overload
+
+from scene.camera import Camera
+
+WORKERS = 2  # that read ahead
+
+
+class Shelf:
+    """Cameras with their pixels by number: read when they are asked for, the longest unused ones put back."""
+
+    def __init__(self, read: Callable[[int], Camera], room: float) -> None:
+        """room: bytes of pixels; at least one camera is kept whatever its size."""
+        self._read, self._room, self._taken = read, room, 0
+        self._kept: OrderedDict[int, Camera] = OrderedDict()
+        self._coming: dict[int, Future[Camera]] = {}
+        self._lock, self._pool = threading.Lock(), ThreadPoolExecutor(WORKERS, "photos")
+
+    def get(self, number: int) -> Camera:
+        with self._lock:
+            if number in self._kept:
+                self._kept.move_to_end(number)
+                return self._kept[number]
+            coming = self._coming.pop(number, None)
+        camera = coming.result() if coming else self._read(number)
+        with self._lock:
+            self._kept[number] = camera
+            self._taken += pixel_bytes(camera)
+            while self._taken > self._room and len(self._kept) > 1:
+                self._taken -= pixel_bytes(self._kept.popitem(last=False)[1])
+        return camera
+
+    def expect(self, numbers: Sequence[int]) -> None:
+        """Begin to read what will be asked for soon."""
+        with self._lock:
+            for number in numbers:
+                if number not in self._kept and number not in self._coming:
+                    self._coming[number] = self._pool.submit(self._read, number)
+
+
+class Cameras(Sequence[Camera]):
+    """Views of a scene, each with its photo whenever it is taken out. `blank` has them without, if they are on a shelf."""
+
+    def __init__(self, blank: Sequence[Camera], shelf: Shelf | None = None, first: int = 0) -> None:
+        """`first`: number of the first one on the shelf."""
+        self.blank, self._shelf = list(blank), shelf
+        self._numbers = list(range(first, first + len(blank)))
+
+    def __len__(self) -> int:
+        return len(self.blank)
+
+    @overload
+    def __getitem__(self, index: int) -> Camera: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Camera]: ...
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        return self.blank[index] if self._shelf is None else self._shelf.get(self._numbers[index])
+
+    def __iter__(self) -> Iterator[Camera]:
+        return (self[place] for place in range(len(self)))
+
+    def __add__(self, other: Cameras) -> Cameras:
+        """Both, of one scene."""
+        both = Cameras(self.blank + other.blank, self._shelf)
+        both._numbers = self._numbers + other._numbers
+        return both
+
+    def expect(self, indices: Sequence[int]) -> None:
+        """Begin to read the photos of views that will be taken out soon."""
+        if self._shelf is not None:
+            self._shelf.expect([self._numbers[index] for index in indices])
+
+
+def pixel_bytes(camera: Camera) -> int:
+    """Of photo, mask and depths."""
+    held = (camera.image, camera.mask, camera.invdepth)
+    return sum(tensor.numel() * tensor.element_size() for tensor in held if tensor is not None)
