@@ -18,7 +18,8 @@ VENV ?= .venv# relative to the checkout, without spaces
 DEMO_ITERATIONS ?= 4500
 CUDA ?= AUTO
 CUDA_ARCHITECTURES ?=
-EMULATED_FLAGS ?=
+EMULATED ?= ON
+SANITIZE ?=
 LPIPS_WEIGHTS ?=
 
 python := $(VENV)/bin/python
@@ -29,7 +30,7 @@ installed := $(submodules:%=$(VENV)/%.installed)
 demo := output/demo
 demo_model := $(demo)/point_cloud/iteration_$(DEMO_ITERATIONS)/point_cloud.ply
 
-.PHONY: all install extras demo test test-long test-asan gpu-check gpu-compare bench clean
+.PHONY: all install extras demo test test-long test-sanitize test-asan test-tsan gpu-check gpu-compare bench clean
 .DELETE_ON_ERROR:
 
 all: install
@@ -50,9 +51,9 @@ $(VENV)/requirements.installed: requirements.txt $(torch)
 
 # The kernels, with CUDA where there is a compiler for it (CUDA=OFF: without). The tests run the CUDA kernels on the
 # CPU too, hence the emulation. Built in a folder that is kept, so that a change costs seconds.
-kernel_options := -Ccmake.define.GS_EMULATED_CUDA=ON -Ccmake.define.GS_CUDA=$(CUDA) \
+kernel_options := -Ccmake.define.GS_EMULATED_CUDA=$(EMULATED) -Ccmake.define.GS_CUDA=$(CUDA) \
     $(if $(CUDA_ARCHITECTURES),"-Ccmake.define.CMAKE_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)") \
-    $(if $(EMULATED_FLAGS),"-Ccmake.define.GS_EMULATED_FLAGS=$(EMULATED_FLAGS)")
+    $(if $(SANITIZE),-Ccmake.define.GS_SANITIZE=$(SANITIZE))
 .SECONDEXPANSION:
 $(installed): $(VENV)/%.installed: $(VENV)/requirements.installed $$(shell find submodules/common submodules/$$* -type f -not -path '*/__pycache__/*')
 	@echo "Building $*"
@@ -78,6 +79,7 @@ extras: $(VENV)/extras.installed
 
 $(VENV)/extras.installed: requirements-extras.txt $(VENV)/requirements.installed
 	$(pip) install -r requirements-extras.txt
+	@$(pip) install atheris || echo "no atheris for this Python: the readers will not be fuzzed"
 	@touch $@
 
 test: install extras
@@ -86,11 +88,22 @@ test: install extras
 test-long: install extras
 	$(python) -m pytest -m ""
 
-# The emulated CUDA kernels under AddressSanitizer, in an environment of their own. Python and torch leak by design.
+# The kernels of the CPU, and those of CUDA emulated there, under AddressSanitizer and UndefinedBehaviorSanitizer;
+# those of the CPU under ThreadSanitizer. In environments of their own; Python and torch leak by design.
+kernel_tests := tests/test_simple_knn.py tests/test_fused_ssim.py tests/test_rasterizer*.py
+preload = LD_PRELOAD="$$(c++ -print-file-name=lib$(1).so) $$(c++ -print-file-name=libstdc++.so)"
+
+test-sanitize: test-asan test-tsan
+
 test-asan:
-	$(MAKE) install VENV=$(VENV)-asan CUDA=OFF EMULATED_FLAGS=-fsanitize=address
-	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
-	    $(VENV)-asan/bin/python -m pytest -k emulated tests/test_simple_knn.py tests/test_fused_ssim.py tests/test_rasterizer*.py
+	$(MAKE) install VENV=$(VENV)-asan CUDA=OFF SANITIZE=address
+	$(call preload,asan) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	    $(VENV)-asan/bin/python -m pytest $(kernel_tests)
+
+test-tsan:
+	$(MAKE) install VENV=$(VENV)-tsan CUDA=OFF SANITIZE=thread EMULATED=OFF
+	$(call preload,tsan) TSAN_OPTIONS="exitcode=66 ignore_noninstrumented_modules=1" \
+	    $(VENV)-tsan/bin/python -m pytest -k "not emulated" $(kernel_tests)
 
 # On a machine with a GPU, with what is installed there: no environment, no network.
 gpu-check:
@@ -103,4 +116,4 @@ bench: install
 	$(python) benchmarks/train_step.py --threads 1
 
 clean:
-	rm -rf $(VENV) $(VENV)-asan
+	rm -rf $(VENV) $(VENV)-asan $(VENV)-tsan

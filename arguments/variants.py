@@ -21,5 +21,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tag_25k": TAGGED | {"prune_until_iter": 25_000},
     "tag_gradprune": GRADPRUNE,
     "tag_gradprune_decomp": GRADPRUNE
-    | {"prune_by": "both", "importance": "full", "prune_until_iter": 25_000},
+    | {"prune_by": "both", "importance": "full", "prune_until_iter": 25_000}
+    # Once nothing grows any more, the lowest go round by round, each time measured anew.
+    | {"prune_energy_late": 10.0, "prune_cap": 0.05},
 }

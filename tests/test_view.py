@@ -149,6 +149,45 @@ def test_a_port_that_is_taken_gives_way_to_the_next(page):
     other.close()
 
 
+def ask_http(page, path):
+    """Status and body of a request as it stands, not as a library would tidy it."""
+    host, port = page.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        answer = b""
+        while part := connection.recv(1 << 16):
+            answer += part
+    return int(answer.split()[1]), answer
+
+
+def test_the_page_listens_at_loopback_and_gives_out_nothing_but_itself(page):
+    assert page.address.startswith("http://127.0.0.1:")
+    assert ask_http(page, "/")[0] == 200
+    for path in ("/../../../../../../etc/passwd", "/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd"):
+        status, answer = ask_http(page, path)
+        assert status != 200 or b"root:" not in answer, path
+
+
+def test_hostile_messages_end_their_connection_and_nothing_else(page, monkeypatch, capfd):
+    client = pytest.importorskip("websockets.sync.client")
+    import viser
+
+    address = page.address.replace("http", "ws")
+    chance = np.random.default_rng(0)
+    messages = [b"", b"\xc1", b"\x81\xa4type\xa7nothing", chance.bytes(5000), bytes(10**6), "text"]
+    for message in messages:
+        with client.connect(address, subprotocols=[f"viser-v{viser.__version__}"], max_size=None) as connection:
+            connection.send(message)
+            with contextlib.suppress(Exception):
+                connection.recv(timeout=0.2)
+    idle = socket.create_connection(page.address.removeprefix("http://").split(":"), timeout=20)  # says nothing
+    browser = welcome(page, monkeypatch, Browser())
+    page.answer()
+    assert len(browser.pictures) == 1 and ask_http(page, "/")[0] == 200
+    idle.close()
+    capfd.readouterr()
+
+
 # The command
 
 

@@ -7,7 +7,11 @@
 
 #include <stdint.h>
 
-#if defined(_OPENMP)
+#if defined(GS_PLAIN_THREADS)  // as ThreadSanitizer understands them, which does not see into OpenMP
+#include <atomic>
+#include <thread>
+#include <vector>
+#elif defined(_OPENMP)
 #include <omp.h>
 #endif
 
@@ -38,9 +42,15 @@ public:
     FlushDenormals& operator=(const FlushDenormals&) = delete;
 };
 
+#if defined(GS_PLAIN_THREADS)
+thread_local int plain_thread_index = 0;
+#endif
+
 // Which thread of the loop runs this body: for scratch memory, never for results.
 [[maybe_unused]] inline int thread_index() {
-#if defined(_OPENMP)
+#if defined(GS_PLAIN_THREADS)
+    return plain_thread_index;
+#elif defined(_OPENMP)
     return omp_get_thread_num();
 #else
     return 0;
@@ -51,7 +61,21 @@ public:
 // work.
 template <class Body>
 inline void parallel_for(int64_t n, int threads, const Body& body, int64_t chunk = 1) {
-#if defined(_OPENMP)
+#if defined(GS_PLAIN_THREADS)
+    if (threads > 1 && n > chunk) {
+        std::atomic<int64_t> next{0};
+        std::vector<std::thread> team;
+        for (int t = 0; t < threads; ++t)
+            team.emplace_back([&, t] {
+                plain_thread_index = t;
+                FlushDenormals flush;
+                for (int64_t i; (i = next.fetch_add(chunk, std::memory_order_relaxed)) < n;)
+                    for (const int64_t end = i + chunk < n ? i + chunk : n; i < end; ++i) body(i);
+            });
+        for (std::thread& thread : team) thread.join();
+        return;
+    }
+#elif defined(_OPENMP)
     if (threads > 1 && n > chunk) {
 #pragma omp parallel num_threads(threads)
         {
