@@ -126,11 +126,21 @@ def test_pausing_goes_on_answering_and_ends(page, monkeypatch):
     assert waits == [1, 2, 3] and len(browser.pictures) == 4
 
 
+def test_training_goes_on_when_the_last_one_who_paused_it_has_left(page, monkeypatch):
+    welcome(page, monkeypatch, Browser())
+    page._controls._pause.value = True
+    monkeypatch.setattr(page, "wait", page._watchers.clear)
+    page.answer()
+
+
 def test_a_browser_that_draws_by_itself_gets_gaussians(page, monkeypatch):
     browser = welcome(page, monkeypatch, Browser())
     page._controls._in_browser.value = True
     page.answer()
     assert browser.pictures == [None] and page._watchers[0].splats
+    browser.move(1.0, 0, -4)
+    page.answer()
+    assert browser.pictures == [None]  # it has them already
     page._controls._in_browser.value = False
     page._outdate()
     page.answer()
@@ -163,7 +173,11 @@ def ask_http(page, path):
 def test_the_page_listens_at_loopback_and_gives_out_nothing_but_itself(page):
     assert page.address.startswith("http://127.0.0.1:")
     assert ask_http(page, "/")[0] == 200
-    for path in ("/../../../../../../etc/passwd", "/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd"):
+    for path in (
+        "/../../../../../../etc/passwd",
+        "/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
+        "//etc/passwd",
+    ):
         status, answer = ask_http(page, path)
         assert status != 200 or b"root:" not in answer, path
 
@@ -176,11 +190,15 @@ def test_hostile_messages_end_their_connection_and_nothing_else(page, monkeypatc
     chance = np.random.default_rng(0)
     messages = [b"", b"\xc1", b"\x81\xa4type\xa7nothing", chance.bytes(5000), bytes(10**6), "text"]
     for message in messages:
-        with client.connect(address, subprotocols=[f"viser-v{viser.__version__}"], max_size=None) as connection:
+        with client.connect(
+            address, subprotocols=[f"viser-v{viser.__version__}"], max_size=None
+        ) as connection:
             connection.send(message)
             with contextlib.suppress(Exception):
                 connection.recv(timeout=0.2)
-    idle = socket.create_connection(page.address.removeprefix("http://").split(":"), timeout=20)  # says nothing
+    idle = socket.create_connection(
+        page.address.removeprefix("http://").split(":"), timeout=20
+    )  # says nothing
     browser = welcome(page, monkeypatch, Browser())
     page.answer()
     assert len(browser.pictures) == 1 and ask_http(page, "/")[0] == 200

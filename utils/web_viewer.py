@@ -181,7 +181,9 @@ class WebViewer:
 
         @client.camera.on_update
         def _(_: Any) -> None:
-            watcher.moved, watcher.asked = time.monotonic(), True
+            watcher.moved = time.monotonic()
+            if not watcher.splats:  # else it moves by itself
+                watcher.asked = True
             self._changed.set()
 
         self._changed.set()
@@ -198,14 +200,14 @@ class WebViewer:
         return bool(self._watchers)
 
     def serve(self, show: Show, splats: Callable[[Wish], BrowserSplats], status: str) -> None:
-        """Send every browser the picture it is due, and go on with that while training is paused."""
+        """Send every browser the picture it is due; while training is paused go on with that, until all have left."""
         while True:
             self._controls.say(status)
             for identity, client in self._server.get_clients().items():
                 watcher = self._watchers.get(identity)
                 if watcher is not None and self._is_due(watcher):
                     self._answer(client, watcher, show, splats)
-            if not self._controls.is_paused:
+            if not (self._controls.is_paused and self._watchers):
                 return
             self.wait()
 
