@@ -15,10 +15,10 @@ import subfunction as policy
 from arguments import OF_ONE_COMMAND, VARIANTS, Settings, given_flags, train_parser
 from density_control import collect, control_opacity, densify_and_prune, start_or_settle_importance
 from monitoring import Viewers, check_numbers, open_viewers, report
+from run_origin import find_origin, resume
 from scene import load_scene
-from training_run import Training, TrainingView, check_output_folder, choose_background, find_origin
-from training_run import gaussian_budget, resume, save_checkpoints, save_if_due, save_state, start
-from training_run import write_inputs, write_record
+from training_run import Training, TrainingView, check_output_folder, choose_background, gaussian_budget
+from training_run import save_checkpoints, save_if_due, save_state, start, write_inputs, write_record
 from utils import run_folder
 from utils.commands import run_command
 from utils.devices import check_data_device
@@ -208,10 +208,7 @@ def main() -> None:
 
     with run_folder.claimed(folder):
         scene = load_scene(**settings.of_scene())
-        if origin.record:
-            run = resume(settings, scene, folder, origin.tensors, origin.record)
-        else:
-            run = start(settings, scene, folder)
+        run = resume(origin, scene, folder) if origin.record else start(settings, scene, folder)
         run.given = origin.given
         train(run)
 

@@ -4,7 +4,7 @@ import ast
 import sys
 
 COMMANDS = {"train", "render", "metrics", "full_eval", "report", "convert", "view", "export"}
-RUNS = {"training_run", "density_control", "monitoring", "viewing", "evaluation_plan"}  # what commands are made of
+RUNS = {"training_run", "density_control", "monitoring", "viewing", "run_origin", "evaluation_plan"}  # what commands are made of
 UPPER = COMMANDS | RUNS | {"subfunction", "gaussian_model", "scene"}
 PROJECT = UPPER | {"utils", "arguments"}
 FORBIDDEN = {"scene": UPPER - {"scene"}, "utils": UPPER, "submodules": PROJECT,

@@ -24,6 +24,7 @@ template <int W>
 struct Vectors<float, W> {
     typedef float Lanes __attribute__((vector_size(W * 4)));
     typedef int32_t Ints __attribute__((vector_size(W * 4)));
+    typedef uint32_t Unsigned __attribute__((vector_size(W * 4)));  // which may overflow
 };
 template <int W>
 struct Vectors<double, W> {
@@ -179,7 +180,8 @@ GS_INLINE Pack<float, W> exp2_nonpositive(Pack<float, W> x) {
     const P magic(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer, held in the low bits
     const P shifted = x + magic;
     const P p = exp2_fraction(x - (shifted - magic));
-    return {(typename P::Lanes)((typename P::Ints)p.lanes + ((typename P::Ints)shifted.lanes << 23))};
+    using Unsigned = typename Vectors<float, W>::Unsigned;
+    return {(typename P::Lanes)((Unsigned)p.lanes + ((Unsigned)shifted.lanes << 23))};
 }
 
 template <int W>
@@ -194,9 +196,11 @@ GS_INLINE Pack<float, W> log2(Pack<float, W> x) {
     using P = Pack<float, W>;
     using Lanes = typename Vectors<float, W>::Lanes;
     using Ints = typename Vectors<float, W>::Ints;
-    const int32_t sqrt_half = 0x3f3504f3;  // its bits: the fraction will lie in [sqrt(1/2), sqrt(2))
-    const Ints bits = (Ints)x.lanes, exponent = (bits - sqrt_half) >> 23;
-    const P fraction((Lanes)(bits - (exponent << 23))), whole(__builtin_convertvector(exponent, Lanes));
+    using Unsigned = typename Vectors<float, W>::Unsigned;
+    const uint32_t sqrt_half = 0x3f3504f3;  // its bits: the fraction will lie in [sqrt(1/2), sqrt(2))
+    const Unsigned bits = (Unsigned)x.lanes;
+    const Ints exponent = (Ints)(bits - sqrt_half) >> 23;
+    const P fraction((Lanes)(bits - ((Unsigned)exponent << 23))), whole(__builtin_convertvector(exponent, Lanes));
     const P z = (fraction - 1) / (fraction + 1), zz = z * z;
     const float scale = 2.885390081777927f;  // 2 / ln 2
     P p = fma(zz, P(scale / 9), P(scale / 7));

@@ -1,0 +1,145 @@
+"""What a run begins from: the scene's points, a checkpoint, or the interrupted run in its folder."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diff_gaussian_rasterization import best_device
+from torch import Tensor
+
+import subfunction as policy
+from arguments import OF_NO_CONSEQUENCE, Settings, make_settings
+from gaussian_model import GaussianModel
+from scene import Scene
+from training_run import Training, new_exposures
+from utils import run_folder
+from utils.checkpoints import load_checkpoint, newest_checkpoint
+from utils.history import History
+from utils.view_order import ViewOrder
+
+FIXED_BY_CHECKPOINT = (
+    "train_test_exp",
+    "sh_degree",
+    "optimizer_type",
+    "variant",
+    "seed",
+    "initial_opacity",
+    "importance",
+)
+FIXED_BY_CHECKPOINT += ("latent_size", "importance_width", "importance_frequencies")
+
+
+@dataclass
+class Origin:
+    """What a run begins from: the scene's points, or with a record the state of an earlier one."""
+
+    settings: Settings
+    given: dict[str, Any]  # flags, also those of the command that began the run
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def find_origin(given: dict[str, Any]) -> Origin:
+    """By the flags given. ValueError where they do not fit the run that is to be gone on with."""
+    if given.get("resume"):
+        return interrupted_run(given)
+    if not given.get("start_checkpoint"):
+        return Origin(make_settings(given), given)
+    tensors, record = load_checkpoint(given["start_checkpoint"])
+    return Origin(resumed_settings(given, record), given, tensors, record)
+
+
+def interrupted_run(given: dict[str, Any]) -> Origin:
+    """The run in the output folder: its newest checkpoint; without one it begins anew, with its settings."""
+    if not given.get("model_path"):
+        raise ValueError("--resume: which run? give its folder with -m")
+    for name in ("start_checkpoint", "overwrite"):
+        if given.get(name):
+            raise ValueError(f"--resume and --{name} exclude each other")
+    folder = Path(given["model_path"])
+    config = run_folder.read_config(folder)
+    if config.get("finished"):
+        raise ValueError(
+            f"-m {folder}: this run is finished; to train it further, give a checkpoint of it with "
+            "--start_checkpoint and more --iterations"
+        )
+    path = newest_checkpoint(run_folder.checkpoints(folder))
+    tensors, record = load_checkpoint(path) if path else ({}, {})
+    recorded = record.get("settings") or config.get("settings", {})
+    refuse_differences(given, recorded, folder)
+    all_given = dict.fromkeys(config.get("given", [])) | given
+    if path is None:
+        return Origin(make_settings(given, recorded), all_given)
+    settings = resumed_settings(given | {"start_checkpoint": str(path)}, record)
+    return Origin(settings, all_given, tensors, record)
+
+
+def refuse_differences(given: dict[str, Any], recorded: dict[str, Any], folder: Path) -> None:
+    """ValueError with their names for flags that would make the run come to something else."""
+    settings = make_settings(given, recorded).flat()
+    differing = [
+        f"--{name} {settings[name]} (the run has {recorded[name]})"
+        for name in given
+        if name in recorded and name not in OF_NO_CONSEQUENCE and as_json(settings[name]) != recorded[name]
+    ]
+    if differing:
+        raise ValueError(
+            f"-m {folder}: --resume goes on with the run's settings, but {', '.join(differing)}; "
+            "leave that out, or let it win with --start_checkpoint FILE"
+        )
+
+
+def as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def resumed_settings(given: dict[str, Any], record: dict[str, Any]) -> Settings:
+    """The checkpoint's settings under the flags given. ValueError where they cannot go together."""
+    settings = make_settings(given, record["settings"])
+    for name in FIXED_BY_CHECKPOINT:
+        if settings.flat()[name] != record["settings"][name]:
+            raise ValueError(
+                f"--{name}: the checkpoint has {record['settings'][name]}, got {settings.flat()[name]}"
+            )
+    done = record["iteration"] >= settings.optimization.iterations
+    if done and not settings.run.resume:  # all that an interrupted run may lack then is its record
+        raise ValueError(
+            f"the checkpoint is at iteration {record['iteration']} already; give more --iterations than that"
+        )
+    settings.model.model_path = given.get("model_path", str(Path(settings.run.start_checkpoint).parent))
+    return settings
+
+
+def resume(origin: Origin, scene: Scene, folder: Path) -> Training:
+    """The run of the checkpoint. ValueError if the scene has come to be another, or the checkpoint is damaged."""
+    settings, tensors, record = origin.settings, origin.tensors, origin.record
+    if record["training_views"] != len(scene.train):
+        raise ValueError(
+            f"{settings.run.start_checkpoint} was trained on {record['training_views']} views, "
+            f"but {settings.model.source_path} has {len(scene.train)} with these settings"
+        )
+    model = GaussianModel.from_state(
+        tensors, settings.optimization, settings.importance, scene.extent, best_device()
+    )
+    generator = torch.Generator()
+    views = ViewOrder(len(scene.train), generator)
+    try:
+        generator.set_state(tensors["generator"])
+        views.restore(tensors["views"].tolist())
+        names = policy.initial_totals(settings.importance, model.device)
+        totals = {name: tensors[f"totals.{name}"].to(model.device) for name in names}
+        exposures = new_exposures(settings, scene)
+        if exposures is not None:
+            exposures.restore(tensors)
+    except (KeyError, RuntimeError, TypeError, ValueError) as problem:
+        raise ValueError(
+            f"{settings.run.start_checkpoint}: its random state is damaged ({problem})"
+        ) from problem
+    run = Training(settings, folder, scene, model, generator, views, totals, exposures)
+    run.iteration, run.started = record["iteration"], time.monotonic() - record["seconds"]
+    run.measures, run.history = record["measures"], History(record["history"])
+    return run
