@@ -98,12 +98,12 @@ test-sanitize: test-asan test-tsan
 test-asan:
 	$(MAKE) install VENV=$(VENV)-asan CUDA=OFF SANITIZE=address
 	$(call preload,asan) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	    $(VENV)-asan/bin/python -m pytest $(kernel_tests)
+	    $(VENV)-asan/bin/python -m pytest --capture=sys $(kernel_tests)
 
 test-tsan:
 	$(MAKE) install VENV=$(VENV)-tsan CUDA=OFF SANITIZE=thread EMULATED=OFF
 	$(call preload,tsan) TSAN_OPTIONS="exitcode=66 ignore_noninstrumented_modules=1" \
-	    $(VENV)-tsan/bin/python -m pytest -k "not emulated" $(kernel_tests)
+	    $(VENV)-tsan/bin/python -m pytest --capture=sys -k "not emulated" $(kernel_tests)
 
 # On a machine with a GPU, with what is installed there: no environment, no network.
 gpu-check:
