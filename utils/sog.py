@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,11 @@ def encode(
     return archive.getvalue()
 
 
+# What an archive that is none may raise: of a later version of ZIP, for one, or encrypted, a RuntimeError.
+_BROKEN = (zipfile.BadZipFile, zlib.error, RuntimeError, KeyError, IndexError, TypeError, AttributeError)
+_BROKEN += (ValueError, OverflowError, OSError)
+
+
 def decode(path: Path) -> dict[str, np.ndarray]:
     """The arguments of `encode`, as the archive has them. ValueError, naming the file, if it is none."""
     try:
@@ -94,7 +100,7 @@ def decode(path: Path) -> dict[str, np.ndarray]:
             if meta["version"] != VERSION:
                 raise ValueError(f"its version is {meta['version']}, expected {VERSION}")
             return _decode(meta, lambda name: _pixels(archive.read(name)))
-    except (zipfile.BadZipFile, KeyError, IndexError, TypeError, ValueError, OSError) as problem:
+    except _BROKEN as problem:
         raise ValueError(f"{path}: not a SOG archive ({problem})") from problem
 
 
