@@ -20,6 +20,7 @@ CUDA ?= AUTO
 CUDA_ARCHITECTURES ?=
 EMULATED ?= ON
 SANITIZE ?=
+SANITIZED ?=
 LPIPS_WEIGHTS ?=
 
 python := $(VENV)/bin/python
@@ -98,7 +99,7 @@ test-sanitize: test-asan test-tsan
 test-asan:
 	$(MAKE) install VENV=$(VENV)-asan CUDA=OFF SANITIZE=address
 	$(call preload,asan) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	    $(VENV)-asan/bin/python -m pytest --capture=sys $(kernel_tests)
+	    $(VENV)-asan/bin/python -m pytest --capture=sys $(SANITIZED) $(kernel_tests)
 
 test-tsan:
 	$(MAKE) install VENV=$(VENV)-tsan CUDA=OFF SANITIZE=thread EMULATED=OFF

@@ -89,7 +89,7 @@ def encode(
 
 # What an archive that is none may raise: of a later version of ZIP, for one, or encrypted, a RuntimeError.
 _BROKEN = (zipfile.BadZipFile, zlib.error, RuntimeError, KeyError, IndexError, TypeError, AttributeError)
-_BROKEN += (ValueError, OverflowError, OSError)
+_BROKEN += (ValueError, OverflowError, OSError, EOFError)
 
 
 def decode(path: Path) -> dict[str, np.ndarray]:
