@@ -344,7 +344,7 @@ def test_what_nobody_can_see_is_not_exported(scene, tmp_path):
 
 
 def test_importance_prunes_without_any_opacity_rule(scene, tmp_path):
-    run = importance_run(scene, tmp_path, prune_by="importance", tag_lifespan=0, tag_patience=1)
+    run = importance_run(scene, tmp_path, prune_by="importance", tag_lifespan=0, tag_patience=1, prune_cap=0)
     with torch.no_grad():
         run.model.raw["opacities"].fill_(-9.0)
     assert not density_control.judge(run, 100)[1].any()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from gaussian_model import GaussianModel
-from scene import PointCloud, Scene
+from scene import Cameras, PointCloud, Scene
 from scene.camera import Camera
 from torch import Tensor
 from utils.rendering import render
@@ -59,7 +59,7 @@ def make_thin_scene(seed: int) -> ThinScene:
         np.concatenate([wall, thread, floaters]),
         np.repeat(np.array([WALL, THREAD, WALL], np.uint8), (len(wall), len(thread), FLOATERS), axis=0),
     )
-    scene = Scene(cameras, [held_out], points, extent=2.0, source=Path())
+    scene = Scene(Cameras(cameras), Cameras([held_out]), points, extent=2.0, source=Path())
     with torch.no_grad():
         clean, without = (render(held_out, model, torch.zeros(3)).image for model in (truth, bare))
     return ThinScene(scene, clean, without)
