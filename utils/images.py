@@ -79,7 +79,9 @@ def write_photo(
     image: np.ndarray,  # (H, W, 3) RGB or (H, W, 4) RGBA, uint8
 ) -> None:
     """Write an image in the format of its name, atomically. ValueError as for a PNG."""
-    _write(path, Path(path).suffix, image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    suffix = Path(path).suffix
+    is_jpeg = suffix.lower() in (".jpg", ".jpeg")
+    _write(path, suffix, image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if is_jpeg else [])
 
 
 def write_depth(
