@@ -5,6 +5,8 @@ subfunction.py decides when and which, gaussian_model.py knows how; here the two
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -119,9 +121,8 @@ def pruning_scores(run: Training) -> Tensor:
     if kind == "opacity":
         return model.opacities[:, 0]
     if kind == "importance":
-        return (
-            torch.ones(len(model), device=model.device) if model.network is None else model.importance[:, 0]
-        )
+        unknown = torch.full((len(model),), math.nan, device=model.device)  # before it is learnt
+        return unknown if model.network is None else model.importance[:, 0]
     totals = run.totals
     return policy.relative_energy(
         model.statistics, model.tags["birth"], totals["round_start"], totals["error_share"]

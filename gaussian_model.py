@@ -21,6 +21,7 @@ from utils.sh import base_count, degree_of, rgb_to_sh
 ADAM_EPSILON = 1e-15  # Kerbl et al. 2023: gradients of single Gaussians are far below torch's default of 1e-8
 SMALLEST_SQUARED_DISTANCE = 1e-7  # of neighbours, so that coinciding points get a scale that has a logarithm
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
+LARGEST_LOG_SCALE = 88.7  # whose exponential is still a float32
 SMALLEST_ALPHA = 1 / 255  # what the rasterizer skips
 
 
@@ -256,10 +257,12 @@ class GaussianModel:
         self.optimizer.zero_grad(set_to_none=True)
 
     def unsound(self) -> list[str]:
-        """Parameters in which a step has left a NaN or an infinity, such as `scales of 3 of 5,000 Gaussians`."""
+        """What a step has left a NaN or an infinity in, such as `scales of 3 of 5,000 Gaussians`."""
         flags = self.optimizer.unsound.tolist()
         names = [group["name"] for group, flag in zip(self.optimizer.param_groups, flags) if flag]
         found = [f"{name} of {self._count_unsound(name):,} of {len(self):,} Gaussians" for name in names]
+        if float(self.raw["scales"].detach().max()) > LARGEST_LOG_SCALE:
+            found.append(f"scales of some of {len(self):,} Gaussians, too large for a number,")
         network = [] if self.network is None else self.network.parameters()
         if not all(bool(values.isfinite().all()) for values in network):
             found.append("weights of the importance network")

@@ -71,7 +71,8 @@ def interrupted_run(given: dict[str, Any]) -> Origin:
     tensors, record = load_checkpoint(path) if path else ({}, {})
     recorded = record.get("settings") or config.get("settings", {})
     refuse_differences(given, recorded, folder)
-    all_given = dict.fromkeys(config.get("given", [])) | given
+    known = Settings().flat()
+    all_given = dict.fromkeys(name for name in config.get("given", []) if name in known) | given
     if path is None:
         return Origin(make_settings(given, recorded), all_given)
     settings = resumed_settings(given | {"start_checkpoint": str(path)}, record)

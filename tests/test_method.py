@@ -348,6 +348,11 @@ def test_importance_prunes_without_any_opacity_rule(scene, tmp_path):
     with torch.no_grad():
         run.model.raw["opacities"].fill_(-9.0)
     assert not density_control.judge(run, 100)[1].any()
+    network, run.model.network = run.model.network, None  # as before importance is learnt: nobody is judged
+    for kind in ("fixed", "quantile"):
+        run.settings.pruning.prune_threshold, run.settings.pruning.prune_quantile = kind, 0.5
+        assert not density_control.judge(run, 100)[1].any(), kind
+    run.model.network, run.settings.pruning.prune_threshold = network, "fixed"
     with torch.no_grad():
         run.model.network.bias.fill_(-9.0)
     assert density_control.judge(run, 100)[1].all()

@@ -159,6 +159,18 @@ def test_a_folder_that_cannot_be_written_is_said_before_the_scene_is_read(run_he
     assert fails(run_here("train.py", "-s", tmp_path / "none", "-m", "/proc/run"), "/proc/run")
 
 
+def test_only_what_a_killed_run_was_writing_is_cleared_away(tmp_path):
+    kept = [".notes.part", ".a.0123456.part", "mine/.x.0123abcd.part", ".probe"]
+    gone = [".config.json.0123abcd.part", "point_cloud/iteration_7/.point_cloud.ply.89abcdef.part"]
+    for name in kept + gone:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"mine")
+    with run_folder.claimed(tmp_path):
+        pass
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert left == sorted(kept) and (tmp_path / ".probe").read_bytes() == b"mine"
+
+
 def test_a_failed_start_leaves_no_empty_folder(run_here, tmp_path):  # noqa: F811
     assert fails(
         run_here("train.py", "-s", tmp_path / "none", "-m", tmp_path / "run"), "scene folder not found"

@@ -92,3 +92,16 @@ def test_a_view_that_shows_nothing_is_named_once(run_here, scene, tmp_path):  # 
     assert process.returncode == 0
     assert process.stdout.count("No Gaussian is seen in the view") == 1
     assert "No Gaussian is seen in the view view_4.png: is its camera right?" in process.stdout
+
+
+def test_a_gaussian_that_explodes_ends_training(run_here, scene, tmp_path, monkeypatch):  # noqa: F811
+    step = train.collect
+
+    def collect(run, now, view):
+        step(run, now, view)
+        if now == 6:
+            run.model.raw["scales"].data[2, 1] = 200.0  # its exponential is infinite
+
+    monkeypatch.setattr(train, "collect", collect)
+    process = run_here("train.py", "-s", scene, "-m", tmp_path / "run", *FLAGS)
+    assert fails(process, "iteration 6: the scales of some of 60 Gaussians, too large for a number")

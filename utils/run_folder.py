@@ -23,6 +23,7 @@ import re
 import resource
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -120,8 +121,7 @@ def claimed(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise ValueError(f"-m {folder}: another run is training into this folder") from None
         require_writable(folder)
-        for leftover in folder.rglob(LEFTOVERS):  # of a run that was killed while it wrote
-            leftover.unlink()
+        remove_leftovers(folder)
         yield
     except BaseException:
         if is_new:
@@ -132,12 +132,19 @@ def claimed(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a run was writing when it was killed, where it writes; by names that only `utils.files` gives."""
+    for place in (folder, *folder.glob("point_cloud/iteration_*")):
+        for path in place.glob(LEFTOVERS):
+            if re.fullmatch(r"\..+\.[0-9a-f]{8}\.part", path.name):
+                path.unlink()
+
+
 def require_writable(folder: Path) -> None:
     """OSError, before hours of training, if nothing can be written there."""
-    probe = folder / ".probe"
     try:
-        probe.write_bytes(b"?")
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"?")
     except OSError as problem:
         raise OSError(
             problem.errno, f"nothing can be written there: {problem.strerror}", str(folder)
