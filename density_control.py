@@ -65,7 +65,7 @@ def densify(run: Training, iteration: int) -> tuple[int, int]:
     scores = policy.densification_scores(model.statistics, settings)
     pixel_error = totals["pixel_error"] / totals["error_views"].clamp_min(1)
     candidates = policy.densification_candidates(scores, pixel_error, settings)
-    room = policy.growth_room(len(model), run.budget, settings)
+    room = policy.growth_room(len(model), run.budget_at(iteration), settings)
     chosen = policy.highest(candidates, scores, room)
     large = policy.is_large(model.scales, settings.percent_dense * run.scene.extent)
     if settings.clone_opacity == "corrected":
@@ -105,14 +105,32 @@ def prune(run: Training, iteration: int) -> int:
 def judge(run: Training, iteration: int) -> tuple[Tensor, Tensor]:
     """Low streaks (N,) after this pruning round, and which Gaussians (N,) bool go."""
     settings, model, scores = run.settings.pruning, run.model, pruning_scores(run)
-    streaks = policy.low_streaks(model.tags["low_streak"], is_low(run, iteration, scores))
+    unwanted = is_low(run, iteration, scores)
+    thins = policy.thins_out(iteration, run.settings.densification, settings)
+    streaks = policy.low_streaks(model.tags["low_streak"], ~scores.isnan() if thins else unwanted)
     oversized = torch.zeros_like(streaks, dtype=torch.bool)
     if policy.prunes_large(iteration, run.settings.densification):
         sizes = (model.scales, model.statistics["max_radius"])
         oversized = policy.is_oversized(*sizes, run.scene.extent, settings)
     doomed = policy.prunable(model.tags | {"low_streak": streaks}, oversized, iteration, settings)
-    room = policy.pruning_room(len(model), run.budget, iteration, run.settings)
-    return streaks, policy.highest(doomed, -scores.nan_to_num(0.0), room)
+    unwanted |= oversized
+    scores = scores.nan_to_num(0.0)
+    scores -= unwanted * scores.max()  # these before the others
+    return streaks, policy.highest(doomed, -scores, pruning_room(run, iteration, doomed & unwanted))
+
+
+def pruning_room(run: Training, iteration: int, unwanted: Tensor) -> int:  # (N,) bool
+    """How many Gaussians may go in this round."""
+    growth, pruning, count = run.settings.densification, run.settings.pruning, len(run.model)
+    if policy.collects_statistics(iteration, growth):
+        return count
+    if pruning.prune_keep == 1:  # nothing will grow in place of what goes now
+        return max(0, count - run.budget) if run.budget else count
+    if not run.totals["grown"]:
+        run.totals["grown"].fill_(count)
+    goal = run.budget or round(pruning.prune_keep * run.totals["grown"].item())
+    room = count - policy.thinned(count, goal, policy.thinning_rounds(iteration, run.settings))
+    return room if run.budget else max(room, int(unwanted.sum()))
 
 
 def pruning_scores(run: Training) -> Tensor:
@@ -132,8 +150,8 @@ def pruning_scores(run: Training) -> Tensor:
 def is_low(run: Training, iteration: int, scores: Tensor) -> Tensor:
     """Which Gaussians (N,) bool have a low score; for both, a low energy or a low importance."""
     settings, model = run.settings.pruning, run.model
-    excess = len(model) - run.budget
-    threshold = policy.pruning_threshold(iteration, run.settings.densification, settings)
+    excess = len(model) - run.budget_at(iteration)
+    threshold = policy.pruning_threshold(settings)
     low = policy.low_scores(scores, threshold, excess, settings)
     if settings.prune_by == "both" and model.network is not None:
         low = low | policy.low_scores(model.importance[:, 0], settings.prune_importance, excess, settings)

@@ -203,6 +203,7 @@ def initial_totals(settings: ImportanceSettings, device: torch.device) -> dict[s
         "next_round_start": 0.0,  # iteration after which the round began
         "round_start": -1.0,  # that of the last complete round; before all births: none is complete yet
         "error_share": math.inf,  # least squared error over Gaussians of a round so far
+        "grown": 0.0,  # Gaussians at the end of densification, once thinning them has begun
         "lambda_importance": settings.lambda_importance,
     }
     return {name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in start.items()}
@@ -301,6 +302,20 @@ def densification_candidates(scores: Tensor, pixel_error: Tensor, settings: Dens
     if settings.densify_by == "error":
         return scores > error_threshold(scores, pixel_error, settings)
     return scores >= settings.densify_grad_threshold
+
+
+def growth_budget(budget: int, views: int, settings: Settings) -> int:
+    """How many Gaussians there may be while they grow: more than the budget if the excess is sure to go later.
+
+    It is if, after densification, pruning lasts until the youngest are old enough, were seen for a whole
+    round through the `views`, and were low for long enough.
+    """
+    growth, pruning = settings.densification, settings.pruning
+    known = 2 * views + pruning.tag_patience * pruning.prune_interval
+    time = (thinning_rounds(growth.densify_until_iter, settings) - 1) * pruning.prune_interval
+    judged = importance_end(growth, pruning, settings.importance) >= pruning_end(growth, pruning)
+    is_sure = time >= max(known, pruning.tag_lifespan) and (judged or pruning.prune_by != "importance")
+    return int(budget / pruning.prune_keep) if is_sure else budget
 
 
 def growth_room(count: int, budget: int, settings: DensificationSettings) -> int:
@@ -422,23 +437,28 @@ def relative_energy(
     return torch.where(births <= round_start, share.to(statistics["energy"]), math.nan)
 
 
-def pruning_threshold(
-    iteration: int, densification: DensificationSettings, settings: PruningSettings
-) -> float:
-    """Below which a score is low where that is fixed; of energy another one once nothing grows any more."""
+def pruning_threshold(settings: PruningSettings) -> float:
+    """Below which a score is low where that is fixed."""
     if settings.prune_by in ("opacity", "importance"):
         return settings.prune_opacity if settings.prune_by == "opacity" else settings.prune_importance
-    late = settings.prune_energy_late and not collects_statistics(iteration, densification)
-    return settings.prune_energy_late if late else settings.prune_energy
+    return settings.prune_energy
 
 
-def pruning_room(count: int, budget: int, iteration: int, settings: Settings) -> int:
-    """How many of `count` Gaussians one round may prune."""
-    cap = settings.pruning.prune_cap
-    room = math.ceil(cap * count) if cap else count
-    if budget and not collects_statistics(iteration, settings.densification):
-        room = min(room, max(0, count - budget))  # nothing will grow in place of what goes now
-    return room
+def thins_out(iteration: int, densification: DensificationSettings, settings: PruningSettings) -> bool:
+    """Whether pruning works towards a number of Gaussians, no longer by a threshold."""
+    return settings.prune_keep < 1 and not collects_statistics(iteration, densification)
+
+
+def thinning_rounds(iteration: int, settings: Settings) -> int:
+    """Pruning rounds from `iteration` on, after densification; what the last iteration prunes is in no file."""
+    interval = settings.pruning.prune_interval
+    end = min(pruning_end(settings.densification, settings.pruning), settings.optimization.iterations)
+    return len(range(-(-iteration // interval) * interval, end, interval))
+
+
+def thinned(count: int, goal: int, rounds: int) -> int:
+    """How many of `count` Gaussians this round leaves, so that after `rounds` like it `goal` are left."""
+    return round(count * (goal / count) ** (1 / max(1, rounds))) if count > goal else count
 
 
 def low_scores(scores: Tensor, fixed: float, excess: int, settings: PruningSettings) -> Tensor:

@@ -106,7 +106,7 @@ def show_and_differentiate(run: Training, iteration: int) -> TrainingView:
         weight = policy.depth_weight(iteration, settings.optimization)
         objective = objective + weight * policy.depth_loss(shown.invdepth, known)
     if importance is not None:
-        objective = objective + importance_penalty(run, importance, view.loss)
+        objective = objective + importance_penalty(run, iteration, importance, view.loss)
     objective.backward()
     return view
 
@@ -118,10 +118,12 @@ def new_carrier(run: Training, iteration: int) -> Tensor | None:
     return torch.zeros(len(run.model), 1, device=run.model.device, requires_grad=True)
 
 
-def importance_penalty(run: Training, importance: Tensor, loss: Tensor) -> Tensor:
+def importance_penalty(run: Training, iteration: int, importance: Tensor, loss: Tensor) -> Tensor:
     settings, weight = run.settings.importance, run.totals["lambda_importance"]
     if settings.importance_control == "budget":
-        run.totals["lambda_importance"] = policy.steered_lambda(weight, importance.detach(), run.budget)
+        run.totals["lambda_importance"] = policy.steered_lambda(
+            weight, importance.detach(), run.budget_at(iteration)
+        )
     return policy.importance_penalty(importance, loss, weight, settings.lambda_binary)
 
 

@@ -55,8 +55,14 @@ class Training:
 
     @property
     def budget(self) -> int:
-        """Gaussians that growth may not exceed, 0: any number."""
+        """Gaussians that there may be in the end, 0: any number."""
         return gaussian_budget(self.settings)
+
+    def budget_at(self, iteration: int) -> int:
+        """Gaussians that there may be: while they grow, maybe more than in the end. 0: any number."""
+        if policy.collects_statistics(iteration, self.settings.densification):
+            return policy.growth_budget(self.budget, len(self.scene.train), self.settings)
+        return self.budget
 
 
 def gaussian_budget(settings: Settings) -> int:
@@ -95,7 +101,7 @@ def start(settings: Settings, scene: Scene, folder: Path) -> Training:
     """A run from the scene's points; from a random choice of them if there are more than the budget."""
     generator = torch.Generator().manual_seed(settings.run.seed)
     xyz, rgb = scene.points.xyz, scene.points.rgb
-    budget = gaussian_budget(settings)
+    budget = policy.growth_budget(gaussian_budget(settings), len(scene.train), settings)
     if 0 < budget < len(xyz):
         chosen = torch.randperm(len(xyz), generator=generator)[:budget].sort().values.numpy()
         xyz, rgb = xyz[chosen], rgb[chosen]

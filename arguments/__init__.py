@@ -168,6 +168,11 @@ def _check_together(settings: Settings) -> None:
         ):
             if value == "budget":
                 raise ValueError(f"--{name} budget: which one? give --max_gaussians or --target_size_mb")
+    if pruning.prune_keep < 1 and pruning.prune_until_iter <= growth.densify_until_iter:
+        raise ValueError(
+            "--prune_keep thins what has grown: pruning must go on after densification, "
+            f"--prune_until_iter {pruning.prune_until_iter} above --densify_until_iter {growth.densify_until_iter}"
+        )
     if pruning.prune_by == "importance" and importance.importance == "none":
         raise ValueError("--prune_by importance: there is none to prune by; give --importance full, say")
 

@@ -29,6 +29,10 @@ def between(low: float, high: float) -> Bound:
     return Bound(f"{low} to {high}", lambda value: low <= value <= high)
 
 
+def share() -> Bound:
+    return Bound("above 0, at most 1", lambda value: 0 < value <= 1)
+
+
 def open_unit_interval() -> Bound:
     return Bound("above 0 and below 1", lambda value: 0 < value < 1)
 

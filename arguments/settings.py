@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .flags import Bound, above, at_least, between, flag, milestone, one_of, open_unit_interval
+from .flags import Bound, above, at_least, between, flag, milestone, one_of, open_unit_interval, share
 
 
 @dataclass
@@ -169,7 +169,12 @@ class DensificationSettings:
     growth_cap: float = flag(
         0.0, "largest growth of one densification, 0: any", unit="share of the Gaussians", bound=at_least(0)
     )
-    max_gaussians: int = flag(0, "Gaussians that growth may not exceed, 0: any number", bound=at_least(0))
+    max_gaussians: int = flag(
+        0,
+        "Gaussians in the end, 0: any number; there are never more, but with --prune_keep as many more while "
+        "they grow as it will thin out",
+        bound=at_least(0),
+    )
     target_size_mb: float = flag(
         0.0, "the same as the size of the saved PLY, 0: any", unit="10^6 bytes", bound=at_least(0)
     )
@@ -210,14 +215,12 @@ class PruningSettings:
         unit="least squared error of the training views / Gaussians",
         bound=at_least(0),
     )
-    prune_energy_late: float = flag(
-        0.0, "the same once densification is over; 0: no other", unit="as prune_energy", bound=at_least(0)
-    )
     prune_quantile: float = flag(0.01, "share with the lowest scores, for quantile", bound=between(0, 1))
-    prune_cap: float = flag(
-        0.0,
-        "share of the Gaussians that one round may prune, lowest scores first, 0: all",
-        bound=between(0, 1),
+    prune_keep: float = flag(
+        1.0,
+        "share of the Gaussians that pruning leaves once densification is over, an even part going in every "
+        "round, lowest scores first; 1: the threshold goes on deciding",
+        bound=share(),
     )
     prune_interval: int = flag(100, "iterations between pruning rounds", bound=at_least(1))
     prune_until_iter: int = milestone(0, "pruning ends before this iteration, 0: when densification does")

@@ -22,6 +22,5 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tag_gradprune": GRADPRUNE,
     "tag_gradprune_decomp": GRADPRUNE
     | {"prune_by": "both", "importance": "full", "prune_until_iter": 25_000}
-    # Once nothing grows any more, the lowest go round by round, each time measured anew.
-    | {"prune_energy_late": 10.0, "prune_cap": 0.05},
+    | {"prune_keep": 0.29},
 }

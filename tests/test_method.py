@@ -170,11 +170,15 @@ def test_tags_through_clone_split_prune_and_resume(scene, tmp_path):
 # Budgets
 
 
-def grown(scene, tmp_path, **flags):
+def grown_run(scene, tmp_path, **flags):
     shared = {"variant": "tag_gradprune", "densification_interval": 10, "prune_interval": 10}
     shared |= {"iterations": 150, "densify_until_iter": 101, "growth_cap": 0.5, "error_floor": 0.5}
     run = new_run(scene, tmp_path, **shared | flags)
-    learn(run, 150)
+    learn(run, run.settings.optimization.iterations)
+    return run
+
+
+def count(run):
     return len(run.model.exported(run.settings.importance.importance_gate))
 
 
@@ -182,8 +186,21 @@ def grown(scene, tmp_path, **flags):
 @pytest.mark.parametrize("densify_by", ["error", "gradient"])
 def test_a_budget_is_used_but_never_exceeded(scene, tmp_path, budget, densify_by):
     flags = {"densify_by": densify_by, "tag_lifespan": 30, "prune_until_iter": 150}
-    assert grown(scene, tmp_path, **flags) > budget
-    assert 0.98 * budget <= grown(scene, tmp_path, max_gaussians=budget, **flags) <= budget
+    assert count(grown_run(scene, tmp_path, **flags)) > budget
+    assert 0.98 * budget <= count(grown_run(scene, tmp_path, max_gaussians=budget, **flags)) <= budget
+
+
+@pytest.mark.parametrize("importance", ["none", "full"])
+def test_thinning_keeps_its_share_or_fills_the_budget(scene, tmp_path, importance):
+    flags = {"prune_by": "both", "importance": importance, "importance_from_iter": 20, "tag_lifespan": 10}
+    flags |= {"iterations": 201, "prune_until_iter": 201}
+    run = grown_run(scene, tmp_path, **flags, prune_keep=0.25)
+    grown = run.totals["grown"].item()
+    assert count(run) == pytest.approx(0.25 * grown, rel=0.02)
+    budget = round(0.3 * grown)
+    run = grown_run(scene, tmp_path, **flags, prune_keep=0.5, max_gaussians=budget)
+    assert run.totals["grown"] > 1.5 * budget
+    assert 0.98 * budget <= count(run) <= budget
 
 
 def test_a_target_size_bounds_the_file(scene, tmp_path):
@@ -344,7 +361,7 @@ def test_what_nobody_can_see_is_not_exported(scene, tmp_path):
 
 
 def test_importance_prunes_without_any_opacity_rule(scene, tmp_path):
-    run = importance_run(scene, tmp_path, prune_by="importance", tag_lifespan=0, tag_patience=1, prune_cap=0)
+    run = importance_run(scene, tmp_path, prune_by="importance", tag_lifespan=0, tag_patience=1)
     with torch.no_grad():
         run.model.raw["opacities"].fill_(-9.0)
     assert not density_control.judge(run, 100)[1].any()

@@ -407,21 +407,48 @@ def test_relative_energy_is_in_shares_of_the_squared_error_and_skips_the_newborn
     assert before.isnan().all()  # no round is complete: nobody is judged
 
 
-def test_the_late_threshold_holds_once_densification_is_over():
-    pruning = PruningSettings(prune_by="both", prune_energy=0.01, prune_energy_late=3.0)
-    assert [policy.pruning_threshold(i, DENSIFICATION, pruning) for i in (14_999, 15_000)] == [0.01, 3.0]
-    pruning = PruningSettings(prune_by="gradient", prune_energy=0.2)
-    assert policy.pruning_threshold(20_000, DENSIFICATION, pruning) == 0.2
+def test_the_threshold_is_that_of_the_score():
+    values = {"prune_opacity": 0.1, "prune_importance": 0.2, "prune_energy": 0.3}
+    kinds = {"opacity": 0.1, "importance": 0.2, "gradient": 0.3, "both": 0.3}
+    for kind, threshold in kinds.items():
+        assert policy.pruning_threshold(PruningSettings(prune_by=kind, **values)) == threshold
 
 
-def test_a_round_prunes_at_most_its_cap_and_after_growth_not_below_the_budget():
-    capped = make_settings({"prune_cap": 0.05, "densify_until_iter": 100})
-    free = make_settings({"densify_until_iter": 100})
-    assert policy.pruning_room(1010, 0, 50, capped) == 51
-    assert policy.pruning_room(1010, 0, 50, free) == 1010
-    assert policy.pruning_room(1010, 1000, 50, free) == 1010  # growth will fill the room again
-    assert policy.pruning_room(1010, 1000, 100, free) == policy.pruning_room(1010, 1000, 100, capped) == 10
-    assert policy.pruning_room(990, 1000, 100, free) == 0
+THINNING = {"prune_by": "gradient", "prune_keep": 0.25, "densify_until_iter": 1000, "prune_until_iter": 2000}
+
+
+def test_thinning_takes_the_same_share_in_every_round_and_ends_at_its_goal():
+    count, left = 1600, []
+    for rounds in (4, 3, 2, 1):
+        count = policy.thinned(count, 100, rounds)
+        left.append(count)
+    assert left == [800, 400, 200, 100]
+    assert policy.thinned(90, 100, 3) == 90
+    assert policy.thinned(103, 100, 1) == 100
+
+
+def test_thinning_rounds_are_those_after_growth_and_before_the_end_of_pruning_or_of_the_run():
+    settings = make_settings(THINNING)
+    assert [policy.thinning_rounds(i, settings) for i in (1000, 1001, 1900, 1901)] == [10, 9, 1, 0]
+    assert policy.thinning_rounds(1000, make_settings(THINNING | {"iterations": 1500})) == 5
+    thins = [policy.thins_out(i, settings.densification, settings.pruning) for i in (999, 1000)]
+    assert thins == [False, True]
+    assert not policy.thins_out(1000, settings.densification, PruningSettings())
+
+
+def test_more_than_the_budget_may_grow_only_if_the_rest_is_sure_to_go():
+    def room(views=10, **changes):
+        return policy.growth_budget(100, views, make_settings(THINNING | changes))
+
+    assert room() == 400
+    assert policy.growth_budget(0, 10, make_settings(THINNING)) == 0
+    assert room(prune_keep=1.0) == 100
+    assert room(tag_lifespan=900) == 400 and room(tag_lifespan=901) == 100  # the last round is at 1900
+    assert room(views=400) == 400 and room(views=401) == 100  # energies known after 800, low for 1 round
+    assert room(tag_patience=9) == 100
+    assert room(iterations=1050) == 100
+    importance = {"prune_by": "importance", "importance": "full"}
+    assert room(**importance) == 400 and room(**importance, importance_until_iter=1500) == 100
 
 
 def test_importance_is_learnt_from_its_iteration_on():
