@@ -39,9 +39,9 @@ class ImportanceNetwork(nn.Module):
         self.bias = nn.Parameter(torch.tensor([math.log(start / (1 - start))]))
         if inputs:
             bound = 1 / math.sqrt(inputs)
-            weights = torch.empty(width, inputs).uniform_(-bound, bound, generator=generator)
-            self.hidden = nn.Parameter(weights)
-            self.hidden_bias = nn.Parameter(torch.zeros(width))
+            self.hidden = nn.Parameter(torch.empty(width, inputs).uniform_(-bound, bound, generator=generator))
+            # Above 0: latents alone start at 0, and units that are all 0 would never learn.
+            self.hidden_bias = nn.Parameter(torch.empty(width).uniform_(0, bound, generator=generator))
             self.out = nn.Parameter(torch.zeros(1, width))  # s is the same for all until this has moved
         self.to(centre.device)
 
