@@ -122,15 +122,16 @@ def judge(run: Training, iteration: int) -> tuple[Tensor, Tensor]:
 def pruning_room(run: Training, iteration: int, unwanted: Tensor) -> int:  # (N,) bool
     """How many Gaussians may go in this round."""
     growth, pruning, count = run.settings.densification, run.settings.pruning, len(run.model)
+    cap = math.ceil(pruning.prune_cap * count) if pruning.prune_cap else count
     if policy.collects_statistics(iteration, growth):
-        return count
+        return cap
     if pruning.prune_keep == 1:  # nothing will grow in place of what goes now
-        return max(0, count - run.budget) if run.budget else count
+        return min(cap, max(0, count - run.budget)) if run.budget else cap
     if not run.totals["grown"]:
         run.totals["grown"].fill_(count)
     goal = run.budget or round(pruning.prune_keep * run.totals["grown"].item())
     room = count - policy.thinned(count, goal, policy.thinning_rounds(iteration, run.settings))
-    return room if run.budget else max(room, int(unwanted.sum()))
+    return room if run.budget else max(room, min(cap, int(unwanted.sum())))
 
 
 def pruning_scores(run: Training) -> Tensor:

@@ -216,6 +216,11 @@ class PruningSettings:
         bound=at_least(0),
     )
     prune_quantile: float = flag(0.01, "share with the lowest scores, for quantile", bound=between(0, 1))
+    prune_cap: float = flag(
+        0.0,
+        "share of the Gaussians that one round may prune of those with low scores, 0: all",
+        bound=between(0, 1),
+    )
     prune_keep: float = flag(
         1.0,
         "share of the Gaussians that pruning leaves once densification is over, an even part going in every "

@@ -1,5 +1,7 @@
 """The method on real training steps: E_k, tags, budgets, importance (docs/method.md)."""
 
+import math
+
 import density_control
 import monitoring
 import pytest
@@ -190,6 +192,11 @@ def test_a_budget_is_used_but_never_exceeded(scene, tmp_path, budget, densify_by
     assert 0.98 * budget <= count(grown_run(scene, tmp_path, max_gaussians=budget, **flags)) <= budget
 
 
+def test_a_round_prunes_no_more_than_its_cap(scene, tmp_path):
+    run = new_run(scene, tmp_path, prune_opacity=0.99, prune_cap=0.05)  # all are low
+    assert int(density_control.judge(run, 600)[1].sum()) == math.ceil(0.05 * len(run.model))
+
+
 @pytest.mark.parametrize("importance", ["none", "full"])
 def test_thinning_keeps_its_share_or_fills_the_budget(scene, tmp_path, importance):
     flags = {"prune_by": "both", "importance": importance, "importance_from_iter": 20, "tag_lifespan": 10}
@@ -258,7 +265,9 @@ def test_importance_starts_late_at_its_start_value(scene, tmp_path, kind):
     learn(run, 10)
     learnt = run.model.importance.detach()
     assert not torch.allclose(learnt, torch.tensor(0.9), atol=1e-4)
-    assert (learnt.std() > 1e-6) == (kind != "constant"), "each Gaussian its own, unless there is nothing to see"
+    assert (learnt.std() > 1e-6) == (kind != "constant"), (
+        "each Gaussian its own, unless there is nothing to see"
+    )
 
 
 def test_the_share_of_the_error_never_rises(scene, tmp_path):
@@ -363,7 +372,7 @@ def test_what_nobody_can_see_is_not_exported(scene, tmp_path):
 
 
 def test_importance_prunes_without_any_opacity_rule(scene, tmp_path):
-    run = importance_run(scene, tmp_path, prune_by="importance", tag_lifespan=0, tag_patience=1)
+    run = importance_run(scene, tmp_path, prune_by="importance", tag_lifespan=0, tag_patience=1, prune_cap=0)
     with torch.no_grad():
         run.model.raw["opacities"].fill_(-9.0)
     assert not density_control.judge(run, 100)[1].any()
