@@ -113,10 +113,8 @@ def judge(run: Training, iteration: int) -> tuple[Tensor, Tensor]:
         sizes = (model.scales, model.statistics["max_radius"])
         oversized = policy.is_oversized(*sizes, run.scene.extent, settings)
     doomed = policy.prunable(model.tags | {"low_streak": streaks}, oversized, iteration, settings)
-    unwanted |= oversized
-    scores = scores.nan_to_num(0.0)
-    scores -= unwanted * scores.max()  # these before the others
-    return streaks, policy.highest(doomed, -scores, pruning_room(run, iteration, doomed & unwanted))
+    room = pruning_room(run, iteration, doomed & (unwanted | oversized))
+    return streaks, policy.highest(doomed, -scores.nan_to_num(0.0), room)
 
 
 def pruning_room(run: Training, iteration: int, unwanted: Tensor) -> int:  # (N,) bool

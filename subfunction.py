@@ -101,8 +101,11 @@ def decays_opacity(iteration: int, settings: DensificationSettings) -> bool:
 def importance_end(
     densification: DensificationSettings, pruning: PruningSettings, settings: ImportanceSettings
 ) -> int:
-    """The iteration before which importance is settled."""
-    return settings.importance_until_iter or pruning_end(densification, pruning)
+    """The iteration before which importance is settled: not while it alone prunes."""
+    end = pruning_end(densification, pruning)
+    if pruning.prune_by == "importance":
+        return max(end, settings.importance_until_iter)
+    return settings.importance_until_iter or end
 
 
 def learns_importance(iteration: int, end: int, settings: ImportanceSettings) -> bool:
@@ -313,8 +316,7 @@ def growth_budget(budget: int, views: int, settings: Settings) -> int:
     growth, pruning = settings.densification, settings.pruning
     known = 2 * views + pruning.tag_patience * pruning.prune_interval
     time = (thinning_rounds(growth.densify_until_iter, settings) - 1) * pruning.prune_interval
-    judged = importance_end(growth, pruning, settings.importance) >= pruning_end(growth, pruning)
-    is_sure = time >= max(known, pruning.tag_lifespan) and (judged or pruning.prune_by != "importance")
+    is_sure = time >= max(known, pruning.tag_lifespan)
     return int(budget / pruning.prune_keep) if is_sure else budget
 
 

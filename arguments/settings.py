@@ -260,7 +260,9 @@ class ImportanceSettings:
     )
     importance_from_iter: int = milestone(1000, "importance is learnt from this iteration on")
     importance_until_iter: int = milestone(
-        0, "here importance is settled: what it leaves out goes, the rest trains on; 0: when pruning ends"
+        0,
+        "here importance is settled: what it leaves out goes, the rest trains on; 0, and where importance alone "
+        "prunes: when pruning ends",
     )
     importance_start: float = flag(
         0.95, "importance that every Gaussian starts at", bound=open_unit_interval()

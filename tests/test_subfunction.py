@@ -447,8 +447,6 @@ def test_more_than_the_budget_may_grow_only_if_the_rest_is_sure_to_go():
     assert room(views=400) == 400 and room(views=401) == 100  # energies known after 800, low for 1 round
     assert room(tag_patience=9) == 100
     assert room(iterations=1050) == 100
-    importance = {"prune_by": "importance", "importance": "full"}
-    assert room(**importance) == 400 and room(**importance, importance_until_iter=1500) == 100
 
 
 def test_importance_is_learnt_from_its_iteration_on():
@@ -464,6 +462,8 @@ def test_importance_is_learnt_from_its_iteration_on():
     assert policy.importance_end(DENSIFICATION, PruningSettings(prune_until_iter=25_000), settings) == 25_000
     settings.importance_until_iter = 2000
     assert policy.importance_end(DENSIFICATION, PRUNING, settings) == 2000
+    by_importance = PruningSettings(prune_by="importance")
+    assert policy.importance_end(DENSIFICATION, by_importance, settings) == 15_000  # it alone prunes
 
 
 def test_rotations_and_covariances():

@@ -17,6 +17,7 @@ FLAGS = {
     "densify_until_iter": 1,
     "prune_until_iter": ITERATIONS + 1,
     "prune_keep": 1.0,
+    "importance_until_iter": ITERATIONS + 1,
 }
 
 
