@@ -22,7 +22,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tag_gradprune": GRADPRUNE,
     "tag_gradprune_decomp": GRADPRUNE
     | {"prune_by": "both", "importance": "full", "importance_until_iter": 15_000, "prune_until_iter": 25_000}
-    | {"prune_cap": 0.05, "prune_keep": 0.2}
+    | {"prune_cap": 0.05, "prune_keep": 0.225}
     # Those that are left have others' places to fill, and little time to learn it.
     | {"position_lr_final": 1.6e-5, "feature_lr": 0.005, "scaling_lr": 0.01},
 }
