@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -196,10 +197,19 @@ def record_distributions(run: Training, iteration: int) -> None:
         values["E_k"] = policy.reduced_errors(model.statistics, run.settings.densification)
     if policy.collects_energy(iteration, run.settings.densification, run.settings.pruning):
         values["removal energy"] = model.statistics["energy"]
+    together = None
     if model.network is not None:
         values["s_k"] = model.importance
+        together = correlation(model.importance, model.importance * model.opacities)
     last = run.settings.optimization.iterations
-    run.history.distributions(iteration, last, values, floaters(run))
+    run.history.distributions(iteration, last, values, floaters(run), together)
+
+
+def correlation(first: Tensor, second: Tensor) -> float | None:
+    """Pearson's, of as many numbers each; None where one of them does not vary."""
+    pair = torch.stack([first.flatten(), second.flatten()]).double()
+    value = torch.corrcoef(pair)[0, 1].item() if pair.shape[1] > 1 else math.nan
+    return value if math.isfinite(value) else None
 
 
 def floaters(run: Training) -> dict[str, float]:

@@ -77,6 +77,7 @@ def history():
                     "age": histogram(),
                 },
                 "floaters": {"low_opacity": 0.03, "near_camera": 0.01},
+                "importance_correlation": 0.75,
             }
             for iteration in (400, 800)
         ],

@@ -4,6 +4,7 @@ import math
 
 import density_control
 import monitoring
+import numpy as np
 import pytest
 import reference
 import torch
@@ -354,6 +355,29 @@ def test_the_exported_file_shows_what_the_importance_leaves(scene, tmp_path):
             < 0.004
             < (trained - render(camera, run.model, background).image).abs().mean()
         )
+
+
+def test_the_record_says_how_importance_goes_with_what_it_leaves_of_opacity(scene, tmp_path):
+    run = importance_run(scene, tmp_path, importance="latent")
+    monitoring.record_distributions(run, 1)
+    assert "s_k" in run.history.record["distributions"][0]["values"]
+    with torch.no_grad():
+        run.model.network.out.fill_(1.0)
+        run.model.network.hidden.fill_(1.0)
+        run.model.raw["latents"].zero_()
+        run.model.raw["latents"][::2] = 1.0
+    monitoring.record_distributions(run, 2)
+    s, o = (values.detach()[:, 0].double().numpy() for values in (run.model.importance, run.model.opacities))
+    expected = np.corrcoef(s, s * o)[0, 1]
+    assert run.history.record["distributions"][1]["importance_correlation"] == pytest.approx(expected)
+
+
+def test_no_correlation_with_what_does_not_vary():
+    rising, constant = torch.arange(4.0)[:, None], torch.ones(4, 1)
+    assert monitoring.correlation(rising, 2 * rising + 1) == pytest.approx(1)
+    assert monitoring.correlation(rising, -rising) == pytest.approx(-1)
+    assert monitoring.correlation(rising, constant) is None
+    assert monitoring.correlation(rising[:1], rising[:1]) is None
 
 
 def test_what_nobody_can_see_is_not_exported(scene, tmp_path):

@@ -68,10 +68,11 @@ def test_a_full_run(run):
         "born and pruned",
         "Error E_k",
         "Importance s_k",
+        "Correlation of s_k with s_k o_k",
         "floaters",
     ):
         assert chart in titles
-    assert len(page.all("svg")) == 10 and all(a["role"] == "img" for a in page.all("svg"))
+    assert len(page.all("svg")) == 11 and all(a["role"] == "img" for a in page.all("svg"))
 
 
 def test_the_page_is_small_for_large_noisy_pictures(run):

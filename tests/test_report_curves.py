@@ -25,10 +25,18 @@ def test_empty_lists_are_explained(run):
     assert not page.all("svg")
 
 
+def test_importances_that_do_not_vary_have_no_correlation(run):
+    changed = history()
+    for moment in changed["distributions"]:
+        moment["importance_correlation"] = None
+    write(run / "history.json", changed)
+    assert not any("Correlation" in a["aria-label"] for a in made(run).all("svg"))
+
+
 def test_a_variant_without_some_distributions(run):
     changed = history()
     for moment in changed["distributions"]:
-        del moment["floaters"]
+        del moment["floaters"], moment["importance_correlation"]
         for name in ("s_k", "E_k", "removal energy"):
             del moment["values"][name]
         moment["values"]["extra"] = histogram()

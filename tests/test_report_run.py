@@ -38,6 +38,7 @@ BAD_HISTORIES = {
         damaged("distributions", 0, values={"age": {"edges": [1, 0], "counts": [1]}}),
         r"distributions\[0\] is damaged",
     ),
+    "correlation": (damaged("distributions", 1, importance_correlation=[1]), r"distributions\[1\]"),
     "floaters": (damaged("distributions", 0, floaters={"low_opacity": "all"}), r"distributions\[0\]"),
 }
 

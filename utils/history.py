@@ -37,14 +37,20 @@ class History:
         self.record["steps"].append({"iteration": iteration, **counts})
 
     def distributions(
-        self, iteration: int, last: int, values: dict[str, Tensor], floaters: dict[str, float]
+        self,
+        iteration: int,
+        last: int,
+        values: dict[str, Tensor],
+        floaters: dict[str, float],
+        correlation: float | None = None,  # of importance with what it leaves of opacity
     ) -> None:
         """Histograms of `values`, whose names are keys of RANGES or `age`, which may reach `last`."""
         ranges = RANGES | {"age": ("linear", 0.0, float(last))}
         histograms = {name: histogram(value, *ranges[name]) for name, value in values.items()}
-        self.record["distributions"].append(
-            {"iteration": iteration, "values": histograms, "floaters": floaters}
-        )
+        entry = {"iteration": iteration, "values": histograms, "floaters": floaters}
+        if correlation is not None:
+            entry["importance_correlation"] = correlation
+        self.record["distributions"].append(entry)
 
     def write(self, folder: Path) -> None:
         write_json(folder / FILE_NAME, self.record)

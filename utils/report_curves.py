@@ -130,7 +130,7 @@ def distributions(run: Run) -> str:
     recorded = dict.fromkeys(name for moment in moments for name in moment.get("values", {}))
     names = [name for name in DISTRIBUTIONS if name in recorded]
     names += [name for name in recorded if name not in DISTRIBUTIONS]
-    figures = [heat_strip(run, name) for name in names] + [floaters(run)]
+    figures = [heat_strip(run, name) for name in names] + [trap(run), floaters(run)]
     missing = [title for name, title in DISTRIBUTIONS.items() if name not in recorded]
     text = "Over all Gaussians. Line: the median; dashed: a tenth of the Gaussians lies below, a tenth above."
     text += f" Not recorded in this run: {', '.join(missing)}." if missing else ""
@@ -189,6 +189,25 @@ def heat_legend(full: float) -> str:
     steps = "".join(f'<i style="opacity:{math.sqrt((index + 0.5) / 12):.2f}"></i>' for index in range(12))
     most = f"{100 * full:.2g} % or more of the Gaussians"
     return f'<span class="scale">0 <span class="heat">{steps}</span> {most}</span>'
+
+
+def trap(run: Run) -> str:
+    """Whether importance has become opacity under another name (docs/method.md, The trap)."""
+    moments = [
+        (moment["iteration"], moment.get("importance_correlation")) for moment in run.history["distributions"]
+    ]
+    points = [(x, value) for x, value in moments if value is not None]
+    if not points:
+        return ""
+    axis = Axis(min(0.0, *(value for _, value in points)), 1.0)
+    chart = Chart("Correlation of s_k with s_k o_k over iterations", time_axis(run), axis)
+    chart.line(points, "c1")
+    for x, value in points:
+        chart.ring(x, value, "c1", f"iteration {x:,.0f}: {value:.3f}")
+    legend = [("c1", "1: importance tells nothing that opacity does not")]
+    return figure(
+        "Importance s_k with s_k o_k: correlation", f"{points[-1][1]:.2f} at the end", chart, legend
+    )
 
 
 def floaters(run: Run) -> str:

@@ -116,8 +116,9 @@ def _is_distribution(entry: Any) -> bool:
     values, floaters = entry.get("values", {}), entry.get("floaters", {})
     if not isinstance(values, dict) or not isinstance(floaters, dict):
         return False
-    shares_right = all(share is None or is_number(share) for share in floaters.values())
-    return shares_right and all(map(_is_histogram, values.values()))
+    scalars = [*floaters.values(), entry.get("importance_correlation")]
+    scalars_right = all(value is None or is_number(value) for value in scalars)
+    return scalars_right and all(map(_is_histogram, values.values()))
 
 
 def _is_histogram(value: Any) -> bool:
