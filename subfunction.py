@@ -113,8 +113,8 @@ def learns_importance(iteration: int, end: int, settings: ImportanceSettings) ->
 
 
 def prunes_large(iteration: int, settings: DensificationSettings) -> bool:
-    """Sizes mean little before the first opacity reset."""
-    return iteration > settings.opacity_reset_interval
+    """Sizes mean little before the first opacity reset; later nothing grows in a large Gaussian's place."""
+    return iteration > settings.opacity_reset_interval and collects_statistics(iteration, settings)
 
 
 # What is minimised

@@ -153,6 +153,7 @@ def test_size_prunes_only_later_and_on_the_screen_only_when_asked():
     on_screen = PruningSettings(max_screen_size=20)
     assert policy.is_oversized(scales, radii, 2.0, on_screen).tolist() == [False, True, True]
     assert not policy.prunes_large(3000, DENSIFICATION) and policy.prunes_large(3100, DENSIFICATION)
+    assert policy.prunes_large(14_999, DENSIFICATION) and not policy.prunes_large(15_000, DENSIFICATION)
 
 
 def test_only_the_old_are_pruned_for_a_low_streak_or_their_size():
