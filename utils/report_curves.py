@@ -130,7 +130,7 @@ def distributions(run: Run) -> str:
     recorded = dict.fromkeys(name for moment in moments for name in moment.get("values", {}))
     names = [name for name in DISTRIBUTIONS if name in recorded]
     names += [name for name in recorded if name not in DISTRIBUTIONS]
-    figures = [heat_strip(run, name) for name in names] + [trap(run), floaters(run)]
+    figures = [heat_strip(run, name) for name in names] + [importance_beside_opacity(run), floaters(run)]
     missing = [title for name, title in DISTRIBUTIONS.items() if name not in recorded]
     text = "Over all Gaussians. Line: the median; dashed: a tenth of the Gaussians lies below, a tenth above."
     text += f" Not recorded in this run: {', '.join(missing)}." if missing else ""
@@ -191,7 +191,7 @@ def heat_legend(full: float) -> str:
     return f'<span class="scale">0 <span class="heat">{steps}</span> {most}</span>'
 
 
-def trap(run: Run) -> str:
+def importance_beside_opacity(run: Run) -> str:
     """Whether importance has become opacity under another name (docs/method.md, The trap)."""
     moments = [
         (moment["iteration"], moment.get("importance_correlation")) for moment in run.history["distributions"]
