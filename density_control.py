@@ -165,8 +165,17 @@ def start_or_settle_importance(run: Training, iteration: int) -> None:
         model.start_importance(settings.importance, run.scene.extent, run.generator)
     if iteration >= end and model.network is not None:
         before = len(model)
-        model.settle_importance(settings.importance.importance_gate)
+        threshold = policy.settling_threshold(model.importance[:, 0], run.budget)
+        model.settle_importance(settings.importance.importance_gate, threshold)
         run.history.step(iteration, 0, 0, before - len(model), len(model))
+
+
+def steering_goal(run: Training, iteration: int) -> int:
+    """What the importances shall add up to under a budget: the Gaussians that the next pruning round leaves."""
+    goal, growth = run.budget_at(iteration), run.settings.densification
+    if not policy.thins_out(iteration, growth, run.settings.pruning):
+        return goal
+    return policy.thinned(len(run.model), goal, policy.thinning_rounds(iteration, run.settings))
 
 
 def start_collecting(run: Training) -> None:

@@ -216,9 +216,12 @@ class GaussianModel:
             )
 
     @torch.no_grad()
-    def settle_importance(self, gate: str) -> None:
-        """Become what a file holds of this model; training goes on without network and latents."""
-        opacities, seen = self._gated_opacities(gate)
+    def settle_importance(self, gate: str, threshold: float = 0.5) -> None:
+        """Become what a file holds of this model; training goes on without network and latents.
+
+        threshold: importance below which a gate is shut.
+        """
+        opacities, seen = self._gated_opacities(gate, threshold)
         self.network = self.network_optimizer = None
         if "latents" in self.raw:
             self.optimizer.state.pop(self.raw.pop("latents"), None)
@@ -227,9 +230,9 @@ class GaussianModel:
         self.overwrite("opacities", opacities, "keep")
         self.keep(seen)
 
-    def _gated_opacities(self, gate: str) -> tuple[Tensor, Tensor]:
+    def _gated_opacities(self, gate: str, threshold: float = 0.5) -> tuple[Tensor, Tensor]:
         """Raw opacities (N, 1) times what `gate` makes of the importance; which (N,) bool can be seen then."""
-        shares = deterministic_gate(self.importance, gate)
+        shares = deterministic_gate(self.importance, gate, threshold)
         opacities = self.opacities * shares
         raw = torch.where(shares == 1, self.raw["opacities"], opacities.logit())
         return raw, opacities[:, 0] >= SMALLEST_ALPHA

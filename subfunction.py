@@ -21,7 +21,7 @@ SPLIT_SHRINK = (
 HALF_LENGTH = 0.6  # of a half along the axis that was split, over the parent's: hardly a dip between the two
 LEAST_OPACITY = 1e-6  # distance from 0 and 1 that keeps its logit finite
 CONTROL_RATE = 0.02  # of log lambda_importance per iteration, at twice the budget
-CONTROL_RANGE = (1e-6, 1e3)  # of lambda_importance
+CONTROL_RANGE = (0.1, 10.0)  # of lambda_importance, over what was given
 
 # When
 
@@ -188,10 +188,21 @@ def importance_penalty(
     return price * loss
 
 
-def steered_lambda(lambda_mean: Tensor, importances: Tensor, budget: int) -> Tensor:
-    """The weight of the mean importance, raised while the importances add up to more than the budget."""
-    excess = (importances.sum() / budget - 1).clamp(-1, 1)
-    return (lambda_mean * (CONTROL_RATE * excess).exp()).clamp(*CONTROL_RANGE)
+def steered_lambda(lambda_mean: Tensor, importances: Tensor, goal: int, given: float) -> Tensor:
+    """The weight of the mean importance, raised while the importances add up to more than the goal.
+
+    Near the given one: importances follow slowly, and a weight that had run far ahead would close them all.
+    """
+    excess = (importances.sum() / goal - 1).clamp(-1, 1)
+    low, high = CONTROL_RANGE
+    return (lambda_mean * (CONTROL_RATE * excess).exp()).clamp(low * given, high * given)
+
+
+def settling_threshold(importances: Tensor, budget: int) -> float:
+    """Importances (N,) below it go when importance is settled: half, or less where that would leave room."""
+    if not budget:
+        return 0.5
+    return min(0.5, importances.topk(min(budget, len(importances))).values[-1].item())
 
 
 # Statistics

@@ -14,6 +14,7 @@ from torch import Tensor
 import subfunction as policy
 from arguments import OF_ONE_COMMAND, VARIANTS, Settings, given_flags, train_parser
 from density_control import collect, control_opacity, densify_and_prune, start_or_settle_importance
+from density_control import steering_goal
 from monitoring import Viewers, check_numbers, open_viewers, report
 from run_origin import find_origin, resume
 from scene import load_scene
@@ -121,8 +122,9 @@ def new_carrier(run: Training, iteration: int) -> Tensor | None:
 def importance_penalty(run: Training, iteration: int, importance: Tensor, loss: Tensor) -> Tensor:
     settings, weight = run.settings.importance, run.totals["lambda_importance"]
     if settings.importance_control == "budget":
+        goal = steering_goal(run, iteration)
         run.totals["lambda_importance"] = policy.steered_lambda(
-            weight, importance.detach(), run.budget_at(iteration)
+            weight, importance.detach(), goal, settings.lambda_importance
         )
     return policy.importance_penalty(importance, loss, weight, settings.lambda_binary)
 

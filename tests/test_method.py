@@ -211,6 +211,20 @@ def test_thinning_keeps_its_share_or_fills_the_budget(scene, tmp_path, importanc
     assert 0.98 * budget <= count(run) <= budget
 
 
+def test_the_controller_fills_the_budget_by_importance_alone(scene, tmp_path):
+    flags = {"prune_by": "importance", "importance": "full", "importance_from_iter": 20, "tag_lifespan": 10}
+    flags |= {"iterations": 211, "prune_until_iter": 201, "prune_keep": 0.5, "max_gaussians": 100}
+    run = grown_run(scene, tmp_path, **flags, importance_control="budget", lambda_importance=0.01)
+    assert run.totals["grown"] > 150
+    assert run.model.network is None and 98 <= count(run) <= 100
+    assert 0.001 <= run.totals["lambda_importance"] <= 0.1 and run.totals["lambda_importance"] != 0.01
+
+
+def test_a_controller_without_a_budget_is_an_error(scene, tmp_path):
+    with pytest.raises(ValueError, match="--importance_control budget.*--target_size_mb"):
+        new_run(scene, tmp_path, importance_control="budget")
+
+
 def test_a_target_size_bounds_the_file(scene, tmp_path):
     target = 0.03
     run = new_run(scene, tmp_path, variant="tag", target_size_mb=target)
@@ -306,6 +320,17 @@ def test_settled_importance_leaves_what_a_file_would_hold(scene, tmp_path, kind)
     learn(run, 3)
     assert run.model.network is None, "it does not start again"
     assert all(torch.isfinite(values).all() for values in run.model.raw.values())
+
+
+def test_settling_leaves_what_fills_the_budget(scene, tmp_path):
+    run = importance_run(scene, tmp_path, importance_until_iter=20, importance_start=0.4, max_gaussians=30)
+    with torch.no_grad():
+        run.model.raw["latents"].normal_(generator=torch.Generator().manual_seed(0))
+    before, run.settings.densification.max_gaussians = len(run.model), 20
+    best = run.model.means[run.model.importance[:, 0].topk(20).indices]
+    assert before > 20 and (run.model.importance < 0.5).all()
+    train.set_schedules(run, 20)
+    assert {tuple(m) for m in run.model.means.tolist()} == {tuple(m) for m in best.tolist()}
 
 
 def test_children_inherit_the_latent(scene, tmp_path):

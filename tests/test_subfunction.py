@@ -389,13 +389,26 @@ def test_importance_penalty_by_hand():
     assert policy.importance_penalty(s, loss, weight, 3.0).item() == pytest.approx(both)
 
 
-def test_lambda_rises_above_the_budget_and_falls_below_it():
-    weight = torch.tensor(0.1, dtype=torch.float64)
+def test_lambda_rises_above_the_goal_and_falls_below_it_but_stays_near_what_was_given():
     importances = torch.full((100, 1), 0.5)
-    assert policy.steered_lambda(weight, importances, 40) > weight
-    assert policy.steered_lambda(weight, importances, 50) == weight
-    assert policy.steered_lambda(weight, importances, 60) < weight
-    assert policy.steered_lambda(torch.tensor(1e3), importances, 1) == 1e3
+
+    def steered(weight, goal, given=0.1):
+        weight = torch.tensor(weight, dtype=torch.float64)
+        return policy.steered_lambda(weight, importances, goal, given).item()
+
+    assert steered(0.1, 25) == pytest.approx(0.1 * math.exp(policy.CONTROL_RATE))  # twice the goal
+    assert steered(0.1, 50) == pytest.approx(0.1)
+    assert steered(0.1, 100) == pytest.approx(0.1 * math.exp(-policy.CONTROL_RATE / 2))
+    assert steered(1.0, 1) == pytest.approx(1.0) and steered(0.01, 1000) == pytest.approx(0.01)
+    assert steered(0.0, 1, given=0.0) == 0.0
+
+
+def test_settling_leaves_what_the_budget_has_room_for():
+    s = torch.tensor([0.1, 0.9, 0.3, 0.7])
+    thresholds = {0: 0.5, 1: 0.5, 2: 0.5, 3: 0.3, 4: 0.1, 9: 0.1}
+    for budget, threshold in thresholds.items():
+        assert policy.settling_threshold(s, budget) == pytest.approx(threshold)
+    assert int((s >= policy.settling_threshold(s, 3)).sum()) == 3
 
 
 def test_relative_energy_is_in_shares_of_the_squared_error_and_skips_the_newborn():

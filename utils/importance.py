@@ -39,7 +39,9 @@ class ImportanceNetwork(nn.Module):
         self.bias = nn.Parameter(torch.tensor([math.log(start / (1 - start))]))
         if inputs:
             bound = 1 / math.sqrt(inputs)
-            self.hidden = nn.Parameter(torch.empty(width, inputs).uniform_(-bound, bound, generator=generator))
+            self.hidden = nn.Parameter(
+                torch.empty(width, inputs).uniform_(-bound, bound, generator=generator)
+            )
             # Above 0: latents alone start at 0, and units that are all 0 would never learn.
             self.hidden_bias = nn.Parameter(torch.empty(width).uniform_(0, bound, generator=generator))
             self.out = nn.Parameter(torch.zeros(1, width))  # s is the same for all until this has moved
@@ -106,6 +108,6 @@ def gate(probability: Tensor, kind: str, generator: torch.Generator) -> Tensor:
     return hard + (probability - probability.detach())
 
 
-def deterministic_gate(probability: Tensor, kind: str) -> Tensor:
+def deterministic_gate(probability: Tensor, kind: str, threshold: float = 0.5) -> Tensor:
     """The same (N, 1) for files and measuring: nothing is left to chance."""
-    return probability if kind == "soft" else (probability >= 0.5).to(probability)
+    return probability if kind == "soft" else (probability >= threshold).to(probability)
