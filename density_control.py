@@ -170,14 +170,6 @@ def start_or_settle_importance(run: Training, iteration: int) -> None:
         run.history.step(iteration, 0, 0, before - len(model), len(model))
 
 
-def steering_goal(run: Training, iteration: int) -> int:
-    """What the importances shall add up to under a budget: the Gaussians that the next pruning round leaves."""
-    goal, growth = run.budget_at(iteration), run.settings.densification
-    if not policy.thins_out(iteration, growth, run.settings.pruning):
-        return goal
-    return policy.thinned(len(run.model), goal, policy.thinning_rounds(iteration, run.settings))
-
-
 def start_collecting(run: Training) -> None:
     """Densification statistics begin anew."""
     run.model.reset_statistics("densification")

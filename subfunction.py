@@ -112,6 +112,13 @@ def learns_importance(iteration: int, end: int, settings: ImportanceSettings) ->
     return settings.importance != "none" and settings.importance_from_iter <= iteration < end
 
 
+def steers_importance(
+    iteration: int, densification: DensificationSettings, settings: ImportanceSettings
+) -> bool:
+    """Not while Gaussians grow: there is room then, and cheap importances would all be 1 and tell nothing."""
+    return settings.importance_control == "budget" and not collects_statistics(iteration, densification)
+
+
 def prunes_large(iteration: int, settings: DensificationSettings) -> bool:
     """Sizes mean little before the first opacity reset; later nothing grows in a large Gaussian's place."""
     return iteration > settings.opacity_reset_interval and collects_statistics(iteration, settings)
@@ -188,12 +195,12 @@ def importance_penalty(
     return price * loss
 
 
-def steered_lambda(lambda_mean: Tensor, importances: Tensor, goal: int, given: float) -> Tensor:
-    """The weight of the mean importance, raised while the importances add up to more than the goal.
+def steered_lambda(lambda_mean: Tensor, importances: Tensor, budget: int, given: float) -> Tensor:
+    """The weight of the mean importance, raised while the importances add up to more than the budget.
 
     Near the given one: importances follow slowly, and a weight that had run far ahead would close them all.
     """
-    excess = (importances.sum() / goal - 1).clamp(-1, 1)
+    excess = (importances.sum() / budget - 1).clamp(-1, 1)
     low, high = CONTROL_RANGE
     return (lambda_mean * (CONTROL_RATE * excess).exp()).clamp(low * given, high * given)
 

@@ -14,7 +14,6 @@ from torch import Tensor
 import subfunction as policy
 from arguments import OF_ONE_COMMAND, VARIANTS, Settings, given_flags, train_parser
 from density_control import collect, control_opacity, densify_and_prune, start_or_settle_importance
-from density_control import steering_goal
 from monitoring import Viewers, check_numbers, open_viewers, report
 from run_origin import find_origin, resume
 from scene import load_scene
@@ -121,10 +120,9 @@ def new_carrier(run: Training, iteration: int) -> Tensor | None:
 
 def importance_penalty(run: Training, iteration: int, importance: Tensor, loss: Tensor) -> Tensor:
     settings, weight = run.settings.importance, run.totals["lambda_importance"]
-    if settings.importance_control == "budget":
-        goal = steering_goal(run, iteration)
+    if policy.steers_importance(iteration, run.settings.densification, settings):
         run.totals["lambda_importance"] = policy.steered_lambda(
-            weight, importance.detach(), goal, settings.lambda_importance
+            weight, importance.detach(), run.budget, settings.lambda_importance
         )
     return policy.importance_penalty(importance, loss, weight, settings.lambda_binary)
 
@@ -184,12 +182,19 @@ def keep_what_is_done(run: Training, interrupts: Interrupts) -> str:
 
 
 def check_schedules(settings: Settings) -> None:
-    """ValueError for first and last rates that do not go together, before any long work."""
+    """ValueError for rates and milestones that do not go together, before any long work."""
     policy.position_learning_rate(1, 1.0, settings.optimization)
     if settings.model.train_test_exp:
         policy.exposure_learning_rate(1, settings.optimization)
     if settings.model.depths:
         policy.depth_weight(1, settings.optimization)
+    growth, importance = settings.densification, settings.importance
+    end = policy.importance_end(growth, settings.pruning, importance)
+    if importance.importance_control == "budget" and end <= growth.densify_until_iter:
+        raise ValueError(
+            f"--importance_control budget steers from iteration {growth.densify_until_iter} on, and importance is "
+            f"settled at {end}: give --prune_by importance and a later --prune_until_iter"
+        )
 
 
 def main() -> None:

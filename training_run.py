@@ -66,15 +66,12 @@ class Training:
 
 
 def gaussian_budget(settings: Settings) -> int:
-    """What --max_gaussians and --target_size_mb leave room for, 0: any number. ValueError for no room or goal."""
+    """What --max_gaussians and --target_size_mb leave room for, 0: any number. ValueError for no room."""
     growth = settings.densification
     in_file = gaussians_in_ply(1e6 * growth.target_size_mb, settings.model.sh_degree)
     if growth.target_size_mb and not in_file:
         raise ValueError(f"--target_size_mb: {growth.target_size_mb} MB do not hold a single Gaussian")
-    budget = min(filter(None, (growth.max_gaussians, in_file)), default=0)
-    if settings.importance.importance_control == "budget" and not budget:
-        raise ValueError("--importance_control budget: which? give --target_size_mb or --max_gaussians")
-    return budget
+    return min(filter(None, (growth.max_gaussians, in_file)), default=0)
 
 
 @dataclass

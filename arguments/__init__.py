@@ -173,8 +173,13 @@ def _check_together(settings: Settings) -> None:
             "--prune_keep thins what has grown: pruning must go on after densification, "
             f"--prune_until_iter {pruning.prune_until_iter} above --densify_until_iter {growth.densify_until_iter}"
         )
-    if pruning.prune_by == "importance" and importance.importance == "none":
-        raise ValueError("--prune_by importance: there is none to prune by; give --importance full, say")
+    if importance.importance == "none":
+        if pruning.prune_by == "importance":
+            raise ValueError("--prune_by importance: there is none to prune by; give --importance full, say")
+        if importance.importance_control == "budget":
+            raise ValueError(
+                "--importance_control budget: there is none to steer; give --importance full, say"
+            )
 
 
 def _settings(values: dict[str, Any]) -> Settings:

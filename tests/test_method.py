@@ -220,9 +220,22 @@ def test_the_controller_fills_the_budget_by_importance_alone(scene, tmp_path):
     assert 0.001 <= run.totals["lambda_importance"] <= 0.1 and run.totals["lambda_importance"] != 0.01
 
 
-def test_a_controller_without_a_budget_is_an_error(scene, tmp_path):
-    with pytest.raises(ValueError, match="--importance_control budget.*--target_size_mb"):
-        new_run(scene, tmp_path, importance_control="budget")
+STEERED = {"variant": "tag_gradprune_decomp", "prune_by": "importance", "importance_control": "budget"}
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"max_gaussians": 0}, "which one.*--target_size_mb"),
+        ({"variant": "tag"}, "there is none to prune by"),
+        ({"variant": "tag", "prune_by": "opacity"}, "there is none to steer"),
+        ({"prune_by": "both"}, "from iteration 15000 on.*settled at 15000.*--prune_by"),
+    ],
+)
+def test_a_controller_that_could_steer_nothing_is_an_error(change, complaint):
+    train.check_schedules(make_settings(STEERED | {"max_gaussians": 9}))
+    with pytest.raises(ValueError, match=complaint):
+        train.check_schedules(make_settings(STEERED | {"max_gaussians": 9} | change))
 
 
 def test_a_target_size_bounds_the_file(scene, tmp_path):

@@ -389,18 +389,25 @@ def test_importance_penalty_by_hand():
     assert policy.importance_penalty(s, loss, weight, 3.0).item() == pytest.approx(both)
 
 
-def test_lambda_rises_above_the_goal_and_falls_below_it_but_stays_near_what_was_given():
+def test_lambda_rises_above_the_budget_and_falls_below_it_but_stays_near_what_was_given():
     importances = torch.full((100, 1), 0.5)
 
-    def steered(weight, goal, given=0.1):
+    def steered(weight, budget, given=0.1):
         weight = torch.tensor(weight, dtype=torch.float64)
-        return policy.steered_lambda(weight, importances, goal, given).item()
+        return policy.steered_lambda(weight, importances, budget, given).item()
 
-    assert steered(0.1, 25) == pytest.approx(0.1 * math.exp(policy.CONTROL_RATE))  # twice the goal
+    assert steered(0.1, 25) == pytest.approx(0.1 * math.exp(policy.CONTROL_RATE))  # twice the budget
     assert steered(0.1, 50) == pytest.approx(0.1)
     assert steered(0.1, 100) == pytest.approx(0.1 * math.exp(-policy.CONTROL_RATE / 2))
     assert steered(1.0, 1) == pytest.approx(1.0) and steered(0.01, 1000) == pytest.approx(0.01)
     assert steered(0.0, 1, given=0.0) == 0.0
+
+
+def test_lambda_is_steered_only_where_asked_and_once_nothing_grows():
+    growth = DensificationSettings(densify_until_iter=1000)
+    steered = ImportanceSettings(importance_control="budget")
+    assert [policy.steers_importance(i, growth, steered) for i in (999, 1000)] == [False, True]
+    assert not policy.steers_importance(1000, growth, ImportanceSettings())
 
 
 def test_settling_leaves_what_the_budget_has_room_for():
