@@ -15,7 +15,7 @@ from torch import Tensor
 
 from arguments import ImportanceSettings, OptimizationSettings
 from utils.files import write_atomically
-from utils.importance import INPUTS, ImportanceNetwork, deterministic_gate
+from utils.importance import INPUTS, OPEN_FROM, ImportanceNetwork, deterministic_gate
 from utils.sh import base_count, degree_of, rgb_to_sh
 
 ADAM_EPSILON = 1e-15  # Kerbl et al. 2023: gradients of single Gaussians are far below torch's default of 1e-8
@@ -216,11 +216,8 @@ class GaussianModel:
             )
 
     @torch.no_grad()
-    def settle_importance(self, gate: str, threshold: float = 0.5) -> None:
-        """Become what a file holds of this model; training goes on without network and latents.
-
-        threshold: importance below which a gate is shut.
-        """
+    def settle_importance(self, gate: str, threshold: float) -> None:
+        """Drop what `gate` shuts below `threshold`; training goes on without network and latents."""
         opacities, seen = self._gated_opacities(gate, threshold)
         self.network = self.network_optimizer = None
         if "latents" in self.raw:
@@ -230,7 +227,7 @@ class GaussianModel:
         self.overwrite("opacities", opacities, "keep")
         self.keep(seen)
 
-    def _gated_opacities(self, gate: str, threshold: float = 0.5) -> tuple[Tensor, Tensor]:
+    def _gated_opacities(self, gate: str, threshold: float = OPEN_FROM) -> tuple[Tensor, Tensor]:
         """Raw opacities (N, 1) times what `gate` makes of the importance; which (N,) bool can be seen then."""
         shares = deterministic_gate(self.importance, gate, threshold)
         opacities = self.opacities * shares

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from arguments import DensificationSettings, ImportanceSettings, OptimizationSettings, PruningSettings
 from arguments import Settings
+from utils.importance import OPEN_FROM
 from utils.rotations import quats_to_matrices
 from utils.schedules import log_linear
 
@@ -206,10 +207,10 @@ def steered_lambda(lambda_mean: Tensor, importances: Tensor, budget: int, given:
 
 
 def settling_threshold(importances: Tensor, budget: int) -> float:
-    """Importances (N,) below it go when importance is settled: half, or less where that would leave room."""
+    """Importances (N,) below it go at settling: those that files leave out, or fewer, to fill the budget."""
     if not budget:
-        return 0.5
-    return min(0.5, importances.topk(min(budget, len(importances))).values[-1].item())
+        return OPEN_FROM
+    return min(OPEN_FROM, importances.topk(min(budget, len(importances))).values[-1].item())
 
 
 # Statistics

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from utils.sh import MAX_DEGREE, base_count, sh_to_rgb
 
+OPEN_FROM = 0.5  # importance from which a Gaussian is in a file, where gates are 0 or 1
 INPUTS = {  # what each kind of network sees
     "full": ("features", "latents"),
     "mlp": ("features",),
@@ -108,6 +109,6 @@ def gate(probability: Tensor, kind: str, generator: torch.Generator) -> Tensor:
     return hard + (probability - probability.detach())
 
 
-def deterministic_gate(probability: Tensor, kind: str, threshold: float = 0.5) -> Tensor:
+def deterministic_gate(probability: Tensor, kind: str, threshold: float = OPEN_FROM) -> Tensor:
     """The same (N, 1) for files and measuring: nothing is left to chance."""
     return probability if kind == "soft" else (probability >= threshold).to(probability)
