@@ -160,7 +160,7 @@ def is_low(run: Training, iteration: int, scores: Tensor) -> Tensor:
 def start_or_settle_importance(run: Training, iteration: int) -> None:
     """Importance is learnt for a time; then what it leaves out goes, and the rest is trained on without gates."""
     settings, model = run.settings, run.model
-    end = policy.importance_end(settings.densification, settings.pruning, settings.importance)
+    end = policy.importance_end(settings)
     if policy.learns_importance(iteration, end, settings.importance) and model.network is None:
         model.start_importance(settings.importance, run.scene.extent, run.generator)
     if iteration >= end and model.network is not None:

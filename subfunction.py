@@ -99,14 +99,15 @@ def decays_opacity(iteration: int, settings: DensificationSettings) -> bool:
     return settings.opacity_control == "decay" and densifies(iteration, settings)
 
 
-def importance_end(
-    densification: DensificationSettings, pruning: PruningSettings, settings: ImportanceSettings
-) -> int:
-    """The iteration before which importance is settled: not while it alone prunes."""
-    end = pruning_end(densification, pruning)
-    if pruning.prune_by == "importance":
-        return max(end, settings.importance_until_iter)
-    return settings.importance_until_iter or end
+def importance_end(settings: Settings) -> int:
+    """The iteration before which importance is settled: not while it alone prunes, but no later than the last one.
+
+    What is rendered then is what the file holds.
+    """
+    end = pruning_end(settings.densification, settings.pruning)
+    asked = settings.importance.importance_until_iter
+    alone = settings.pruning.prune_by == "importance"
+    return min(max(end, asked) if alone else asked or end, settings.optimization.iterations)
 
 
 def learns_importance(iteration: int, end: int, settings: ImportanceSettings) -> bool:

@@ -188,12 +188,11 @@ def check_schedules(settings: Settings) -> None:
         policy.exposure_learning_rate(1, settings.optimization)
     if settings.model.depths:
         policy.depth_weight(1, settings.optimization)
-    growth, importance = settings.densification, settings.importance
-    end = policy.importance_end(growth, settings.pruning, importance)
-    if importance.importance_control == "budget" and end <= growth.densify_until_iter:
+    start, end = settings.densification.densify_until_iter, policy.importance_end(settings)
+    if settings.importance.importance_control == "budget" and end <= start:
         raise ValueError(
-            f"--importance_control budget steers from iteration {growth.densify_until_iter} on, and importance is "
-            f"settled at {end}: give --prune_by importance and a later --prune_until_iter"
+            f"--importance_control budget steers from iteration {start} on, and importance is settled at {end}: "
+            "give --prune_by importance, a later --prune_until_iter and, with fewer --iterations, --scale_schedule"
         )
 
 

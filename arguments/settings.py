@@ -262,7 +262,7 @@ class ImportanceSettings:
     importance_until_iter: int = milestone(
         0,
         "here importance is settled: what it leaves out goes, the rest trains on; 0, and where importance alone "
-        "prunes: when pruning ends",
+        "prunes: when pruning ends; at the latest in the last iteration",
     )
     importance_start: float = flag(
         0.95, "importance that every Gaussian starts at", bound=open_unit_interval()

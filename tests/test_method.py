@@ -220,6 +220,14 @@ def test_the_controller_fills_the_budget_by_importance_alone(scene, tmp_path):
     assert 0.001 <= run.totals["lambda_importance"] <= 0.1 and run.totals["lambda_importance"] != 0.01
 
 
+def test_the_file_of_a_run_that_prunes_to_its_end_fills_the_budget(scene, tmp_path):
+    flags = {"variant": "tag_gradprune_decomp", "prune_by": "importance", "importance_from_iter": 20}
+    flags |= {"prune_until_iter": 30_000, "importance_until_iter": 0, "importance_start": 0.4}
+    run = grown_run(scene, tmp_path, **flags, max_gaussians=100, iterations=210)
+    assert run.model.network is None and 98 <= count(run) <= 100
+    assert len(run.model.exported("sampled")) == count(run)
+
+
 STEERED = {"variant": "tag_gradprune_decomp", "prune_by": "importance", "importance_control": "budget"}
 
 
@@ -230,6 +238,7 @@ STEERED = {"variant": "tag_gradprune_decomp", "prune_by": "importance", "importa
         ({"variant": "tag"}, "there is none to prune by"),
         ({"variant": "tag", "prune_by": "opacity"}, "there is none to steer"),
         ({"prune_by": "both"}, "from iteration 15000 on.*settled at 15000.*--prune_by"),
+        ({"iterations": 7000}, "from iteration 15000 on.*settled at 7000.*--scale_schedule"),
     ],
 )
 def test_a_controller_that_could_steer_nothing_is_an_error(change, complaint):

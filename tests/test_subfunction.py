@@ -479,12 +479,18 @@ def test_importance_is_learnt_from_its_iteration_on():
         False,
     ]
     assert not policy.learns_importance(2000, 3000, ImportanceSettings())
-    assert policy.importance_end(DENSIFICATION, PRUNING, settings) == 15_000
-    assert policy.importance_end(DENSIFICATION, PruningSettings(prune_until_iter=25_000), settings) == 25_000
-    settings.importance_until_iter = 2000
-    assert policy.importance_end(DENSIFICATION, PRUNING, settings) == 2000
-    by_importance = PruningSettings(prune_by="importance")
-    assert policy.importance_end(DENSIFICATION, by_importance, settings) == 15_000  # it alone prunes
+
+
+def test_importance_is_settled_when_pruning_ends_or_when_asked_at_the_latest_in_the_last_iteration():
+    def end(**flags):
+        return policy.importance_end(make_settings({"importance": "full"} | flags))
+
+    assert end() == 15_000
+    assert end(prune_until_iter=25_000) == 25_000
+    assert end(importance_until_iter=2000) == 2000
+    assert end(importance_until_iter=2000, prune_by="importance") == 15_000  # it alone prunes
+    assert end(prune_until_iter=25_000, iterations=20_000) == 20_000
+    assert end(prune_until_iter=25_000, iterations=20_000, prune_by="importance") == 20_000
 
 
 def test_rotations_and_covariances():
