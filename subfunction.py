@@ -266,6 +266,8 @@ def accumulate_errors(
 
 def reduced_errors(statistics: dict[str, Tensor], settings: DensificationSettings) -> Tensor:
     """E_k (N,) since the last densification."""
+    if settings.error_reduce == "mean_drawn":
+        return statistics["error"] * statistics["error_views"] / statistics["gradient_views"].clamp_min(1)
     if settings.error_reduce != "mean_std":
         return statistics["error"]
     variance = statistics["error_spread"] / statistics["error_views"].clamp_min(1)
@@ -281,6 +283,7 @@ def densification_scores(statistics: dict[str, Tensor], settings: DensificationS
     if settings.densify_by == "gradient":
         return gradients
     errors = reduced_errors(statistics, settings) * coherence(gradients, settings.error_coherence)
+    errors = errors * fineness(statistics["max_radius"], settings.error_fineness)
     return torch.where(statistics["error_views"] > 0, errors, math.nan)
 
 
@@ -294,6 +297,16 @@ def coherence(gradients: Tensor, power: float) -> Tensor:
         return torch.ones_like(gradients)
     mean = gradients.nanmean().nan_to_num().clamp_min(torch.finfo(gradients.dtype).tiny)
     return (gradients.nan_to_num() / mean) ** power
+
+
+def fineness(radii: Tensor, power: float) -> Tensor:
+    """Weights (N,) of E_k from radii (N,) in pixels, 0 for the never drawn: the median over the radius.
+
+    E_k adds up over pixels. An error as broad as a large Gaussian, say of a photo's exposure, makes it large
+    too, but more Gaussians do not mend it.
+    """
+    drawn = radii[radii > 0].float()
+    return (drawn.median() / radii.clamp_min(1)) ** power if len(drawn) else torch.ones_like(radii).float()
 
 
 def error_threshold(scores: Tensor, pixel_error: Tensor, settings: DensificationSettings) -> Tensor:

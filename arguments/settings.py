@@ -137,12 +137,18 @@ class DensificationSettings:
     )
     error_reduce: str = flag(
         "max",
-        "a Gaussian's error since the last densification, over the views that saw it",
-        bound=one_of("max", "mean", "mean_std", "ema"),
+        "a Gaussian's error since the last densification, over the views that saw it; mean_drawn: over those, too, "
+        "in which others hid it",
+        bound=one_of("max", "mean", "mean_drawn", "mean_std", "ema"),
     )
     error_coherence: float = flag(
         1.0,
         "power of the relative screen gradient that weighs E_k, as noise pulls to no side; 0: no weight",
+        bound=at_least(0),
+    )
+    error_fineness: float = flag(
+        0.0,
+        "power of the relative radius on the screen that divides E_k: how much error in a length; 0: no weight",
         bound=at_least(0),
     )
     error_beta: float = flag(1.0, "standard deviations added by mean_std", bound=at_least(0))

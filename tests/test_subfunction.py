@@ -237,7 +237,8 @@ def errors_of_views(views, **settings):
         "error_spread": torch.zeros(3),
         "error_views": torch.zeros(3, dtype=torch.int32),
     }
-    collected |= {"gradient_sum": torch.ones(3), "gradient_views": torch.ones(3, dtype=torch.int32)}
+    drawn = torch.full((3,), len(views), dtype=torch.int32)
+    collected |= {"gradient_sum": torch.ones(3), "gradient_views": drawn, "max_radius": drawn}
     settings = DensificationSettings(densify_by="error", error_coherence=0.0, **settings)
     for errors in views:
         policy.accumulate_errors(collected, torch.tensor(errors), settings)
@@ -259,6 +260,17 @@ def test_without_any_gradient_no_weight_is_infinite():
     assert policy.coherence(torch.full((2,), math.nan), 1.0).tolist() == [0, 0]
 
 
+@pytest.mark.parametrize(("power", "expected"), [(0.0, [6, 6, 6]), (1.0, [12, 6, 1.5]), (2.0, [24, 6, 0.375])])
+def test_error_spread_over_a_larger_gaussian_counts_less(power, expected):
+    drawn = {"gradient_sum": [1.0] * 3 + [0.0], "gradient_views": [1, 1, 1, 0]}
+    collected = statistics(**drawn, max_radius=[2, 4, 16, 0])  # their median is 4
+    collected |= {"error": torch.tensor([6.0, 6.0, 6.0, 0.0]), "error_views": torch.tensor([1, 1, 1, 0])}
+    settings = DensificationSettings(densify_by="error", error_fineness=power)
+    scores = policy.densification_scores(collected, settings)
+    assert scores[:3].tolist() == pytest.approx(expected) and scores[3].isnan()
+    assert policy.fineness(torch.zeros(2, dtype=torch.int32), 1.0).tolist() == [1, 1]
+
+
 VIEWS = [[1.0, 0.0, 0.0], [4.0, 2.0, 0.0], [1.0, 6.0, 0.0]]  # the last Gaussian is never seen
 
 
@@ -267,6 +279,7 @@ VIEWS = [[1.0, 0.0, 0.0], [4.0, 2.0, 0.0], [1.0, 6.0, 0.0]]  # the last Gaussian
     [
         ({"error_reduce": "max"}, 4.0, 6.0),
         ({"error_reduce": "mean"}, 2.0, 4.0),
+        ({"error_reduce": "mean_drawn"}, 2.0, 8 / 3),
         ({"error_reduce": "mean_std", "error_beta": 2.0}, 2 + 2 * math.sqrt(2), 4 + 2 * 2),
         (
             {"error_reduce": "ema", "error_keep": 0.75},
