@@ -260,7 +260,9 @@ def test_without_any_gradient_no_weight_is_infinite():
     assert policy.coherence(torch.full((2,), math.nan), 1.0).tolist() == [0, 0]
 
 
-@pytest.mark.parametrize(("power", "expected"), [(0.0, [6, 6, 6]), (1.0, [12, 6, 1.5]), (2.0, [24, 6, 0.375])])
+@pytest.mark.parametrize(
+    ("power", "expected"), [(0.0, [6, 6, 6]), (1.0, [12, 6, 1.5]), (2.0, [24, 6, 0.375])]
+)
 def test_error_spread_over_a_larger_gaussian_counts_less(power, expected):
     drawn = {"gradient_sum": [1.0] * 3 + [0.0], "gradient_views": [1, 1, 1, 0]}
     collected = statistics(**drawn, max_radius=[2, 4, 16, 0])  # their median is 4
