@@ -30,10 +30,10 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def trained(thin, seed, iterations=ITERATIONS, **flags):
-    settings = make_settings(FLAGS | {"iterations": iterations, "seed": seed} | flags)
+def trained(thin, seed, until=ITERATIONS, **flags):
+    settings = make_settings(FLAGS | {"iterations": ITERATIONS, "seed": seed} | flags)
     run = start(settings, thin.scene, Path())
-    learn(run, iterations)
+    learn(run, until)
     return run
 
 
@@ -55,11 +55,12 @@ def test_importance_keeps_faint_threads_and_drops_floaters_where_opacity_does_no
 
 
 def separated(gate):
-    """Opacity and importance of threads and floaters, and how s goes with s o; nothing is pruned."""
-    run = trained(
-        make_thin_scene(0), 0, variant="tag_gradprune_decomp", importance_gate=gate, tag_lifespan=10**6
-    )
-    model = run.model
+    """Opacity and importance of threads and floaters, and how s goes with s o; nothing is pruned.
+
+    Before the last iteration, in which importance is settled.
+    """
+    flags = {"variant": "tag_gradprune_decomp", "importance_gate": gate, "tag_lifespan": 10**6}
+    model = trained(make_thin_scene(0), 0, until=ITERATIONS - 1, **flags).model
     s, o = model.importance.detach()[:, 0], model.opacities.detach()[:, 0]
     thread, floater = is_thread(model), is_floater(model)
     together = torch.corrcoef(torch.stack([s, s * o]))[0, 1].item()
