@@ -75,7 +75,7 @@ def densify(run: Training, iteration: int) -> tuple[int, int]:
     parents = policy.newborn(model.rows(chosen & large), iteration)
     model.keep(~(chosen & large))
     model.append(clones)
-    model.append(policy.split_children(parents, settings.split, run.generator))
+    model.append(policy.split_children(parents, settings, run.generator))
     return len(clones["means"]), len(parents["means"])
 
 

@@ -53,9 +53,9 @@ def full_eval_parser() -> Parser:
     for flags, dataset in zip(published, PUBLISHED):
         about = f"holds {' '.join(PUBLISHED[dataset].values())}, or some of them"
         add(*flags.split(), dest=dataset, type=Path, metavar="FOLDER", help=about)
-    add("--scenes", nargs="+", type=Path, default=[], metavar="FOLDER", help="other scenes")
+    add("--scenes", nargs="+", action="extend", type=Path, default=[], metavar="FOLDER", help="other scenes")
     about = 'flags of train.py for one scene, such as chair="-w -r 1"; they win over those after --'
-    add("--scene_flags", nargs="+", default=[], metavar='SCENE="FLAGS"', help=about)
+    add("--scene_flags", nargs="+", action="extend", default=[], metavar='SCENE="FLAGS"', help=about)
     add = parser.add_argument_group("Rows of the table").add_argument
     about = f'of {", ".join(VARIANTS)} (default: all); ROW="VARIANT FLAGS" is a row with flags of its own'
     add("--variants", nargs="+", default=list(VARIANTS), metavar="VARIANT", help=about)

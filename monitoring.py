@@ -47,7 +47,7 @@ def report(
         record_distributions(run, iteration)
     if iteration in run.settings.run.test_iterations:
         measure(run, iteration, progress, log)
-    if iteration == run.settings.optimization.iterations and run.model.network is not None:
+    if run.model.network is not None and iteration in export_gap_iterations(run):
         report_export_gap(run, iteration, progress)
 
 
@@ -84,6 +84,11 @@ def measure(run: Training, iteration: int, progress: Progress, log: TensorBoardL
         measured = {"L1": error, "PSNR": decibels, "views": len(cameras)}
         run.measures.setdefault(str(iteration), {})[name] = measured
     log.opacities(iteration, model.opacities)
+
+
+def export_gap_iterations(run: Training) -> set[int]:
+    """Where files are saved, and the last iteration before importance is settled, after which there is no gap."""
+    return {*run.settings.run.save_iterations, policy.importance_end(run.settings) - 1}
 
 
 def report_export_gap(run: Training, iteration: int, progress: Progress) -> None:

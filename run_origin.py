@@ -15,7 +15,7 @@ import subfunction as policy
 from arguments import OF_NO_CONSEQUENCE, Settings, make_settings
 from gaussian_model import GaussianModel
 from scene import Scene
-from training_run import Training, new_exposures
+from training_run import Training, gaussian_budget, new_exposures
 from utils import run_folder
 from utils.checkpoints import load_checkpoint, newest_checkpoint
 from utils.history import History
@@ -115,6 +115,19 @@ def resumed_settings(given: dict[str, Any], record: dict[str, Any]) -> Settings:
     return settings
 
 
+def require_room(run: Training, record: dict[str, Any]) -> None:
+    """ValueError if the checkpoint holds more than a new budget, and pruning is not sure to come down to it."""
+    if not run.budget or run.budget == gaussian_budget(make_settings({}, record["settings"])):
+        return
+    is_sure = policy.thinning_is_sure(record["iteration"], len(run.scene.train), run.settings)
+    if len(run.model) > run.budget and not is_sure:
+        raise ValueError(
+            f"{run.settings.run.start_checkpoint} holds {len(run.model):,} Gaussians, more than the budget of "
+            f"{run.budget:,}, and pruning is not sure to come down to it: give a larger budget, an earlier checkpoint, "
+            "or --prune_keep below 1 with a later --prune_until_iter"
+        )
+
+
 def resume(origin: Origin, scene: Scene, folder: Path) -> Training:
     """The run of the checkpoint. ValueError if the scene has come to be another, or the checkpoint is damaged."""
     settings, tensors, record = origin.settings, origin.tensors, origin.record
@@ -141,6 +154,7 @@ def resume(origin: Origin, scene: Scene, folder: Path) -> Training:
             f"{settings.run.start_checkpoint}: its random state is damaged ({problem})"
         ) from problem
     run = Training(settings, folder, scene, model, generator, views, totals, exposures)
+    require_room(run, record)
     run.iteration, run.started = record["iteration"], time.monotonic() - record["seconds"]
     run.measures, run.history = record["measures"], History(record["history"])
     return run

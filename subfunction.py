@@ -19,10 +19,7 @@ SPLIT_INTO = 2  # children of a split Gaussian
 SPLIT_SHRINK = (
     0.8 * SPLIT_INTO
 )  # their scale is the parent's divided by this (Kerbl et al. 2023, sec. 5.2: 1.6)
-HALF_LENGTH = 0.6  # of a half along the axis that was split, over the parent's: hardly a dip between the two
 LEAST_OPACITY = 1e-6  # distance from 0 and 1 that keeps its logit finite
-CONTROL_RATE = 0.02  # of log lambda_importance per iteration, at twice the budget
-CONTROL_RANGE = (0.1, 10.0)  # of lambda_importance, over what was given
 
 # When
 
@@ -197,14 +194,17 @@ def importance_penalty(
     return price * loss
 
 
-def steered_lambda(lambda_mean: Tensor, importances: Tensor, budget: int, given: float) -> Tensor:
+def steered_lambda(
+    lambda_mean: Tensor, importances: Tensor, budget: int, settings: ImportanceSettings
+) -> Tensor:
     """The weight of the mean importance, raised while the importances add up to more than the budget.
 
     Near the given one: importances follow slowly, and a weight that had run far ahead would close them all.
     """
     excess = (importances.sum() / budget - 1).clamp(-1, 1)
-    low, high = CONTROL_RANGE
-    return (lambda_mean * (CONTROL_RATE * excess).exp()).clamp(low * given, high * given)
+    given, times = settings.lambda_importance, settings.importance_control_range
+    steered = lambda_mean * (settings.importance_control_rate * excess).exp()
+    return steered.clamp(given / times, given * times)
 
 
 def settling_threshold(importances: Tensor, budget: int) -> float:
@@ -341,16 +341,20 @@ def densification_candidates(scores: Tensor, pixel_error: Tensor, settings: Dens
 
 
 def growth_budget(budget: int, views: int, settings: Settings) -> int:
-    """How many Gaussians there may be while they grow: more than the budget if the excess is sure to go later.
+    """How many Gaussians there may be while they grow: more than the budget if the excess is sure to go later."""
+    return int(budget / settings.pruning.prune_keep) if thinning_is_sure(0, views, settings) else budget
 
-    It is if, after densification, pruning lasts until the youngest are old enough, were seen for a whole
-    round through the `views`, and were low for long enough.
+
+def thinning_is_sure(iteration: int, views: int, settings: Settings) -> bool:
+    """Whether thinning after `iteration` comes down to any number of Gaussians.
+
+    It does if it lasts until the youngest are old enough, were seen for a whole round through the `views`, and
+    were low for long enough.
     """
-    growth, pruning = settings.densification, settings.pruning
+    pruning, begins = settings.pruning, max(iteration, settings.densification.densify_until_iter)
     known = 2 * views + pruning.tag_patience * pruning.prune_interval
-    time = (thinning_rounds(growth.densify_until_iter, settings) - 1) * pruning.prune_interval
-    is_sure = time >= max(known, pruning.tag_lifespan)
-    return int(budget / pruning.prune_keep) if is_sure else budget
+    time = (thinning_rounds(begins, settings) - 1) * pruning.prune_interval
+    return pruning.prune_keep < 1 and time >= max(known, pruning.tag_lifespan)
 
 
 def growth_room(count: int, budget: int, settings: DensificationSettings) -> int:
@@ -385,12 +389,14 @@ def newborn(rows: dict[str, Tensor], iteration: int) -> dict[str, Tensor]:
 
 def split_children(
     parents: dict[str, Tensor],  # raw parameters and tags (M, ...)
-    how: str,  # as --split has it
+    settings: DensificationSettings,
     generator: torch.Generator,  # on the CPU: the same children whatever the device
 ) -> dict[str, Tensor]:
     """Rows (2 M, ...) of smaller Gaussians in the parents' places."""
     children = {name: torch.cat([values] * SPLIT_INTO) for name, values in parents.items()}
-    return halves(children) if how == "long_axis" else scattered(children, generator)
+    if settings.split == "long_axis":
+        return halves(children, settings.split_length)
+    return scattered(children, generator)
 
 
 def scattered(children: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
@@ -403,8 +409,10 @@ def scattered(children: dict[str, Tensor], generator: torch.Generator) -> dict[s
     }
 
 
-def halves(children: dict[str, Tensor]) -> dict[str, Tensor]:
+def halves(children: dict[str, Tensor], shorter: float) -> dict[str, Tensor]:
     """Two copies of each parent, side by side along its longest axis: together its mean, covariance and mass.
+
+    `shorter`: their length along that axis over the parent's.
 
     The picture hardly changes, so nothing has to be learnt anew. Deng et al. 2025 (Improving Densification)
     split along this axis too, with other offsets and sizes.
@@ -414,13 +422,13 @@ def halves(children: dict[str, Tensor]) -> dict[str, Tensor]:
     side[len(side) // SPLIT_INTO :] = -1
     length = children["scales"].gather(1, longest).exp()
     offsets = torch.zeros_like(children["scales"])
-    offsets.scatter_(1, longest, side * math.sqrt(1 - HALF_LENGTH**2) * length)
-    shorter = torch.zeros_like(children["scales"]).scatter(1, longest, math.log(HALF_LENGTH))
-    opacities = children["opacities"].sigmoid() / (SPLIT_INTO * HALF_LENGTH)
+    offsets.scatter_(1, longest, side * math.sqrt(1 - shorter**2) * length)
+    narrowed = torch.zeros_like(children["scales"]).scatter(1, longest, math.log(shorter))
+    opacities = children["opacities"].sigmoid() / (SPLIT_INTO * shorter)
     return children | {
         "means": children["means"] + to_world(children["quats"], offsets),
-        "scales": children["scales"] + shorter,
-        "opacities": opacities.clamp_min(LEAST_OPACITY).logit(),
+        "scales": children["scales"] + narrowed,
+        "opacities": opacities.clamp(LEAST_OPACITY, 1 - LEAST_OPACITY).logit(),
     }
 
 

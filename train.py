@@ -7,12 +7,13 @@ import utils.before_torch  # noqa: F401  before torch
 import secrets
 import shlex
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import subfunction as policy
-from arguments import OF_ONE_COMMAND, VARIANTS, Settings, given_flags, train_parser
+from arguments import OF_ONE_COMMAND, Settings, given_flags, train_parser, variant_values
 from density_control import collect, control_opacity, densify_and_prune, start_or_settle_importance
 from monitoring import Viewers, check_numbers, open_viewers, report
 from run_origin import find_origin, resume
@@ -122,7 +123,7 @@ def importance_penalty(run: Training, iteration: int, importance: Tensor, loss: 
     settings, weight = run.settings.importance, run.totals["lambda_importance"]
     if policy.steers_importance(iteration, run.settings.densification, settings):
         run.totals["lambda_importance"] = policy.steered_lambda(
-            weight, importance.detach(), run.budget, settings.lambda_importance
+            weight, importance.detach(), run.budget, settings
         )
     return policy.importance_penalty(importance, loss, weight, settings.lambda_binary)
 
@@ -160,10 +161,15 @@ def train(run: Training) -> None:
 def about_the_variant(run: Training) -> str:
     """`Variant tag: densify_by error, ...; by hand: iterations 7000`."""
     settings, variant = run.settings.flat(), run.settings.run.variant
-    of_variant = [f"{name} {value}" for name, value in VARIANTS[variant].items() if settings[name] == value]
+    values = variant_values(run.settings).items()
+    of_variant = [f"{name} {rounded(value)}" for name, value in values if settings[name] == value]
     by_hand = [f"{name} {settings[name]}" for name in run.given if name not in OF_ONE_COMMAND + ("variant",)]
     text = f"Variant {variant}: {', '.join(of_variant) or 'all defaults'}"
     return text + (f"; by hand: {', '.join(by_hand)}" if by_hand else "")
+
+
+def rounded(value: Any) -> Any:
+    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def keep_what_is_done(run: Training, interrupts: Interrupts) -> str:
@@ -189,6 +195,12 @@ def check_schedules(settings: Settings) -> None:
     if settings.model.depths:
         policy.depth_weight(1, settings.optimization)
     start, end = settings.densification.densify_until_iter, policy.importance_end(settings)
+    learnt_from = settings.importance.importance_from_iter
+    if settings.pruning.prune_by == "importance" and learnt_from >= end:
+        raise ValueError(
+            f"--prune_by importance: it would be learnt from iteration {learnt_from} on, and is settled at {end}: "
+            "give an earlier --importance_from_iter and, with fewer --iterations, --scale_schedule"
+        )
     if settings.importance.importance_control == "budget" and end <= start:
         raise ValueError(
             f"--importance_control budget steers from iteration {start} on, and importance is settled at {end}: "

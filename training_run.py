@@ -13,7 +13,7 @@ from diff_gaussian_rasterization import best_device, cpu_info
 from torch import Tensor
 
 import subfunction as policy
-from arguments import VARIANTS, Settings
+from arguments import Settings, variant_values
 from gaussian_model import GaussianModel, gaussians_in_ply
 from scene import Scene, viewer_entries
 from utils import run_folder
@@ -160,7 +160,7 @@ def write_record(run: Training, finished: bool) -> None:
         "seed": run.settings.run.seed,
         "versions": run_folder.versions(),
         "given": sorted(run.given),
-        "variant_values": VARIANTS[run.settings.run.variant],
+        "variant_values": variant_values(run.settings),
         "peak_memory_bytes": run_folder.peak_memory(),
         "machine": run_folder.machine(cpu_info()) | {"device": str(best_device())},
         "started": run.date,

@@ -20,6 +20,7 @@ __all__ += [
     "make_settings",
     "render_parser",
     "train_parser",
+    "variant_values",
 ]
 
 FULL_RUN = OptimizationSettings.iterations  # the run whose milestones the defaults are
@@ -156,6 +157,14 @@ def make_settings(given: dict[str, Any], recorded: dict[str, Any] | None = None)
         settings = _settings(settings.flat() | _scaled(settings, VARIANTS[variant], {**recorded, **given}))
     _check_together(settings)
     return settings
+
+
+def variant_values(settings: Settings) -> dict[str, Any]:
+    """What the variant of a run sets, for as many iterations as it has; not what was given by hand instead."""
+    asked = ("variant", "iterations", "scale_schedule", "densification_interval")
+    values = settings.flat()
+    alone = make_settings({name: values[name] for name in asked}).flat()
+    return {name: alone[name] for name in VARIANTS[settings.run.variant]}
 
 
 def _check_together(settings: Settings) -> None:

@@ -130,6 +130,12 @@ class DensificationSettings:
         "where the halves of a split lie: at random in the parent, or side by side along its longest axis",
         bound=one_of("random", "long_axis"),
     )
+    split_length: float = flag(
+        0.6,
+        "length of a half of long_axis along that axis; at 0.6 there is hardly a dip between the two",
+        unit="x the parent's",
+        bound=between(0.5, 1),
+    )
     error_metric: str = flag(
         "mixed",
         "error of a pixel: L1, 1 - SSIM, or both mixed as in the loss",
@@ -277,9 +283,18 @@ class ImportanceSettings:
     lambda_binary: float = flag(0.0, "price of the mean of s (1 - s)", unit="loss", bound=at_least(0))
     importance_control: str = flag(
         "fixed",
-        "lambda_importance stays as given, or is steered after densification, within a tenth and ten times of "
-        "it, so that the importances add up to the budget",
+        "lambda_importance stays as given, or is steered after densification so that the importances add up to "
+        "the budget",
         bound=one_of("fixed", "budget"),
+    )
+    importance_control_rate: float = flag(
+        0.02,
+        "how fast it is steered when the importances add up to twice the budget",
+        unit="share of lambda_importance per iteration",
+        bound=between(0, 1),
+    )
+    importance_control_range: float = flag(
+        10.0, "how many times larger or smaller than given it may become", bound=at_least(1)
     )
     importance_lr: float = flag(0.002, "learning rate of the importance network", bound=at_least(0))
     latent_lr: float = flag(0.02, "learning rate of the latents", bound=at_least(0))

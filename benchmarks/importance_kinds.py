@@ -15,10 +15,18 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import utils.before_torch  # noqa: F401  before torch
 import torch
-from test_thin_structure import trained
+from test_thin_structure import ITERATIONS, trained
 from thin_scene import is_floater, is_thread, make_thin_scene
 
 from utils.importance import INPUTS
+
+# Nothing grows or is thinned out: importance alone decides what goes, and does so to the end.
+FLAGS = {
+    "prune_by": "importance",
+    "densify_until_iter": 1,
+    "prune_keep": 1.0,
+    "prune_until_iter": ITERATIONS + 1,
+}
 
 
 def main() -> None:
@@ -28,8 +36,7 @@ def main() -> None:
     for kind in INPUTS:
         for seed in range(3):
             scene = make_thin_scene(seed)
-            flags = {"variant": "tag_gradprune_decomp", "prune_by": "importance", "importance": kind}
-            kept = trained(scene, seed, **flags).model.exported("sampled")
+            kept = trained(scene, seed, importance=kind, **FLAGS)
             counts = int(is_thread(kept).sum()), int(is_floater(kept).sum()), len(kept)
             row = [f"`{kind}`", seed, *counts, f"{scene.error_at_threads(kept):.4f}"]
             print("| " + " | ".join(map(str, row)) + " |", flush=True)

@@ -145,6 +145,7 @@ def test_every_variant_resumes_to_the_same_bytes_and_says_what_it_is(run_here, s
         --prune_energy 0.05 --prune_opacity 0.09 --error_floor 1 --checkpoint_iterations 23 44 --save_iterations 60 --threads 1"""
     process = run_here("train.py", "-s", scene, "-m", tmp_path / "a", "--variant", variant, *flags.split())
     assert process.returncode == 0, process.stderr
+    said = process.stdout
     assert f"Variant {variant}: densify_by error" in process.stdout
     assert "; by hand: source_path" in process.stdout and "tag_lifespan 10" in process.stdout
     for iteration in (23, 44):
@@ -153,13 +154,26 @@ def test_every_variant_resumes_to_the_same_bytes_and_says_what_it_is(run_here, s
         assert process.returncode == 0, process.stderr
         assert ply(folder, 60).read_bytes() == ply(tmp_path / "a", 60).read_bytes()
     config = json.loads((tmp_path / "a" / "config.json").read_text())
-    assert "tag_lifespan" in config["given"] and config["variant_values"] == VARIANTS[variant]
+    assert "tag_lifespan" in config["given"] and set(config["variant_values"]) == set(VARIANTS[variant])
+    values = config["variant_values"]  # the lifespan as if none were given, milestones as scaled
+    assert values.get("tag_lifespan", 300) == 300 and values.get("prune_until_iter", 50) == 50
+    assert values["growth_cap"] == config["settings"]["growth_cap"] > 1
+    assert "growth_cap" in said.split("; by hand")[0]
+    gaps = {iteration for iteration, measured in config["measures"].items() if "export_gap" in measured}
+    assert gaps == ({"29"} if variant == "tag_gradprune_decomp" else set())
     history = json.loads((tmp_path / "a" / "history.json").read_text())
     resumed = json.loads((folder / "history.json").read_text())
     assert [row[:4] for row in history["progress"]] == [row[:4] for row in resumed["progress"]]
     assert history["steps"] == resumed["steps"] and len(history["steps"]) >= 5
     assert history["distributions"] == resumed["distributions"]
     assert sum(step["pruned"] for step in history["steps"]) > 0
+    kinds = {"opacity", "age", "E_k"}
+    kinds |= {"removal energy"} if "gradprune" in variant else set()
+    kinds |= {"s_k"} if "decomp" in variant else set()
+    assert set().union(*(moment["values"] for moment in history["distributions"])) == kinds
+    last = history["distributions"][-1]
+    assert set(last["floaters"]) == {"low_opacity", "near_camera"}
+    assert all(sum(shown["counts"]) == history["steps"][-1]["gaussians"] for shown in last["values"].values())
 
 
 def test_resuming_refuses_what_does_not_fit(run_here, scene, trained, tmp_path):
@@ -167,6 +181,8 @@ def test_resuming_refuses_what_does_not_fit(run_here, scene, trained, tmp_path):
     assert fails(run_here(*resume, "--sh_degree", "2"), "--sh_degree: the checkpoint has 3, got 2")
     assert fails(run_here(*resume, "--iterations", "7"), "at iteration 7 already")
     assert fails(run_here(*resume, "-s", scene / "images"), "no scene in")
+    complaint = "Gaussians, more than the budget of 5, and pruning is not sure to come down to it"
+    assert fails(run_here(*resume, "--max_gaussians", "5"), complaint)
     other = ("train.py", "-m", tmp_path / "x", "--start_checkpoint")
     assert fails(run_here(*other, tmp_path / "none.safetensors"), "no such checkpoint")
     assert fails(run_here(*other, ply(trained[0])), "not a checkpoint written by train.py")

@@ -52,6 +52,15 @@ def test_what_is_more_specific_wins(scene, tmp_path):
     assert all(values["white_background"] and values["resolution"] == 2 for values in settings)
 
 
+def test_flags_for_several_scenes_may_be_given_one_by_one(scene, tmp_path):
+    other = write_tiny_scene(tmp_path / "other")
+    each = ["--scenes", scene, "--scene_flags", "tiny=-r 2", "--scenes", other, "--scene_flags", "other=-w"]
+    _, runs = planned(*each, "--variants", "3dgs", *SHORT)
+    settings = [run.record["settings"] for run in runs]
+    assert [values.get("resolution", -1) for values in settings] == [2, -1]
+    assert [values.get("white_background", False) for values in settings] == [False, True]
+
+
 def test_all_variants_by_default(scene):
     _, runs = planned("--scenes", scene)
     assert [run.record["row"] for run in runs] == list(VARIANTS)

@@ -43,6 +43,11 @@ def learn(run, iterations):
 
 def explicit_errors(run, camera, error, importance=None):
     """sum_u E(u) w_k(u) from the float64 reference."""
+    return reference_rendering(run, camera, importance).weights @ error.double().flatten()
+
+
+def reference_rendering(run, camera, importance=None):
+    """The view in float64, on black."""
     model, matrices = run.model, camera.matrices(run.model.device)
     view = reference.View(
         camera.width,
@@ -55,7 +60,7 @@ def explicit_errors(run, camera, error, importance=None):
         torch.zeros(3, dtype=torch.float64),
         model.active_sh_degree,
     )
-    rendering = reference.render(
+    return reference.render(
         view,
         model.means.detach().double(),
         model.opacities.detach().double(),
@@ -65,7 +70,6 @@ def explicit_errors(run, camera, error, importance=None):
         rotations=model.raw["quats"].detach().double(),
         importance=importance,
     )
-    return rendering.weights @ error.double().flatten()
 
 
 # E_k
@@ -238,9 +242,13 @@ STEERED = {"variant": "tag_gradprune_decomp", "prune_by": "importance", "importa
         ({"variant": "tag", "prune_by": "opacity"}, "there is none to steer"),
         ({"prune_by": "both"}, "from iteration 15000 on.*settled at 15000.*--prune_by"),
         ({"iterations": 7000}, "from iteration 15000 on.*settled at 7000.*--scale_schedule"),
+        (
+            {"iterations": 1000, "importance_control": "fixed"},
+            "--prune_by importance: .*from iteration 1000 on, and is settled at 1000.*--scale_schedule",
+        ),
     ],
 )
-def test_a_controller_that_could_steer_nothing_is_an_error(change, complaint):
+def test_importance_that_could_not_be_learnt_or_steered_is_an_error(change, complaint):
     train.check_schedules(make_settings(STEERED | {"max_gaussians": 9}))
     with pytest.raises(ValueError, match=complaint):
         train.check_schedules(make_settings(STEERED | {"max_gaussians": 9} | change))
@@ -492,5 +500,6 @@ def test_the_gap_between_file_and_training_render_is_reported(scene, tmp_path):
         monitoring.report_export_gap(run, 3, Progress(0, 3, quiet=True))
         assert torch.equal(state, run.generator.get_state())  # measuring changes nothing
         gaps[kind] = run.measures["3"]["export_gap"]
+        assert monitoring.export_gap_iterations(run) == {7_000, 14_999, 30_000}
     assert 0 < gaps["soft"]["mean"] < gaps["soft"]["percentile_99.9"] < 3 * SMALLEST_ALPHA  # faint rims only
     assert gaps["sampled"]["mean"] > 5 * gaps["soft"]["mean"]  # s = 0.95: a twentieth is drawn as 0

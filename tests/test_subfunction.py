@@ -78,7 +78,7 @@ def test_large_means_the_largest_axis():
 
 def test_split_children_follow_their_parent():
     turn = torch.tensor([math.cos(0.4), 0.0, 0.0, math.sin(0.4)])  # about z by 0.8
-    count = 20_000
+    count, settings = 20_000, DensificationSettings(split="random")
     parents = {
         "means": torch.tensor([1.0, 2, 3]).repeat(count, 1),
         "scales": torch.tensor([0.5, 0.1, 0.02]).log().repeat(count, 1),
@@ -86,7 +86,7 @@ def test_split_children_follow_their_parent():
         "opacities": torch.full((count, 1), 0.7),
         "generation": torch.arange(count, dtype=torch.int32),
     }
-    children = policy.split_children(parents, "random", torch.Generator().manual_seed(0))
+    children = policy.split_children(parents, settings, torch.Generator().manual_seed(0))
     assert all(len(values) == 2 * count for values in children.values())
     assert torch.allclose(children["scales"].exp(), torch.tensor([0.5, 0.1, 0.02]) / 1.6)
     assert torch.equal(children["opacities"], torch.full((2 * count, 1), 0.7))
@@ -96,11 +96,12 @@ def test_split_children_follow_their_parent():
     expected = axes @ torch.diag(torch.tensor([0.5, 0.1, 0.02]) ** 2) @ axes.T
     assert torch.allclose(offsets.T @ offsets / (2 * count), expected, atol=4e-3)
     assert offsets.mean(0).abs().max() < 0.01
-    again = policy.split_children(parents, "random", torch.Generator().manual_seed(0))
+    again = policy.split_children(parents, settings, torch.Generator().manual_seed(0))
     assert torch.equal(children["means"], again["means"])
 
 
-def test_halves_along_the_longest_axis_have_their_parents_mean_covariance_and_mass():
+@pytest.mark.parametrize("length", [0.5, 0.6, 1.0])
+def test_halves_along_the_longest_axis_have_their_parents_mean_covariance_and_mass(length):
     turn = torch.tensor([math.cos(0.4), 0.0, 0.0, math.sin(0.4)])  # about z by 0.8
     sizes = torch.tensor([[0.5, 0.1, 0.02], [0.1, 0.02, 0.5]])
     parents = {
@@ -110,14 +111,16 @@ def test_halves_along_the_longest_axis_have_their_parents_mean_covariance_and_ma
         "opacities": torch.tensor([[0.6], [0.3]]).logit(),
         "birth": torch.tensor([7, 8], dtype=torch.int32),
     }
-    children = policy.split_children(parents, "long_axis", torch.Generator())
+    settings = DensificationSettings(split="long_axis", split_length=length)
+    children = policy.split_children(parents, settings, torch.Generator())
     assert children["birth"].tolist() == [7, 8, 7, 8]
     axes = quats_to_matrices(turn[None])[0]
     for parent in (0, 1):
         means, scales = children["means"][parent::2], children["scales"][parent::2].exp()
         centre = parents["means"][parent]
         assert torch.allclose(means.mean(0), centre, atol=1e-6)
-        assert (means[0] - means[1]).norm() > 0.7
+        assert scales.amax(1).tolist() == pytest.approx([0.5 * length] * 2)
+        assert (means[0] - means[1]).norm().item() == pytest.approx(math.sqrt(1 - length**2), abs=1e-6)
         own = [axes @ torch.diag(size**2) @ axes.T for size in scales]
         apart = [torch.outer(mean - centre, mean - centre) for mean in means]
         expected = axes @ torch.diag(sizes[parent] ** 2) @ axes.T
@@ -407,15 +410,17 @@ def test_importance_penalty_by_hand():
 def test_lambda_rises_above_the_budget_and_falls_below_it_but_stays_near_what_was_given():
     importances = torch.full((100, 1), 0.5)
 
-    def steered(weight, budget, given=0.1):
+    def steered(weight, budget, **changes):
         weight = torch.tensor(weight, dtype=torch.float64)
-        return policy.steered_lambda(weight, importances, budget, given).item()
+        settings = ImportanceSettings(**{"importance_control_rate": 0.03} | changes)
+        return policy.steered_lambda(weight, importances, budget, settings).item()
 
-    assert steered(0.1, 25) == pytest.approx(0.1 * math.exp(policy.CONTROL_RATE))  # twice the budget
+    assert steered(0.1, 25) == pytest.approx(0.1 * math.exp(0.03))  # twice the budget
     assert steered(0.1, 50) == pytest.approx(0.1)
-    assert steered(0.1, 100) == pytest.approx(0.1 * math.exp(-policy.CONTROL_RATE / 2))
+    assert steered(0.1, 100) == pytest.approx(0.1 * math.exp(-0.03 / 2))
     assert steered(1.0, 1) == pytest.approx(1.0) and steered(0.01, 1000) == pytest.approx(0.01)
-    assert steered(0.0, 1, given=0.0) == 0.0
+    assert steered(0.1, 1, importance_control_range=1.0) == pytest.approx(0.1)
+    assert steered(0.0, 1, lambda_importance=0.0) == 0.0
 
 
 def test_lambda_is_steered_only_where_asked_and_once_nothing_grows():
@@ -470,6 +475,12 @@ def test_thinning_rounds_are_those_after_growth_and_before_the_end_of_pruning_or
     thins = [policy.thins_out(i, settings.densification, settings.pruning) for i in (999, 1000)]
     assert thins == [False, True]
     assert not policy.thins_out(1000, settings.densification, PruningSettings())
+
+
+def test_thinning_is_sure_while_enough_of_it_is_left():
+    settings = make_settings(THINNING | {"tag_lifespan": 300})
+    assert [policy.thinning_is_sure(i, 10, settings) for i in (0, 1600, 1601)] == [True, True, False]
+    assert not policy.thinning_is_sure(0, 10, make_settings({"prune_until_iter": 30_000}))
 
 
 def test_more_than_the_budget_may_grow_only_if_the_rest_is_sure_to_go():

@@ -77,12 +77,13 @@ def shares_of_weight(
     opacities: Tensor,  # (N, 1)
     depths: Tensor,  # (N,) distance to the nearest of the cameras
 ) -> dict[str, float]:
-    """Share of the weight in Gaussians of opacity below 0.1, and in the nearest tenth of the depth range."""
+    """Share of the weight in Gaussians of opacity below 0.1, and in those ten times nearer than half of it."""
     total = weights.sum().item()
-    drawn = depths[weights > 0]
-    if total == 0 or not math.isfinite(total) or len(drawn) == 0:
+    if total == 0 or not math.isfinite(total):
         return {}
-    near = drawn.min() + (drawn.max() - drawn.min()) / 10
+    order = depths.argsort()
+    median = (weights[order].double().cumsum(0) < total / 2).sum()  # Gaussians before that of half the weight
+    near = depths[order[median.clamp_max(len(depths) - 1)]] / 10
     return {
         "low_opacity": weights[opacities[:, 0] < 0.1].sum().item() / total,
         "near_camera": weights[depths < near].sum().item() / total,

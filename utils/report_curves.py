@@ -18,7 +18,7 @@ DISTRIBUTIONS = {
     "opacity": "Opacity",
     "age": "Age in iterations",
 }
-FLOATERS = {"low_opacity": "of opacity below 0.1", "near_camera": "in the nearest tenth of the depth range"}
+FLOATERS = {"low_opacity": "of opacity below 0.1", "near_camera": "ten times nearer than half of all"}
 
 
 def time_axis(run: Run) -> Axis:
