@@ -26,15 +26,24 @@ def collect(run: Training, iteration: int, view: TrainingView) -> None:
         policy.accumulate_errors(model.statistics, errors, settings.densification)
         totals["pixel_error"] += policy.typical_error(view.error)
         totals["error_views"] += 1
-    if policy.collects_energy(iteration, settings.densification, settings.pruning):
-        model.statistics["energy_so_far"] += view.render.rasterizer.statistics.removal_energy
-        totals["error_so_far"] += (view.image - view.truth).square().sum()
-        if not run.views.remaining:
-            finish_round(run, iteration)
+    kind = (settings.densification, settings.pruning)
+    if policy.collects_energy(iteration, *kind):
+        squared_error = (view.image - view.truth).square().sum()
+        collect_worth(run, iteration, view.render.rasterizer.statistics.removal_energy, squared_error)
+    if policy.collects_sensitivity(iteration, *kind):
+        collect_worth(run, iteration, (view.gates * view.gates.grad)[:, 0].abs(), view.loss)
+
+
+def collect_worth(run: Training, iteration: int, worth: Tensor, error: Tensor) -> None:
+    """Add what Gaussians (N,) are worth in a view, and its error, to the sums over the round."""
+    run.model.statistics["energy_so_far"] += worth
+    run.totals["error_so_far"] += error
+    if not run.views.remaining:
+        finish_round(run, iteration)
 
 
 def finish_round(run: Training, iteration: int) -> None:
-    """Every view was seen since the last round: its removal energies are complete."""
+    """Every view was seen since the last round: its sums are complete."""
     energy, totals = run.model.statistics["energy_so_far"], run.totals
     totals["round_start"] = totals["next_round_start"]
     totals["error_share"] = torch.minimum(totals["error_share"], totals["error_so_far"] / len(run.model))
@@ -133,7 +142,7 @@ def pruning_room(run: Training, iteration: int, unwanted: Tensor) -> int:  # (N,
 
 
 def pruning_scores(run: Training) -> Tensor:
-    """What --prune_by compares Gaussians by (N,): opacity, importance, or removal energy (also for both)."""
+    """What --prune_by compares Gaussians by (N,): opacity, importance, removal energy (also for both), sensitivity."""
     model, kind = run.model, run.settings.pruning.prune_by
     if kind == "opacity":
         return model.opacities[:, 0]

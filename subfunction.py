@@ -69,6 +69,12 @@ def collects_energy(iteration: int, densification: DensificationSettings, prunin
     return pruning.prune_by in ("gradient", "both") and iteration < pruning_end(densification, pruning)
 
 
+def collects_sensitivity(
+    iteration: int, densification: DensificationSettings, pruning: PruningSettings
+) -> bool:
+    return pruning.prune_by == "sensitivity" and iteration < pruning_end(densification, pruning)
+
+
 def densifies(iteration: int, settings: DensificationSettings) -> bool:
     in_time = settings.densify_from_iter < iteration < settings.densify_until_iter
     return in_time and iteration % settings.densification_interval == 0
@@ -471,6 +477,8 @@ def relative_energy(
     error_share: Tensor,  # least squared error over Gaussians of a round so far; sum over views, pixels, channels
 ) -> Tensor:
     """Removal energy (N,) of the last complete round, over the squared error that falls to one Gaussian.
+
+    Or sensitivity, over the loss that does.
 
     Pruning all Gaussians below x raises the squared error by less than about x of itself. The share is the
     least so far: were it the present one, an error that pruning has raised would have more pruned. NaN for

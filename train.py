@@ -78,9 +78,7 @@ def show_and_differentiate(run: Training, iteration: int) -> TrainingView:
     run.scene.train.expect(run.views.remaining[-READ_AHEAD:])
     background = choose_background(run)
     importance, carrier = model.importance, new_carrier(run, iteration)
-    gates = None
-    if importance is not None:
-        gates = gate(importance, settings.importance.importance_gate, run.generator)
+    gates = new_gates(run, iteration, importance)
     shown = render(
         camera,
         model,
@@ -94,7 +92,7 @@ def show_and_differentiate(run: Training, iteration: int) -> TrainingView:
     image = shown.image if run.exposures is None else run.exposures.apply(shown.image, camera.image_name)
     image = camera.counted(image, truth)
     loss, losses = policy.training_loss(image, truth, settings.optimization.lambda_dssim)
-    view = TrainingView(shown, image.detach(), truth, loss.detach(), carrier, camera.image_name)
+    view = TrainingView(shown, image.detach(), truth, loss.detach(), carrier, gates, camera.image_name)
 
     objective = loss
     if carrier is not None:
@@ -117,6 +115,18 @@ def new_carrier(run: Training, iteration: int) -> Tensor | None:
     if not policy.collects_error(iteration, run.settings.densification):
         return None
     return torch.zeros(len(run.model), 1, device=run.model.device, requires_grad=True)
+
+
+def new_gates(run: Training, iteration: int, importance: Tensor | None) -> Tensor | None:
+    """What opacities are multiplied by (N, 1); with their gradient, and 1 without importance, where that prunes."""
+    settings, gates = run.settings, None
+    if importance is not None:
+        gates = gate(importance, settings.importance.importance_gate, run.generator)
+    if policy.collects_sensitivity(iteration, settings.densification, settings.pruning):
+        if gates is None:
+            gates = torch.ones(len(run.model), 1, device=run.model.device, requires_grad=True)
+        gates.retain_grad()
+    return gates
 
 
 def importance_penalty(run: Training, iteration: int, importance: Tensor, loss: Tensor) -> Tensor:

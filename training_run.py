@@ -83,6 +83,7 @@ class TrainingView:
     truth: Tensor  # (3, H, W)
     loss: Tensor  # ()
     carrier: Tensor | None  # (N, 1) e_k, whose gradient is E_k times aux_scale
+    gates: Tensor | None  # (N, 1) what opacities were multiplied by, with its gradient where that prunes
     name: str  # of the photo
     error: Tensor | None = None  # (1, H, W) E(u), with a carrier
 

@@ -211,8 +211,9 @@ class PruningSettings:
 
     prune_by: str = flag(
         "opacity",
-        "score that prunes: opacity, importance s_k, gradient (removal energy), or both of the last two",
-        bound=one_of("opacity", "importance", "gradient", "both"),
+        "score that prunes: opacity, importance s_k, gradient (removal energy), both of the last two, or "
+        "sensitivity |s dL/ds|",
+        bound=one_of("opacity", "importance", "gradient", "both", "sensitivity"),
     )
     prune_threshold: str = flag(
         "fixed",
@@ -223,8 +224,8 @@ class PruningSettings:
     prune_importance: float = flag(0.5, "importance below which fixed prunes", bound=between(0, 1))
     prune_energy: float = flag(
         0.01,
-        "removal energy below which fixed prunes",
-        unit="least squared error of the training views / Gaussians",
+        "removal energy, or sensitivity, below which fixed prunes",
+        unit="least squared error, or loss, of the training views / Gaussians",
         bound=at_least(0),
     )
     prune_quantile: float = flag(0.01, "share with the lowest scores, for quantile", bound=between(0, 1))

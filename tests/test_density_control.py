@@ -4,11 +4,13 @@ import math
 
 import density_control
 import pytest
+import subfunction as policy
 import torch
 import train
 from scene import load_scene
 from test_method import learn, new_run, reference_rendering
 from tiny_scene import write_tiny_scene
+from utils.rendering import render
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,30 @@ def test_a_round_adds_up_removal_energies_and_errors_of_all_its_views(place, tmp
     look(run, 1)
     scores = density_control.pruning_scores(run)
     assert scores[0].isnan() and close(scores[1:], energy[1:] / share)
+
+
+@pytest.mark.parametrize("importance", ["none", "full"])
+def test_sensitivity_is_how_the_loss_changes_with_the_factor_on_an_opacity(place, tmp_path, importance):
+    flags = {"variant": "tag", "prune_by": "sensitivity", "importance": importance, "importance_from_iter": 1}
+    run = new_run(place, tmp_path, importance_gate="soft", densify_from_iter=1000, **flags)
+    train.set_schedules(run, 1)
+    views = len(place.train)
+    cameras, energy = look(run, views), run.model.statistics["energy"].clone()
+    losses, slopes = [], torch.zeros(len(run.model))
+    for camera in cameras:
+        factor = torch.ones(len(run.model), 1, requires_grad=True)
+        s = 1 if importance == "none" else run.model.importance.detach()
+        image = render(camera, run.model, torch.zeros(3), importance=factor * s).image
+        truth = camera.ground_truth(torch.zeros(3), run.model.device)
+        losses.append(policy.training_loss(image, truth, run.settings.optimization.lambda_dssim)[0])
+        slopes += torch.autograd.grad(losses[-1], factor)[0][:, 0].abs()
+    assert close(energy, slopes.double()) and energy.max() > 0
+    share = (sum(losses) / len(run.model)).item()
+    assert run.totals["error_share"].item() == pytest.approx(share, rel=1e-5)
+    run.model.tags["birth"] -= 1000  # old enough
+    run.settings.pruning.prune_energy = density_control.pruning_scores(run).median().item()
+    streaks, doomed = density_control.judge(run, 600)
+    assert torch.equal(streaks == 1, density_control.pruning_scores(run) < run.settings.pruning.prune_energy)
 
 
 def chosen_alone(run, index):
