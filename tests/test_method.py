@@ -13,6 +13,7 @@ from arguments import VARIANTS, make_settings
 from density_control import collect, densify_and_prune
 from gaussian_model import SMALLEST_ALPHA, GaussianModel, gaussians_in_ply
 from scene import load_scene
+from test_fused_ssim import plain_ssim_map
 from tiny_scene import write_tiny_scene
 from training_run import choose_background, start
 from utils.importance import INPUTS, gate
@@ -74,17 +75,38 @@ def reference_rendering(run, camera, importance=None):
 
 # E_k
 
+SHARE_OF_DSSIM = {"l1": 0.0, "dssim": 1.0, "mixed": 0.3}  # in E(u)
 
-@pytest.mark.parametrize("metric", ["l1", "dssim", "mixed"])
+
+def pixel_errors(image, truth, share):
+    """E(u) (H, W) by its definition, from the pictures alone."""
+    image, truth = image.double(), truth.double()
+    dssim = 1 - plain_ssim_map(image[None], truth[None], "same")[0].mean(0)
+    return (1 - share) * (image - truth).abs().mean(0) + share * dssim
+
+
+@pytest.mark.parametrize("metric", SHARE_OF_DSSIM)
 def test_e_k_of_a_training_step_is_the_sum_over_the_pixels(scene, tmp_path, metric):
-    run = new_run(scene, tmp_path, variant="no_tag", error_metric=metric)
+    run = new_run(scene, tmp_path, variant="no_tag", error_metric=metric, lambda_dssim=0.3)
     learn(run, 3)
     camera = scene.train[run.views.remaining[-1]]
     view = train.show_and_differentiate(run, 4)
-    expected = explicit_errors(run, camera, view.error)
+    error = pixel_errors(view.image, camera.ground_truth(torch.zeros(3), "cpu"), SHARE_OF_DSSIM[metric])
+    expected = explicit_errors(run, camera, error)
     found = view.carrier.grad[:, 0] / run.settings.densification.aux_scale
     assert (expected > 0).sum() > 30
     assert torch.allclose(found.double(), expected, rtol=1e-4, atol=1e-5 * expected.max().item())
+
+
+def test_the_scale_of_the_auxiliary_loss_is_undone_to_the_bit(scene, tmp_path):
+    errors = []
+    for scale in (2.0**-10, 2.0**-20):
+        run = new_run(scene, tmp_path, variant="no_tag", aux_scale=scale)
+        view = train.show_and_differentiate(run, 1)
+        with torch.no_grad():
+            collect(run, 1, view)
+        errors.append(run.model.statistics["error"])
+    assert errors[0].max() > 0 and torch.equal(*errors)
 
 
 def test_e_k_changes_no_other_gradient(scene, tmp_path):
