@@ -171,7 +171,9 @@ class DensificationSettings:
     )
     error_fixed: float = flag(0.1, "threshold of fixed", unit="error x pixels", bound=at_least(0))
     error_quantile: float = flag(0.2, "top fraction that quantile takes", bound=between(0, 1))
-    error_deviations: float = flag(1.0, "standard deviations above the mean, for mean_std")
+    error_deviations: float = flag(
+        1.0, "standard deviations above the mean, for mean_std", bound=between(-10, 100)
+    )
     error_floor: float = flag(
         28.0,
         "no Gaussian is densified whose E_k is less than that of so many pixels with the typical error",

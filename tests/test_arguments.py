@@ -2,16 +2,7 @@ import dataclasses
 import math
 
 import pytest
-from arguments import (
-    ModelSettings,
-    OptimizationSettings,
-    PipelineSettings,
-    RunSettings,
-    given_flags,
-    make_settings,
-    render_parser,
-    train_parser,
-)
+from arguments import Settings, given_flags, make_settings, render_parser, train_parser
 
 # The public command line of 3DGS: what its users' scripts rely on.
 DEFAULTS_OF_3DGS = {
@@ -29,7 +20,7 @@ DEFAULTS_OF_3DGS = {
     "test_iterations": (7_000, 30_000), "save_iterations": (7_000, 30_000), "checkpoint_iterations": (),
     "quiet": False, "debug_from": -1, "detect_anomaly": False, "ip": "127.0.0.1", "port": 6009,
 }  # fmt: skip
-GROUPS = (ModelSettings, PipelineSettings, OptimizationSettings, RunSettings)
+GROUPS = [item.default_factory for item in dataclasses.fields(Settings)]
 
 
 def settings_of(*arguments, recorded=None):
@@ -45,6 +36,13 @@ def test_names_are_unique_across_groups_and_every_flag_is_explained():
     names = [item.name for group in GROUPS for item in dataclasses.fields(group)]
     assert len(names) == len(set(names))
     assert all(item.metadata["sentence"] for group in GROUPS for item in dataclasses.fields(group))
+
+
+def test_every_number_has_a_bound():
+    for group in GROUPS:
+        for item in dataclasses.fields(group):
+            is_number = type(item.default) in (int, float, tuple)  # True and False are no numbers
+            assert not is_number or item.metadata["bound"] is not None, item.name
 
 
 def test_all_defaults_respect_their_bounds():
@@ -76,6 +74,7 @@ def test_short_flags_and_lists():
         (["--port", "70000"], "--port: expected 0 to 65535, got 70000"),
         (["--exposure_lr_init", "-1"], "--exposure_lr_init: expected at least 0, got -1.0"),
         (["--depth_l1_weight_final", "-1"], "--depth_l1_weight_final: expected at least 0, got -1.0"),
+        (["--error_deviations", "-11"], "--error_deviations: expected -10 to 100, got -11.0"),
     ],
 )
 def test_bad_flags_are_refused_with_a_sentence(arguments, complaint):
