@@ -2,7 +2,7 @@ import dataclasses
 import math
 
 import pytest
-from arguments import Settings, given_flags, make_settings, render_parser, train_parser
+from arguments import VARIANTS, Settings, given_flags, make_settings, render_parser, train_parser
 
 # The public command line of 3DGS: what its users' scripts rely on.
 DEFAULTS_OF_3DGS = {
@@ -108,6 +108,51 @@ def test_a_recorded_run_gives_the_same_settings_again():
     first = settings_of("-s", "a", "--iterations", "7", "--checkpoint_iterations", "3", "4")
     again = settings_of(recorded=first.flat())
     assert again.flat() == first.flat()
+
+
+# --scale_schedule
+
+SHORT = ("--variant", "tag_gradprune_decomp", "--iterations", "7000", "--scale_schedule")
+
+
+def test_a_short_run_is_a_small_copy_of_a_full_one():
+    flat = settings_of(*SHORT).flat()
+    milestones = {  # 7 thirtieths of those of a full run
+        "densify_from_iter": 117,
+        "densify_until_iter": 3500,
+        "prune_until_iter": 5833,
+        "importance_from_iter": 233,
+        "importance_until_iter": 3500,
+        "position_lr_max_steps": 7000,
+    }
+    assert {name: flat[name] for name in milestones} == milestones
+    # 144 densifications, at 600, 700 ... 14,900, have become 33, at 200, 300 ... 3400.
+    assert flat["growth_cap"] == pytest.approx(1.05 ** (144 / 33) - 1) == pytest.approx(0.2373, abs=5e-5)
+    assert (1 + flat["growth_cap"]) ** 33 == pytest.approx(1.05**144)
+    full = settings_of(*SHORT[:2]).flat()
+    changed = {name for name in flat if flat[name] != full[name]}  # no interval, lifespan or share does
+    assert changed == {*milestones, "growth_cap", "iterations", "scale_schedule"}
+
+
+def test_what_is_given_by_hand_is_not_scaled():
+    given = ("--growth_cap", "0.05", "--densify_from_iter", "500", "--prune_until_iter", "5000")
+    flat = settings_of(*SHORT, *given).flat()
+    assert (flat["growth_cap"], flat["densify_from_iter"], flat["prune_until_iter"]) == (0.05, 500, 5000)
+    assert flat["densify_until_iter"] == 3500
+    late = settings_of(*SHORT, "--densify_from_iter", "500").flat()  # 600 to 3400: 29 are left
+    assert late["growth_cap"] == pytest.approx(1.05 ** (144 / 29) - 1)
+
+
+def test_a_full_run_is_its_own_scaled_copy():
+    for variant in VARIANTS:
+        full = settings_of("--variant", variant).flat() | {"scale_schedule": True}
+        scaled = settings_of("--variant", variant, "--scale_schedule").flat()
+        assert scaled.pop("growth_cap") == pytest.approx(full.pop("growth_cap"))
+        assert scaled == full
+
+
+def test_without_a_growth_cap_there_is_none_to_scale():
+    assert settings_of("--iterations", "7000", "--scale_schedule").flat()["growth_cap"] == 0
 
 
 def test_help_names_every_available_flag_with_default_and_unit(capsys):
