@@ -12,10 +12,11 @@ import train
 from arguments import VARIANTS, make_settings
 from density_control import collect, densify_and_prune
 from gaussian_model import SMALLEST_ALPHA, GaussianModel, gaussians_in_ply
+from run_origin import find_origin, resume
 from scene import load_scene
 from test_fused_ssim import plain_ssim_map
 from tiny_scene import write_tiny_scene
-from training_run import choose_background, start
+from training_run import choose_background, save_state, start
 from utils.importance import INPUTS, gate
 from utils.progress import Progress
 from utils.rendering import render
@@ -158,6 +159,13 @@ def test_views_of_all_sizes_count_alike(scene, tmp_path):
 # Tags
 
 
+def gone_on_with(run, folder):
+    """What a later command makes of the run's checkpoint."""
+    path = folder / f"chkpnt{run.iteration}.safetensors"
+    save_state(run, path)
+    return resume(find_origin({"start_checkpoint": str(path)}), run.scene, folder)
+
+
 def test_tags_through_clone_split_prune_and_resume(scene, tmp_path):
     run = new_run(scene, tmp_path, variant="tag", error_floor=0.0, growth_cap=0.5)
     model = run.model
@@ -181,19 +189,26 @@ def test_tags_through_clone_split_prune_and_resume(scene, tmp_path):
     assert model.tags["birth"][parent] == 7 and model.tags["generation"][parent] == 0
     assert model.tags["low_streak"][parent] == 0  # it starts anew, unless the round at hand finds it low
     assert (model.tags["birth"][:-3] <= 7).all()
+    model.tags["generation"] = torch.arange(len(model), dtype=torch.int32)  # tells who is who from here on
+    low = [0, -3, -2, -1]  # one of the scene's and the three newborn
     with torch.no_grad():
-        model.raw["opacities"][-3:] = -9.0  # far below the threshold
-        model.raw["opacities"][0] = -9.0
-    for iteration, left in ((200, 0), (300, 1), (400, 4)):  # patience of 2 rounds, lifespan of 300
-        streaks, doomed = density_control.judge(run, iteration)
-        model.tags["low_streak"] = streaks
-        assert int(doomed.sum()) == left, iteration
-    assert model.tags["low_streak"][-3:].tolist() == [3, 3, 3]
-    again = GaussianModel.from_state(
-        model.state_tensors(), run.settings.optimization, run.settings.importance, 1.0, model.device
+        model.raw["opacities"][low] = -9.0  # far below the threshold
+    before = model.rows(torch.ones(len(model), dtype=torch.bool))
+    left_by_round = (  # patience of 2 rounds, lifespan of 300: who is left, and the streaks of the four
+        (200, slice(None), [1, 1, 1, 1]),
+        (300, slice(1, None), [0, 2, 2, 2]),  # another has the first one's place
+        (400, slice(1, -3), [0, 0, 0, 0]),
     )
-    for name, values in model.tags.items():
-        assert torch.equal(values, again.tags[name])
+    for iteration, left, streaks in left_by_round:
+        run = gone_on_with(run, tmp_path)
+        with torch.no_grad():
+            densify_and_prune(run, iteration)
+        run.iteration = iteration
+        for name in ("means", "birth", "generation"):
+            assert torch.equal((run.model.raw | run.model.tags)[name], before[name][left]), (name, iteration)
+        expected = torch.zeros(len(run.model), dtype=torch.int32)
+        expected[low] = torch.tensor(streaks, dtype=torch.int32)
+        assert torch.equal(run.model.tags["low_streak"], expected), iteration
 
 
 # Budgets
