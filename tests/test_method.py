@@ -501,6 +501,23 @@ def test_importance_prunes_without_any_opacity_rule(scene, tmp_path):
     assert density_control.judge(run, 100)[1].all()
 
 
+@pytest.mark.parametrize(("kind", "gone"), [("gradient", [1]), ("importance", [0]), ("both", [0, 1])])
+def test_a_low_energy_or_a_low_importance_prunes_by_both(scene, tmp_path, kind, gone):
+    flags = {"tag_lifespan": 0, "tag_patience": 1, "prune_cap": 0}
+    run = importance_run(scene, tmp_path, prune_by=kind, importance="latent", **flags)
+    network, latents, totals = run.model.network, run.model.raw["latents"], run.totals
+    with torch.no_grad():
+        for weights, value in ((network.hidden, 1), (network.hidden_bias, 0), (network.out, 1)):
+            weights.fill_(value)
+        network.bias.fill_(-1.0)
+        latents.fill_(1.0)
+        latents[0] = 0.0  # s = sigmoid(-1) < 1/2
+    totals["round_start"].fill_(8), totals["error_share"].fill_(4.0)
+    run.model.statistics["energy"].fill_(1.0)
+    run.model.statistics["energy"][1] = 0.03  # 0.0075 of the share of one Gaussian, less than 0.01
+    assert density_control.judge(run, 100)[1].nonzero()[:, 0].tolist() == gone
+
+
 # Variants
 
 TABLE = {  # section 6: densify by, prune by, tags, pruning until, importance
