@@ -351,6 +351,17 @@ def test_importance_starts_late_at_its_start_value(scene, tmp_path, kind):
     )
 
 
+def test_the_price_of_the_undecided_reaches_the_network(scene, tmp_path):
+    gradients = []
+    for price in (0.0, 2.0):
+        run = importance_run(scene, tmp_path, 2, importance_start=0.9, lambda_binary=price)
+        train.set_schedules(run, 3)
+        loss = train.show_and_differentiate(run, 3).loss.item()
+        gradients.append(run.model.network.bias.grad.item())
+    slope = (1 - 2 * 0.9) * 0.9 * (1 - 0.9)  # of s (1 - s) by the logit of s, where all s are 0.9
+    assert gradients[1] - gradients[0] == pytest.approx(2.0 * loss * slope, rel=1e-3)
+
+
 def test_the_share_of_the_error_never_rises(scene, tmp_path):
     """Else pruning, which raises the error, would lead to more pruning."""
     run, shares = new_run(scene, tmp_path, variant="tag_gradprune"), []
