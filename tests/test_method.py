@@ -531,27 +531,48 @@ def test_a_low_energy_or_a_low_importance_prunes_by_both(scene, tmp_path, kind, 
 
 # Variants
 
-TABLE = {  # section 6: densify by, prune by, tags, pruning until, importance
-    "3dgs": ("gradient", "opacity", 0, 0, "none"),
-    "no_tag": ("error", "opacity", 0, 0, "none"),
-    "tag": ("error", "opacity", 300, 0, "none"),
-    "tag_25k": ("error", "opacity", 300, 25_000, "none"),
-    "tag_gradprune": ("error", "gradient", 300, 0, "none"),
+ROWS = ("3dgs", "no_tag", "tag", "tag_25k", "tag_gradprune", "tag_gradprune_decomp")
+TABLE = {  # docs/method.md: what sets the rows apart
+    "densify_by": ("gradient", "error", "error", "error", "error", "error"),
+    "growth_cap": (0.0, 0.05, 0.05, 0.05, 0.05, 0.05),
+    "split": ("random", "long_axis", "long_axis", "long_axis", "long_axis", "long_axis"),
+    "percent_dense": (0.01, 0.0, 0.0, 0.0, 0.0, 0.0),
+    "clone_opacity": ("kept", "corrected", "corrected", "corrected", "corrected", "corrected"),
+    "prune_by": ("opacity", "opacity", "opacity", "opacity", "gradient", "both"),
+    "prune_until_iter": (0, 0, 0, 25_000, 0, 25_000),
+    "prune_cap": (0.0, 0.0, 0.0, 0.0, 0.0, 0.05),
+    "prune_keep": (1.0, 1.0, 1.0, 1.0, 1.0, 0.225),
+    "tag_lifespan": (0, 0, 300, 300, 300, 300),
+    "tag_patience": (1, 1, 2, 2, 2, 2),
+    "importance": ("none", "none", "none", "none", "none", "full"),
+    "importance_until_iter": (0, 0, 0, 0, 0, 15_000),
+    "position_lr_final": (1.6e-6, 1.6e-6, 1.6e-6, 1.6e-6, 1.6e-6, 1.6e-5),
+    "feature_lr": (0.0025, 0.0025, 0.0025, 0.0025, 0.0025, 0.005),
+    "scaling_lr": (0.005, 0.005, 0.005, 0.005, 0.005, 0.01),
 }
+IN_ALL = {  # and what all have in common
+    "densify_until_iter": 15_000, "densification_interval": 100, "prune_interval": 100,
+    "error_metric": "mixed", "error_reduce": "max", "error_coherence": 1.0, "error_fineness": 0.0,
+    "error_threshold": "quantile", "error_quantile": 0.2, "error_floor": 28.0, "aux_scale": 2.0**-20,
+    "opacity_control": "reset", "prune_threshold": "fixed",
+    "prune_opacity": 0.005, "prune_importance": 0.5, "prune_energy": 0.01,
+    "importance_gate": "sampled", "importance_control": "fixed", "importance_from_iter": 1000,
+    "lambda_importance": 0.1, "lambda_binary": 0.0, "max_gaussians": 0, "target_size_mb": 0.0,
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("variant", TABLE)
+@pytest.mark.parametrize("variant", ROWS)
 def test_variants_are_the_rows_of_the_table(variant):
     settings = make_settings({"variant": variant}).flat()
-    names = ("densify_by", "prune_by", "tag_lifespan", "prune_until_iter", "importance")
-    assert tuple(settings[name] for name in names) == TABLE[variant]
+    expected = IN_ALL | {name: values[ROWS.index(variant)] for name, values in TABLE.items()}
+    assert {name: settings[name] for name in expected} == expected
+    assert set(VARIANTS[variant]) <= set(TABLE)
 
 
-def test_the_decomposed_variant_prunes_by_both_and_takes_a_lambda():
+def test_the_table_has_all_variants_and_a_lambda_given_by_hand_wins():
+    assert tuple(VARIANTS) == ROWS
     settings = make_settings({"variant": "tag_gradprune_decomp", "lambda_importance": 0.3}).flat()
-    assert (settings["prune_by"], settings["importance"], settings["tag_lifespan"]) == ("both", "full", 300)
-    assert settings["lambda_importance"] == 0.3
-    assert list(VARIANTS) == [*TABLE, "tag_gradprune_decomp"]
+    assert settings["lambda_importance"] == 0.3 and settings["prune_by"] == "both"
 
 
 def test_the_gap_between_file_and_training_render_is_reported(scene, tmp_path):
