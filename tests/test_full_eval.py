@@ -227,6 +227,10 @@ def test_the_real_commands(monkeypatch, project_dir, scene, tmp_path):
         assert (row["test_views"], row["train_views"]) == (2, 7)
         assert 5 < row["test_PSNR"] < 40 and 0 < row["train_SSIM"] < 1 and row["test_LPIPS"] is None
         assert row["size_bytes"] > 200 * row["gaussians"] and row["training_minutes"] > 0
+    plots = tmp_path / "out" / "plots"
+    drawn = {path.name for path in plots.iterdir()}
+    assert drawn == {"tiny_quality.png", "tiny_test_00000.png", "tiny_test_00001.png"}
+    assert f"3 plots: {plots}\n" in process.stdout
 
     monkeypatch.setattr(Crew, "call", lambda *_: pytest.fail("there was nothing left to do"))
     monkeypatch.setattr(full_eval, "draw", lambda output, rows, quiet: None)
