@@ -142,7 +142,7 @@ def pruning_room(run: Training, iteration: int, unwanted: Tensor) -> int:  # (N,
 
 
 def pruning_scores(run: Training) -> Tensor:
-    """What --prune_by compares Gaussians by (N,): opacity, importance, removal energy (also for both), sensitivity."""
+    """What --prune_by compares Gaussians by (N,); for both that is removal energy."""
     model, kind = run.model, run.settings.pruning.prune_by
     if kind == "opacity":
         return model.opacities[:, 0]

@@ -87,7 +87,7 @@ def measure(run: Training, iteration: int, progress: Progress, log: TensorBoardL
 
 
 def export_gap_iterations(run: Training) -> set[int]:
-    """Where files are saved, and the last iteration before importance is settled, after which there is no gap."""
+    """Where files are saved, and the last iteration before importance is settled: then there is no gap."""
     return {*run.settings.run.save_iterations, policy.importance_end(run.settings) - 1}
 
 

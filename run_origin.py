@@ -116,15 +116,15 @@ def resumed_settings(given: dict[str, Any], record: dict[str, Any]) -> Settings:
 
 
 def require_room(run: Training, record: dict[str, Any]) -> None:
-    """ValueError if the checkpoint holds more than a new budget, and pruning is not sure to come down to it."""
+    """ValueError if the checkpoint exceeds a new budget, and pruning is not sure to come down to it."""
     if not run.budget or run.budget == gaussian_budget(make_settings({}, record["settings"])):
         return
     is_sure = policy.thinning_is_sure(record["iteration"], len(run.scene.train), run.settings)
     if len(run.model) > run.budget and not is_sure:
         raise ValueError(
-            f"{run.settings.run.start_checkpoint} holds {len(run.model):,} Gaussians, more than the budget of "
-            f"{run.budget:,}, and pruning is not sure to come down to it: give a larger budget, an earlier checkpoint, "
-            "or --prune_keep below 1 with a later --prune_until_iter"
+            f"{run.settings.run.start_checkpoint} holds {len(run.model):,} Gaussians, "
+            f"more than the budget of {run.budget:,}, and pruning is not sure to come down to it: give a larger "
+            "budget, an earlier checkpoint, or --prune_keep below 1 with a later --prune_until_iter"
         )
 
 

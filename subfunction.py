@@ -348,15 +348,15 @@ def densification_candidates(scores: Tensor, pixel_error: Tensor, settings: Dens
 
 
 def growth_budget(budget: int, views: int, settings: Settings) -> int:
-    """How many Gaussians there may be while they grow: more than the budget if the excess is sure to go later."""
+    """How many Gaussians there may be while they grow: more than the budget if the rest is sure to go."""
     return int(budget / settings.pruning.prune_keep) if thinning_is_sure(0, views, settings) else budget
 
 
 def thinning_is_sure(iteration: int, views: int, settings: Settings) -> bool:
     """Whether thinning after `iteration` comes down to any number of Gaussians.
 
-    It does if it lasts until the youngest are old enough, were seen for a whole round through the `views`, and
-    were low for long enough.
+    It does if it lasts until the youngest are old enough, were seen for a whole round through the `views`,
+    and were low for long enough.
     """
     pruning, begins = settings.pruning, max(iteration, settings.densification.densify_until_iter)
     known = 2 * views + pruning.tag_patience * pruning.prune_interval

@@ -160,7 +160,7 @@ def make_settings(given: dict[str, Any], recorded: dict[str, Any] | None = None)
 
 
 def variant_values(settings: Settings) -> dict[str, Any]:
-    """What the variant of a run sets, for as many iterations as it has; not what was given by hand instead."""
+    """What the variant of a run sets, for as many iterations as it has, whatever was given by hand."""
     asked = ("variant", "iterations", "scale_schedule", "densification_interval")
     values = settings.flat()
     alone = make_settings({name: values[name] for name in asked}).flat()

@@ -286,8 +286,8 @@ class ImportanceSettings:
     lambda_binary: float = flag(0.0, "price of the mean of s (1 - s)", unit="loss", bound=at_least(0))
     importance_control: str = flag(
         "fixed",
-        "lambda_importance stays as given, or is steered after densification so that the importances add up to "
-        "the budget",
+        "lambda_importance stays as given, or is steered after densification so that the importances add up "
+        "to the budget",
         bound=one_of("fixed", "budget"),
     )
     importance_control_rate: float = flag(

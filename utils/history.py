@@ -77,7 +77,7 @@ def shares_of_weight(
     opacities: Tensor,  # (N, 1)
     depths: Tensor,  # (N,) distance to the nearest of the cameras
 ) -> dict[str, float]:
-    """Share of the weight in Gaussians of opacity below 0.1, and in those ten times nearer than half of it."""
+    """Shares of the weight: of opacities below 0.1, and of what is ten times nearer than half of all."""
     total = weights.sum().item()
     if total == 0 or not math.isfinite(total):
         return {}
