@@ -123,8 +123,8 @@ def require_room(run: Training, record: dict[str, Any]) -> None:
     if len(run.model) > run.budget and not is_sure:
         raise ValueError(
             f"{run.settings.run.start_checkpoint} holds {len(run.model):,} Gaussians, "
-            f"more than the budget of {run.budget:,}, and pruning is not sure to come down to it: give a larger "
-            "budget, an earlier checkpoint, or --prune_keep below 1 with a later --prune_until_iter"
+            f"more than the budget of {run.budget:,}, and pruning is not sure to come down to it: give a "
+            "larger budget, an earlier checkpoint, or --prune_keep below 1 with a later --prune_until_iter"
         )
 
 

@@ -118,7 +118,7 @@ def new_carrier(run: Training, iteration: int) -> Tensor | None:
 
 
 def new_gates(run: Training, iteration: int, importance: Tensor | None) -> Tensor | None:
-    """What opacities are multiplied by (N, 1); with its gradient, without importance too, where that prunes."""
+    """What opacities are multiplied by (N, 1); with its gradient where that prunes, importance or not."""
     settings, gates = run.settings, None
     if importance is not None:
         gates = gate(importance, settings.importance.importance_gate, run.generator)
@@ -208,8 +208,8 @@ def check_schedules(settings: Settings) -> None:
     learnt_from = settings.importance.importance_from_iter
     if settings.pruning.prune_by == "importance" and learnt_from >= end:
         raise ValueError(
-            f"--prune_by importance: it would be learnt from iteration {learnt_from} on, and is settled at {end}"
-            ": give an earlier --importance_from_iter and, with fewer --iterations, --scale_schedule"
+            f"--prune_by importance: it would be learnt from iteration {learnt_from} on, and settled at {end}: "
+            "give an earlier --importance_from_iter and, with fewer --iterations, --scale_schedule"
         )
     if settings.importance.importance_control == "budget" and end <= start:
         raise ValueError(

@@ -281,7 +281,7 @@ STEERED = {"variant": "tag_gradprune_decomp", "prune_by": "importance", "importa
         ({"iterations": 7000}, "from iteration 15000 on.*settled at 7000.*--scale_schedule"),
         (
             {"iterations": 1000, "importance_control": "fixed"},
-            "--prune_by importance: .*from iteration 1000 on, and is settled at 1000.*--scale_schedule",
+            "--prune_by importance: .*from iteration 1000 on, and settled at 1000.*--scale_schedule",
         ),
     ],
 )
