@@ -162,18 +162,16 @@ def training_loss(
 def pixel_error(losses: PixelLosses, metric: str, lambda_dssim: float) -> Tensor:
     """E(u), (1, H, W): a pixel's share of L1, of 1 - SSIM, or of the training loss; no gradient."""
     share = {"l1": 0.0, "dssim": 1.0, "mixed": lambda_dssim}[metric]
-    l1 = channel_mean(losses.l1)
-    return l1 if share == 0 else torch.lerp(l1, 1 - channel_mean(losses.ssim), share)
-
-
-def channel_mean(picture: Tensor) -> Tensor:  # (3, H, W) -> (1, H, W)
-    """Mean of the channels; as a product it takes half the time that `mean(0)` does."""
-    return (picture.new_full((1, 3), 1 / 3) @ picture.flatten(1)).view(1, *picture.shape[1:])
+    thirds, constant = losses.l1.new_full((1, 3), 1 / 3), losses.l1.new_full((1, 1), share)
+    error = torch.addmm(constant, thirds, losses.l1.flatten(1), alpha=1 - share)  # faster than mean(0)
+    if share > 0:
+        error.addmm_(thirds, losses.ssim.flatten(1), alpha=-share)
+    return error.view(1, *losses.l1.shape[1:])
 
 
 def typical_error(error: Tensor) -> Tensor:  # (1, H, W) -> ()
     """Root mean square of E(u): of a picture that is half empty, without error there, 0.7 times the other's."""
-    return error.square().mean().sqrt()
+    return error.norm() / math.sqrt(error.numel())
 
 
 def auxiliary_loss(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,7 +41,7 @@ class Scene:
     extent: float
     source: Path
 
-    @property
+    @cached_property
     def median_pixels(self) -> float:
         """Of a training view."""
         return statistics.median(camera.width * camera.height for camera in self.train.blank)
