@@ -27,7 +27,8 @@ def test_called_commands_know_their_flags(project_dir, name):
     for command, arguments in re.findall(r"python (\w+)\.py +([^\n`#]*)", text):
         if command in COMMANDS:
             ours, _, of_train = arguments.partition(" -- ")
-            for part, of in ((ours, command), (of_train, "train")):
+            of_train += " ".join(["", *re.findall(r'="([^"]*)"', ours)])  # SCENE="FLAGS", ROW="VARIANT FLAGS"
+            for part, of in ((re.sub(r'="[^"]*"', "", ours), command), (of_train, "train")):
                 found = {flag for flag in re.findall(r"(?<=\s)-{1,2}[a-zA-Z]\w*", f" {part}")}
                 assert found <= flags_of(of) | {"--variants"}, (command, found - flags_of(of))
 
