@@ -7,7 +7,6 @@ import utils.before_torch  # noqa: F401  before torch
 import secrets
 import shlex
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from scene import load_scene
 from training_run import Training, TrainingView, check_output_folder, choose_background, gaussian_budget
 from training_run import save_checkpoints, save_if_due, save_state, start, write_inputs, write_record
 from utils import run_folder
-from utils.commands import run_command
+from utils.commands import rounded, run_command
 from utils.devices import check_data_device
 from utils.importance import gate
 from utils.interrupts import Interrupted, Interrupts
@@ -176,10 +175,6 @@ def about_the_variant(run: Training) -> str:
     by_hand = [f"{name} {settings[name]}" for name in run.given if name not in OF_ONE_COMMAND + ("variant",)]
     text = f"Variant {variant}: {', '.join(of_variant) or 'all defaults'}"
     return text + (f"; by hand: {', '.join(by_hand)}" if by_hand else "")
-
-
-def rounded(value: Any) -> Any:
-    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def keep_what_is_done(run: Training, interrupts: Interrupts) -> str:

@@ -1,11 +1,11 @@
-"""What all commands share: one line on stderr for a mistake, an answer to Ctrl-C, the usual exit codes."""
+"""What all commands share: one line on stderr for a mistake, an answer to Ctrl-C, exit codes, how values are shown."""
 
 from __future__ import annotations
 
 import signal
 import sys
 import traceback
-from typing import Callable
+from typing import Any, Callable
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -34,3 +34,8 @@ def run_command(main: Callable[[], object]) -> None:
 def _say(message: str, code: int) -> int:
     print(message, file=sys.stderr)
     return code
+
+
+def rounded(value: Any) -> Any:
+    """A setting as it is shown: the growth cap of a scaled schedule has sixteen digits."""
+    return f"{value:.4g}" if isinstance(value, float) else value

@@ -8,6 +8,7 @@ from typing import Any, Sequence
 
 from utils import run_folder
 from utils.charts import short
+from utils.commands import rounded
 from utils.report_curves import curves, distributions
 from utils.report_html import METRICS, SPLITS, command, description, document, duration, note
 from utils.report_html import shown_metric, size_of
@@ -136,7 +137,7 @@ def flags(run: Run) -> str:
     if not isinstance(given, list):
         return note("What the variant set and what was given by hand is not recorded in this run.")
     by_variant = mapping(run.config, "variant_values").items()
-    by_variant = [chip(name, value, overruled=name in given) for name, value in by_variant]
+    by_variant = [chip(name, rounded(value), overruled=name in given) for name, value in by_variant]
     by_hand = [chip(str(name), run.settings.get(str(name), "")) for name in given]
     chips = {"Set by the variant": by_variant, "Given by hand": by_hand}
     return "".join(f"<p>{title}: {' '.join(those) or 'nothing'}</p>" for title, those in chips.items())
