@@ -1,4 +1,4 @@
-"""What all commands share: one line on stderr for a mistake, an answer to Ctrl-C, exit codes, how values are shown."""
+"""What all commands share: how they end, also by a mistake or Ctrl-C, and how they show a value."""
 
 from __future__ import annotations
 
