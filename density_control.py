@@ -26,11 +26,10 @@ def collect(run: Training, iteration: int, view: TrainingView) -> None:
         policy.accumulate_errors(model.statistics, errors, settings.densification)
         totals["pixel_error"] += policy.typical_error(view.error)
         totals["error_views"] += 1
-    kind = (settings.densification, settings.pruning)
-    if policy.collects_energy(iteration, *kind):
+    if policy.collects_energy(iteration, settings.densification, settings.pruning):
         squared_error = (view.image - view.truth).square().sum()
         collect_worth(run, iteration, view.render.rasterizer.statistics.removal_energy, squared_error)
-    if policy.collects_sensitivity(iteration, *kind):
+    if policy.collects_sensitivity(iteration, settings.densification, settings.pruning):
         collect_worth(run, iteration, (view.gates * view.gates.grad)[:, 0].abs(), view.loss)
 
 

@@ -88,9 +88,7 @@ STATISTICS = (
     Statistic("error", torch.float32),  # E_k, reduced over views
     Statistic("error_spread", torch.float32),  # sum of its squared deviations from the mean over views
     Statistic("error_views", torch.int32),  # in which it had a share of the error
-    Statistic(
-        "energy_so_far", torch.float32, "round"
-    ),  # removal energy, or sensitivity, over the views of the round
+    Statistic("energy_so_far", torch.float32, "round"),  # removal energy or sensitivity over the round
     Statistic("energy", torch.float32, "round"),  # the same of the last complete round
 )
 TAGS = (

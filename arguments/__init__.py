@@ -152,19 +152,25 @@ def make_settings(given: dict[str, Any], recorded: dict[str, Any] | None = None)
     variant = given.get("variant", recorded.get("variant", RunSettings.variant))
     if variant not in VARIANTS:
         raise ValueError(f"--variant: expected one of {', '.join(VARIANTS)}, got {variant!r}")
-    settings = _settings({**VARIANTS[variant], **recorded, **given})
-    if settings.optimization.scale_schedule:
-        settings = _settings(settings.flat() | _scaled(settings, VARIANTS[variant], {**recorded, **given}))
+    settings = _of_variant(variant, {**recorded, **given})
     _check_together(settings)
+    return settings
+
+
+def _of_variant(variant: str, fixed: dict[str, Any]) -> Settings:
+    """The variant's settings under the `fixed` ones; with --scale_schedule the others are scaled."""
+    settings = _settings({**VARIANTS[variant], **fixed})
+    if settings.optimization.scale_schedule:
+        settings = _settings(settings.flat() | _scaled(settings, VARIANTS[variant], fixed))
     return settings
 
 
 def variant_values(settings: Settings) -> dict[str, Any]:
     """What the variant of a run sets, for as many iterations as it has, whatever was given by hand."""
-    asked = ("variant", "iterations", "scale_schedule", "densification_interval")
-    values = settings.flat()
-    alone = make_settings({name: values[name] for name in asked}).flat()
-    return {name: alone[name] for name in VARIANTS[settings.run.variant]}
+    asked = ("iterations", "scale_schedule", "densification_interval")  # what scaling depends on
+    values, variant = settings.flat(), settings.run.variant
+    alone = _of_variant(variant, {name: values[name] for name in asked}).flat()
+    return {name: alone[name] for name in VARIANTS[variant]}
 
 
 def _check_together(settings: Settings) -> None:

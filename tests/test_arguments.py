@@ -3,6 +3,7 @@ import math
 
 import pytest
 from arguments import VARIANTS, Settings, given_flags, make_settings, render_parser, train_parser
+from arguments import variant_values
 
 # The public command line of 3DGS: what its users' scripts rely on.
 DEFAULTS_OF_3DGS = {
@@ -149,6 +150,14 @@ def test_a_full_run_is_its_own_scaled_copy():
         scaled = settings_of("--variant", variant, "--scale_schedule").flat()
         assert scaled.pop("growth_cap") == pytest.approx(full.pop("growth_cap"))
         assert scaled == full
+
+
+def test_what_a_variant_sets_is_known_whatever_was_given_by_hand():
+    assert variant_values(settings_of(*SHORT, "--tag_lifespan", "5"))["tag_lifespan"] == 300
+    few = settings_of(*SHORT[:2], "--iterations", "3", "--scale_schedule", "--prune_keep", "1")
+    values = variant_values(few)  # of which some would not go together by themselves
+    assert (values["prune_keep"], values["prune_until_iter"]) == (0.225, 2)
+    assert set(values) == set(VARIANTS["tag_gradprune_decomp"])
 
 
 def test_without_a_growth_cap_there_is_none_to_scale():

@@ -77,7 +77,7 @@ def shares_of_weight(
     opacities: Tensor,  # (N, 1)
     depths: Tensor,  # (N,) distance to the nearest of the cameras
 ) -> dict[str, float]:
-    """Shares of the weight: of opacities below 0.1, and of what is ten times nearer than half of all."""
+    """Shares of the weight: of opacities below 0.1, and nearer than a tenth of the weight's median depth."""
     total = weights.sum().item()
     if total == 0 or not math.isfinite(total):
         return {}

@@ -18,7 +18,7 @@ DISTRIBUTIONS = {
     "opacity": "Opacity",
     "age": "Age in iterations",
 }
-FLOATERS = {"low_opacity": "of opacity below 0.1", "near_camera": "ten times nearer than half of all"}
+FLOATERS = {"low_opacity": "of opacity below 0.1", "near_camera": "nearer than a tenth of the median depth"}
 
 
 def time_axis(run: Run) -> Axis:
