@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Sequence
 
 from arguments.flags import Parser
-from conversion import MATCHINGS, Choices, Outcome, convert, find_photos
+from scene import video_frames
 from scene.lenses import MODELS
-from utils import video
+from scene.structure_from_motion import MATCHINGS, Choices, Outcome, convert, find_photos
 from utils.commands import run_command
 from utils.progress import Counter
 
@@ -73,9 +73,9 @@ def take_frames(folder: Path, film: Path, count: int, quiet: bool) -> None:
         return
     partial = folder / "input.part"
     partial.mkdir(parents=True, exist_ok=True)
-    total = video.frame_count(film)
+    total = video_frames.frame_count(film)
     with Counter("Looking through the video", total, quiet) as counter:
-        taken = video.extract_frames(film, partial, count, lambda done: counter.update(done, total))
+        taken = video_frames.extract_frames(film, partial, count, lambda done: counter.update(done, total))
     if photos.is_dir():
         photos.rmdir()
     partial.rename(photos)

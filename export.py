@@ -20,7 +20,7 @@ from utils.files import write_json
 from utils.losses import psnr
 from utils.progress import each
 from utils.rendering import render
-from utils.splats import FORMATS, Splats, require_gsply
+from utils.splat_formats import FORMATS, Splats, require_gsply
 
 MOST_VIEWS = 12
 

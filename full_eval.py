@@ -16,11 +16,12 @@ from typing import Sequence
 
 from arguments import VARIANTS
 from arguments.flags import Parser
-from evaluation_plan import PUBLISHED, Run, Steps, plan, steps_left
-from utils import run_folder, tables
+from evaluation import tables
+from evaluation.child_processes import Crew, interrupt_on_signals
+from evaluation.plan import PUBLISHED, Run, Steps, plan, steps_left
+from utils import run_folder
 from utils.commands import run_command
 from utils.files import write_json
-from utils.processes import Crew, interrupt_on_signals
 
 PROJECT = Path(__file__).resolve().parent
 
@@ -146,7 +147,7 @@ def draw(output: Path, rows: list[tables.Row], quiet: bool) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         say("No plots: matplotlib is not installed (pip install matplotlib)", quiet)
         return
-    from utils import plots  # the only part that needs matplotlib
+    from evaluation import plots  # the only part that needs matplotlib
 
     say(f"{len(plots.draw_all(output, rows))} plots: {output / 'plots'}", quiet)
 

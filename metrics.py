@@ -16,11 +16,11 @@ from fused_ssim import fused_ssim_map
 from torch import Tensor
 
 from arguments.flags import Parser
+from evaluation.lpips import LPIPS, SMALLEST_SIDE, fetch_vgg16, read_vgg16
 from utils.commands import run_command
 from utils.files import write_json
 from utils.images import HALF, read_image
 from utils.losses import masked_mean, psnr
-from utils.lpips import LPIPS, SMALLEST_SIDE, fetch_vgg16, read_vgg16
 from utils.progress import each
 
 SPLITS = ("test", "train")

@@ -16,16 +16,16 @@ from torch import Tensor
 from arguments import Settings, given_flags, make_settings, render_parser
 from gaussian_model import GaussianModel
 from scene import Camera, load_scene
-from scene.paths import KINDS, camera_path
+from scene.camera_paths import KINDS, camera_path
 from utils import run_folder
 from utils.commands import run_command
 from utils.devices import check_data_device
 from utils.exposures import Exposures
 from utils.files import write_json
-from utils.film import require_film_writer, write_film
 from utils.images import to_bytes, write_depth, write_png
 from utils.progress import each
 from utils.rendering import render
+from utils.video import require_film_writer, write_film
 
 
 @dataclass

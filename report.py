@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Sequence
 
 from arguments.flags import Parser
+from evaluation.report.page import page
+from evaluation.report.run import read_run
 from utils.commands import run_command
 from utils.files import write_text
-from utils.report_page import page
-from utils.report_run import read_run
 
 
 EXAMPLES = """\

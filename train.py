@@ -13,21 +13,22 @@ from torch import Tensor
 
 import subfunction as policy
 from arguments import OF_ONE_COMMAND, Settings, given_flags, train_parser, variant_values
-from density_control import collect, control_opacity, densify_and_prune, start_or_settle_importance
-from monitoring import Viewers, check_numbers, open_viewers, report
-from run_origin import find_origin, resume
 from scene import load_scene
-from training_run import Training, TrainingView, check_output_folder, choose_background, gaussian_budget
-from training_run import save_checkpoints, save_if_due, save_state, start, write_inputs, write_record
+from training.density_control import collect, control_opacity, densify_and_prune, start_or_settle_importance
+from training.interrupts import Interrupted, Interrupts
+from training.monitoring import check_numbers, report
+from training.resume import find_origin, resume
+from training.run import Training, TrainingView, check_output_folder, choose_background, gaussian_budget
+from training.run import save_checkpoints, save_if_due, save_state, start, write_inputs, write_record
+from training.tensorboard import TensorBoardLog
+from training.viewers import Viewers, open_viewers
 from utils import run_folder
 from utils.commands import rounded, run_command
 from utils.devices import check_data_device
 from utils.importance import gate
-from utils.interrupts import Interrupted, Interrupts
 from utils.progress import Progress
 from utils.rendering import render
-from utils.tensorboard import TensorBoardLog
-from utils.web_viewer import require_viser
+from viewer.browser import require_viser
 
 READ_AHEAD = 3  # views whose photos are read meanwhile, if they are not all in memory
 

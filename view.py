@@ -21,9 +21,9 @@ from utils import run_folder
 from utils.checkpoints import load_checkpoint
 from utils.commands import run_command
 from utils.files import read_json
-from utils.web_viewer import WebViewer, Wish, require_viser
-from viewing import MODES, SCORES, Subject, browser_splats, picture, place_cameras, plain_subject
-from viewing import subject_with_tags
+from viewer.browser import WebViewer, Wish, require_viser
+from viewer.inspect import MODES, SCORES, Subject, browser_splats, picture, place_cameras, plain_subject
+from viewer.inspect import subject_with_tags
 
 EXAMPLES = """\
   python view.py -m output/mine              then open the address that it prints

@@ -23,9 +23,9 @@ import torch
 
 import train
 from arguments import make_settings
-from density_control import collect
 from scene import PointCloud, Scene, load_scene
-from training_run import Training, start
+from training.density_control import collect
+from training.run import Training, start
 
 COUNTS = (10_000, 300_000)
 WARM_UP = 3

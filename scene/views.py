@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from scene.camera import Camera
 from scene.depths import DepthMap
-from scene.shelf import Shelf, pixel_bytes
 from scene.lenses import BentLens, Lens, Pinhole, require_same_picture
+from scene.photo_cache import Shelf, pixel_bytes
 from utils.devices import keep_on
 from utils.images import HALF, read_image, resize_image
 

@@ -19,12 +19,13 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 with atheris.instrument_imports(
-    include=["scene", "utils.ply", "utils.splats", "utils.sog", "utils.remote_viewer", "utils.run_folder",
+    include=["scene", "utils.ply", "utils.splat_formats", "utils.sog", "viewer.sibr", "utils.run_folder",
              "utils.checkpoints", "utils.exposures", "plyfile", "gaussian_model"]
 ):  # fmt: skip
     import gaussian_model
     from scene import camera, colmap_binary, colmap_text, transforms
-    from utils import checkpoints, files, ply, remote_viewer, run_folder, splats
+    from utils import checkpoints, files, ply, run_folder, splat_formats
+    from viewer import sibr
 
 LARGEST, SECONDS, MEGABYTES = 16_384, 10, 2500  # of an input, for it, for all
 ALLOWED = (ValueError, OSError)
@@ -52,7 +53,7 @@ def request(data: bytes) -> None:
         position += size
         return data[position - size : position]
 
-    remote_viewer.read_request(receive)
+    sibr.read_request(receive)
 
 
 def cfg_args(data: bytes) -> None:
@@ -80,8 +81,8 @@ READERS = {
     "points_ply": of_file(ply.read_point_cloud),
     "gaussians_ply": of_file(lambda path: gaussian_model.GaussianModel.load_ply(path, "cpu")),
     "checkpoint": of_file(checkpoints.load_checkpoint),
-    "splat": of_file(splats.read_splat),
-    "sog": of_file(splats.read_sog),
+    "splat": of_file(splat_formats.read_splat),
+    "sog": of_file(splat_formats.read_sog),
     "cfg_args": cfg_args,
     "cameras_json": of_file(lambda path: camera.cameras_of_entries(files.read_json(path, list), path)),
     "request": request,
@@ -117,7 +118,7 @@ def write_seeds(folder: Path) -> None:
     ply.write_point_cloud(folder / "points.ply", places, np.full((5, 3), 90, np.uint8))
     held = splats_of(model)
     for name in ("splat", "sog"):
-        splats.FORMATS[name].write(folder / f"model.{name}", held)
+        splat_formats.FORMATS[name].write(folder / f"model.{name}", held)
     inputs = {
         "cameras_bin": folder / "binary/cameras.bin", "images_bin": folder / "binary/images.bin",
         "points_bin": folder / "binary/points3D.bin", "cameras_txt": folder / "text/cameras.txt",
@@ -136,7 +137,7 @@ def write_seeds(folder: Path) -> None:
 
 def splats_of(model):
     raw = {name: values.numpy() for name, values in model.raw.items()}
-    return splats.Splats(**raw | {"opacities": raw["opacities"][:, 0], "sh_dc": raw["sh_dc"][:, 0]})
+    return splat_formats.Splats(**raw | {"opacities": raw["opacities"][:, 0], "sh_dc": raw["sh_dc"][:, 0]})
 
 
 def main() -> None:

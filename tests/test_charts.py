@@ -1,4 +1,4 @@
-"""utils/charts.py: axes, marks, and the numbers behind them."""
+"""evaluation/report/charts.py: axes, marks, and the numbers behind them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from utils import charts
-from utils.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, Chart
+from evaluation.report import charts
+from evaluation.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, Chart
 
 
 def test_known_points_lie_where_they_should():

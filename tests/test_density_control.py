@@ -2,7 +2,6 @@
 
 import math
 
-import density_control
 import pytest
 import subfunction as policy
 import torch
@@ -10,6 +9,7 @@ import train
 from scene import load_scene
 from test_method import learn, new_run, reference_rendering
 from tiny_scene import write_tiny_scene
+from training import density_control
 from utils.rendering import render
 
 

@@ -14,10 +14,10 @@ from test_cli import fails, run_here, scene, trained  # noqa: F401  a trained ru
 
 import export
 from gaussian_model import GaussianModel
-from utils import sog, splats
+from utils import sog, splat_formats
 from utils.rotations import quats_to_matrices
 from utils.sh import sh_to_rgb
-from utils.splats import FORMATS, Splats
+from utils.splat_formats import FORMATS, Splats
 
 COUNT = 500
 
@@ -80,7 +80,7 @@ def test_what_is_written_is_what_is_read(tmp_path, name, degree):
 def test_a_half_turn_shows_the_same_from_the_turned_side():
     """Colours of directions, turned alike, stay."""
     original, directions = random_splats(), torch.randn(COUNT, 3, generator=torch.Generator().manual_seed(0))
-    other = splats.turned(original)
+    other = splat_formats.turned(original)
     colours = []
     for found, seen in ((original, directions), (other, directions * torch.tensor([1.0, -1, -1]))):
         sh = torch.from_numpy(np.concatenate([found.sh_dc[:, None], found.sh_rest], 1))
@@ -106,7 +106,7 @@ def test_a_few_gaussians_and_the_same_bytes_every_time(tmp_path, count):
 
 
 def test_a_sog_is_a_zip_of_what_its_specification_names(tmp_path):
-    splats.write_sog(tmp_path / "x.sog", random_splats())
+    splat_formats.write_sog(tmp_path / "x.sog", random_splats())
     with zipfile.ZipFile(tmp_path / "x.sog") as archive:
         meta = json.loads(archive.read("meta.json"))
         names = set(archive.namelist()) - {"meta.json"}
@@ -197,7 +197,7 @@ def test_a_ply_by_others_is_exported_without_a_scene(run_here, trained, tmp_path
 def test_what_export_refuses(run_here, trained, tmp_path, monkeypatch):  # noqa: F811
     assert fails(run_here("export.py", "-m", tmp_path), "no trained model here")
     assert fails(run_here("export.py", "-m", trained[0], "--formats", "obj"), "invalid choice: 'obj'")
-    monkeypatch.setattr(splats.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(splat_formats.importlib.util, "find_spec", lambda name: None)
     assert fails(
         run_here("export.py", "-m", trained[0], "--formats", "spz"), "need gsply, which is not installed"
     )

@@ -18,8 +18,8 @@ import pytest
 from test_tables import read_csv
 from tiny_scene import write_tiny_scene
 
+from evaluation.child_processes import Crew
 from utils.commands import run_command
-from utils.processes import Crew
 
 SHORT = "-- --iterations 12 --densify_from_iter 2 --densification_interval 3".split()
 

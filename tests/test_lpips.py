@@ -1,4 +1,4 @@
-"""utils/lpips.py against the formula, the reference implementation, and numbers of the latter."""
+"""evaluation/lpips.py against the formula, the reference implementation, and numbers of the latter."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from plain_lpips import plain_lpips, plain_network, random_vgg16, waves
 
-import utils.lpips
-from utils.lpips import HEADS, LPIPS, fetch_vgg16, read_vgg16
+from evaluation import lpips
+from evaluation.lpips import HEADS, LPIPS, fetch_vgg16, read_vgg16
 
 # LPIPS of `pictures(kind, height, width)` by lpips 0.1.4, VGG16: (normalize=False, normalize=True).
 REFERENCE_VALUES = {
@@ -121,7 +121,7 @@ def test_normalize_means_minus_one_to_one(random_lpips, random_network, heads):
 def test_strips_change_nothing(random_lpips, monkeypatch, height, pixels):
     image, reference = pictures("shifted", height, 40)
     whole = random_lpips(image[None], reference[None]).item()
-    monkeypatch.setattr(utils.lpips, "STRIP_PIXELS", pixels)
+    monkeypatch.setattr(lpips, "STRIP_PIXELS", pixels)
     assert random_lpips(image[None], reference[None]).item() == pytest.approx(whole, rel=1e-5)
 
 

@@ -2,21 +2,21 @@
 
 import math
 
-import density_control
-import monitoring
 import numpy as np
 import pytest
 import reference
 import torch
 import train
 from arguments import VARIANTS, make_settings
-from density_control import collect, densify_and_prune
 from gaussian_model import SMALLEST_ALPHA, GaussianModel, gaussians_in_ply
-from run_origin import find_origin, resume
 from scene import load_scene
 from test_fused_ssim import plain_ssim_map
 from tiny_scene import write_tiny_scene
-from training_run import choose_background, save_state, start
+from training import density_control
+from training import monitoring
+from training.density_control import collect, densify_and_prune
+from training.resume import find_origin, resume
+from training.run import choose_background, save_state, start
 from utils.importance import INPUTS, gate
 from utils.progress import Progress
 from utils.rendering import render

@@ -13,8 +13,8 @@ from plain_lpips import plain_lpips, plain_network, random_vgg16, waves
 from safetensors.torch import load_file
 
 import metrics
+from evaluation.lpips import HEADS
 from utils.images import write_png
-from utils.lpips import HEADS
 
 NAMES = ("00000.png", "00001.png")
 

@@ -3,10 +3,10 @@ import sys
 import types
 
 import torch
+from training.tensorboard import TensorBoardLog
+from training.view_order import ViewOrder
 from utils import progress as progress_module
 from utils.progress import Progress, each
-from utils.tensorboard import TensorBoardLog
-from utils.view_order import ViewOrder
 
 
 def test_plain_lines_hold_the_numbers_and_no_control_characters(capsys, monkeypatch):

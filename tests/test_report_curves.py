@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from report_folder import histogram, history, made, write, write_finished_run
 
-from utils.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
+from evaluation.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from test_cli import fails, run_here, scene  # noqa: F401  a small scene
 import train
 from arguments import VARIANTS
 from gaussian_model import GaussianModel
-from monitoring import Viewers
+from training.interrupts import Interrupted, Interrupts
+from training.viewers import Viewers
 from utils import checkpoints, files, run_folder
-from utils.interrupts import Interrupted, Interrupts
 
 ITERATIONS = 60
 FLAGS = f"""--iterations {ITERATIONS} --scale_schedule --densification_interval 5 --prune_interval 5
@@ -182,7 +182,7 @@ def test_a_full_disk_does_not_end_training_at_a_checkpoint(run_here, scene, tmp_
     def full(path, tensors, record):
         raise OSError(errno.ENOSPC, "could not be written: No space left on device", str(path))
 
-    monkeypatch.setattr("training_run.save_checkpoint", full)
+    monkeypatch.setattr("training.run.save_checkpoint", full)
     process = run_here("train.py", "-s", scene, "-m", tmp_path / "run", *FLAGS, "--checkpoint_every", "1e-9")
     assert process.returncode == 0 and "No checkpoint: [Errno 28] could not be written" in process.stdout
     assert ply(tmp_path / "run")

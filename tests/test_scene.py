@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from scene import hold_out, load_scene
+from scene import load_scene
 from scene.lenses import Pinhole
+from scene.load import hold_out
 from scene.views import target_size
 from scene_files import SIZE, Model, quantised_photo, write_blender_scene, write_colmap_scene, write_photo
 

@@ -8,7 +8,6 @@ import pytest
 from test_cli import fails, run_here, scene  # noqa: F401  a small scene
 
 import train
-import training_run
 from utils import checkpoints, run_folder
 
 FLAGS = "--iterations 30 --checkpoint_iterations 10 --threads 1 --disable_viewer".split()
@@ -65,7 +64,7 @@ def test_a_model_that_is_unsound_is_not_written_over_a_good_checkpoint(
     run_here, scene, tmp_path, monkeypatch
 ):  # noqa: F811
     saved = []
-    monkeypatch.setattr(training_run, "save_checkpoint", lambda path, *_: saved.append(path))
+    monkeypatch.setattr("training.run.save_checkpoint", lambda path, *_: saved.append(path))
     monkeypatch.setattr(train, "check_numbers", lambda *_: None)  # as on a GPU, between two looks
     step = train.collect
 

@@ -1,4 +1,4 @@
-"""utils/tables.py on folders as finished runs leave them, without having trained anything."""
+"""evaluation/tables.py on folders as finished runs leave them, without having trained anything."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import json
 
 import pytest
-from utils import tables
+from evaluation import tables
 from utils.files import write_json
 from utils.run_folder import point_cloud_path
 

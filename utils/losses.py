@@ -1,4 +1,4 @@
-"""How far a picture is from another, pixel by pixel. For SSIM see fused_ssim, for LPIPS utils/lpips.py."""
+"""How far a picture is from another, pixel by pixel. For SSIM see fused_ssim, for LPIPS evaluation/lpips.py."""
 
 from __future__ import annotations
 

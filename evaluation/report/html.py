@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, Sequence
 
-from utils.charts import Chart
+from evaluation.report.charts import Chart
 
 SPLITS = {"test": "Held-out views", "train": "Training views"}
 METRICS = {"PSNR": (2, " dB"), "SSIM": (4, ""), "LPIPS": (4, ""), "L1": (4, "")}  # digits, unit

@@ -1,6 +1,6 @@
 """What there is to see of a model: its colours, what is known of every Gaussian, where photos disagree.
 
-view.py shows it of a finished run, train.py --viewer of one in training; utils/web_viewer.py is the page.
+view.py shows it of a finished run, train.py --viewer of one in training; viewer/browser.py is the page.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from arguments import DensificationSettings, OptimizationSettings, Settings
 from gaussian_model import GaussianModel, ply_size
 from scene import Camera, Cameras
 from scene.camera import camera_to_world
+from scene.camera_paths import focus, mean_up
 from scene.lenses import FieldOfView
-from scene.paths import focus, mean_up
-from utils.false_colours import INFERNO, colour_range, coloured, false_colours
-from utils.importance import deterministic_gate
+from utils.colormaps import INFERNO, colour_range, coloured, false_colours
 from utils.images import resize_image, to_bytes
+from utils.importance import deterministic_gate
 from utils.progress import each
 from utils.rendering import render
 from utils.rotations import covariances
 from utils.sh import rgb_to_sh, sh_to_rgb
-from utils.web_viewer import BrowserSplats, Shown, WebViewer, Wish
+from viewer.browser import BrowserSplats, Shown, WebViewer, Wish
 
 COLOUR, DEPTH, PHOTO, DIFFERENCE = "colour", "depth", "photo of the view", "error of the view"
 MOST_VIEWS = 24  # that a finished model is measured on
@@ -38,7 +38,7 @@ REMOVED_COLOUR = (1.0, 0.0, 1.0)
 class Score:
     """What is known of every Gaussian, and the scale of its false colours."""
 
-    scale: str  # see utils/false_colours.py
+    scale: str  # see utils/colormaps.py
     wanted: str  # what a model must have for it
 
 

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 import subfunction as policy
 from scene import Camera
-from training_run import Training, TrainingView, choose_background, require_sound
+from training.run import Training, TrainingView, choose_background, require_sound
+from training.tensorboard import TensorBoardLog
 from utils.devices import reads_at_once
 from utils.history import shares_of_weight
 from utils.importance import gate
-from utils.images import to_bytes
 from utils.losses import l1, psnr
 from utils.progress import Progress
-from utils.remote_viewer import RemoteViewer, Request
 from utils.rendering import render
-from utils.tensorboard import TensorBoardLog
-from utils.web_viewer import WebViewer
-from viewing import MODES, SCORES, Subject, browser_splats, free_camera, picture, place_cameras
-from viewing import subject_with_tags
 
 TRAINING_VIEWS_MEASURED = range(5, 30, 5)  # indices, as in 3DGS
 DISTRIBUTIONS = 20  # of a run, in its history
@@ -105,80 +98,6 @@ def report_export_gap(run: Training, iteration: int, progress: Progress) -> None
     run.measures.setdefault(str(iteration), {})["export_gap"] = {"mean": mean, "percentile_99.9": extreme}
     gap = f"{mean:.6f} mean, {extreme:.6f} at 99.9 %"
     progress.say(f"[ITER {iteration}] Difference of the saved file to what was trained on: {gap}")
-
-
-@dataclass
-class Viewers:
-    """Who may look on while training runs: 3DGS's network viewer, and with --viewer a page in the browser."""
-
-    network: RemoteViewer | None = None
-    page: WebViewer | None = None
-
-    @torch.no_grad()
-    def show(self, run: Training) -> None:
-        """Answer what they ask for, between two iterations; as long as they stop training, that is all there is."""
-        last = run.iteration == run.settings.optimization.iterations
-        if self.network is not None:
-            self.network.serve(
-                lambda request: picture_for(run, request), run.settings.model.source_path, last
-            )
-        if self.page is not None and self.page.is_watched:
-            subject = functools.cache(lambda: subject_in_training(run))
-            status = f"iteration {run.iteration:,}, {len(run.model):,} Gaussians"
-            self.page.serve(
-                lambda wish: picture(subject(), wish), lambda wish: browser_splats(subject(), wish), status
-            )
-
-    def close(self) -> None:
-        for viewer in (self.network, self.page):
-            if viewer is not None:
-                viewer.close()
-
-
-def open_viewers(run: Training, progress: Progress) -> Viewers:
-    settings = run.settings.run
-    network = None if settings.disable_viewer else open_network_viewer(run, progress)
-    return Viewers(network, open_page(run, progress) if settings.viewer else None)
-
-
-def open_network_viewer(run: Training, progress: Progress) -> RemoteViewer | None:
-    """None where another program is asked at that address."""
-    settings = run.settings.run
-    try:
-        return RemoteViewer(settings.ip, settings.port, progress.say)
-    except OSError as problem:
-        progress.say(f"No network viewer at {settings.ip}:{settings.port}: {problem.strerror or problem}")
-        return None
-
-
-def open_page(run: Training, progress: Progress) -> WebViewer:
-    settings = run.settings.run
-    page = WebViewer(settings.ip, settings.viewer_port, modes=MODES, scores=SCORES, trains=True)
-    place_cameras(page, (run.scene.test + run.scene.train).blank)
-    progress.say(f"Training can be watched at {page.address}")
-    return page
-
-
-def subject_in_training(run: Training) -> Subject:
-    """The model with what was collected of its Gaussians so far."""
-    subject = subject_with_tags(
-        run.model, run.iteration, run.settings, lambda: run.scene.train + run.scene.test
-    )
-    subject.measures = False
-    following = run.iteration + 1
-    if policy.collects_error(following, run.settings.densification):
-        subject.known["error"] = policy.reduced_errors(run.model.statistics, run.settings.densification)
-    if policy.collects_energy(following, run.settings.densification, run.settings.pruning):
-        subject.known["removal energy"] = run.model.statistics["energy"]
-    return subject
-
-
-def picture_for(run: Training, request: Request) -> bytes:
-    """What the network viewer asked for, as the saved file would show it."""
-    model = run.model.exported(run.settings.importance.importance_gate)
-    background = choose_background(run, measuring=True)
-    flags = vars(run.settings.pipeline) | {"scaling_modifier": request.scaling}
-    return to_bytes(render(free_camera(request), model, background, **flags).image).tobytes()
 
 
 def measured_cameras(run: Training) -> list[Camera]:

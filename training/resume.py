@@ -15,11 +15,11 @@ import subfunction as policy
 from arguments import OF_NO_CONSEQUENCE, Settings, make_settings
 from gaussian_model import GaussianModel
 from scene import Scene
-from training_run import Training, gaussian_budget, new_exposures
+from training.run import Training, gaussian_budget, new_exposures
+from training.view_order import ViewOrder
 from utils import run_folder
 from utils.checkpoints import load_checkpoint, newest_checkpoint
 from utils.history import History
-from utils.view_order import ViewOrder
 
 FIXED_BY_CHECKPOINT = (
     "train_test_exp",

@@ -13,10 +13,10 @@ from PIL import Image
 from PIL.ExifTags import GPS, IFD
 
 import convert
-import conversion
-from conversion import Outcome, are_numbered, choose_matching, doubts, find_photos, last_words, progress_in
-from scene import load_scene
+from scene import load_scene, structure_from_motion
 from scene.camera import camera_to_world
+from scene.structure_from_motion import Outcome, are_numbered, choose_matching, doubts, find_photos
+from scene.structure_from_motion import last_words, progress_in
 from scene_files import quantised_photo, write_photo
 
 LINE = "I20261126 17:15:05.714590 140515865511616 feature_extraction.cc:270] "
@@ -56,7 +56,7 @@ def write_located(path, located):
 
 
 def test_matching_is_chosen_by_the_photos(tmp_path, monkeypatch):
-    monkeypatch.setattr(conversion, "MOST_EXHAUSTIVE", 2)
+    monkeypatch.setattr(structure_from_motion, "MOST_EXHAUSTIVE", 2)
     names = [f"IMG_{number}.jpg" for number in (7, 8, 10)]
     for name in names:
         write_located(tmp_path / name, located=True)

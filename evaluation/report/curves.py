@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from utils.charts import Axis, Chart, between, quantile, running_mean, short
-from utils.report_html import SPLITS, figure, grid, note, section
-from utils.report_run import Run, dig, is_number, mapping, number
+from evaluation.report.charts import Axis, Chart, between, quantile, running_mean, short
+from evaluation.report.html import SPLITS, figure, grid, note, section
+from evaluation.report.run import Run, dig, is_number, mapping, number
 
 DISTRIBUTIONS = {
     "E_k": "Error E_k",

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
+from scene.video_frames import choose_frames, extract_frames, frame_count, look_through
 from utils.images import read_image
-from utils.video import choose_frames, extract_frames, frame_count, look_through
 
 WIDTH, HEIGHT, TRAVEL = 320, 180, 600
 

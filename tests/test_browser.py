@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from test_cli import fails, run, run_here, scene, trained  # noqa: F401  a trained run
 
-from utils import web_viewer
-from utils.web_viewer import BrowserSplats, Shown, WebViewer
+from viewer import browser
+from viewer.browser import BrowserSplats, Shown, WebViewer
 
 SECONDS_TO_START = 120
 
@@ -91,14 +91,14 @@ def test_a_browser_gets_a_picture_of_what_its_camera_sees(page, monkeypatch):
 def test_pictures_are_small_while_the_camera_moves_and_full_when_it_rests(page, monkeypatch):
     browser = welcome(page, monkeypatch, Browser())
     page.answer()
-    monkeypatch.setattr(web_viewer, "SECONDS_STILL", 60.0)
+    monkeypatch.setattr(browser, "SECONDS_STILL", 60.0)
     page._watchers[0].pixels_per_second = 1e5
     browser.move(1.0, 0, -4)
     page.answer()
     assert browser.pictures[-1].shape[1] < 400
     page.answer()
     assert len(browser.pictures) == 2
-    monkeypatch.setattr(web_viewer, "SECONDS_STILL", 0.0)
+    monkeypatch.setattr(browser, "SECONDS_STILL", 0.0)
     page.answer()
     assert browser.pictures[-1].shape == (200, 400, 3)
 
@@ -210,7 +210,7 @@ def test_hostile_messages_end_their_connection_and_nothing_else(page, monkeypatc
 
 
 def test_without_viser_it_says_what_to_install(run_here, trained, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(web_viewer.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(browser.importlib.util, "find_spec", lambda name: None)
     assert fails(run_here("view.py", "-m", trained[0]), "pip install viser")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from report_folder import COLOUR, add_pictures, error_of, made, write_finished_run
 
-from utils import report_pictures
+from evaluation.report import images
 
 
 @pytest.fixture
@@ -51,10 +51,10 @@ def test_only_training_views(run):
 
 def test_views_are_evenly_spaced_by_psnr():
     numbers = {view: -float(view) for view in range(11)}
-    assert report_pictures.choose_views(list(range(11)), numbers, 6) == [10, 8, 6, 4, 2, 0]
-    assert report_pictures.choose_views(list(range(11)), {0: 1.0}, 6) == [0, 2, 4, 6, 8, 10]
-    assert report_pictures.choose_views([3], {}, 6) == [3]
-    assert report_pictures.choose_views([], {}, 6) == []
+    assert images.choose_views(list(range(11)), numbers, 6) == [10, 8, 6, 4, 2, 0]
+    assert images.choose_views(list(range(11)), {0: 1.0}, 6) == [0, 2, 4, 6, 8, 10]
+    assert images.choose_views([3], {}, 6) == [3]
+    assert images.choose_views([], {}, 6) == []
 
 
 def test_the_newest_rendered_iteration_unless_another_is_asked_for(run):

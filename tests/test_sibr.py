@@ -12,11 +12,11 @@ import pytest
 import torch
 from test_method import learn, new_run, scene  # noqa: F401  a small scene
 
-import monitoring
-from utils import remote_viewer
+from training import viewers
 from utils.images import to_bytes
-from utils.remote_viewer import LARGEST_REQUEST, RemoteViewer
 from utils.rendering import render
+from viewer import sibr
+from viewer.sibr import LARGEST_REQUEST, RemoteViewer
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_training_shows_what_its_cameras_see(scene, tmp_path, viewer):  # noqa: 
     learn(run, 5)
     client, camera = Client(viewer), scene.train[2]
     client.ask(**request_for(camera))
-    monitoring.Viewers(viewer).show(run)
+    viewers.Viewers(viewer).show(run)
     picture, name = client.answer(camera.width, camera.height)
     with torch.no_grad():
         expected = to_bytes(render(camera, run.model, torch.zeros(3)).image)
@@ -90,7 +90,7 @@ def test_watching_changes_nothing(scene, tmp_path, viewer):  # noqa: F811
         for run in runs:
             learn(run, 1)
         client.ask(**request_for(scene.train[0]))
-        monitoring.Viewers(viewer).show(runs[0])
+        viewers.Viewers(viewer).show(runs[0])
         client.answer(scene.train[0].width, scene.train[0].height)
     for name, values in runs[0].model.raw.items():
         assert torch.equal(values, runs[1].model.raw[name]), name
@@ -178,7 +178,7 @@ def test_a_huge_length_is_not_waited_for(viewer):
 
 
 def test_a_viewer_that_stops_in_the_middle_does_not_stop_training(viewer, monkeypatch):
-    monkeypatch.setattr(remote_viewer, "SECONDS_TO_WAIT", 0.2)
+    monkeypatch.setattr(sibr, "SECONDS_TO_WAIT", 0.2)
     client = Client(viewer)
     client.socket.sendall(struct.pack("<I", 100) + b"{")
     viewer.serve(None, "scene", last=False)
@@ -195,8 +195,8 @@ def test_a_port_that_is_taken_is_said_and_training_goes_on(scene, tmp_path, view
         say = list.append
 
     run, said = new_run(scene, tmp_path, port=viewer.address[1]), Said()
-    monitoring.open_viewers(run, said).show(run)
+    viewers.open_viewers(run, said).show(run)
     assert "No network viewer at 127.0.0.1:" in said[0]
     run.settings.run.disable_viewer = True
-    monitoring.open_viewers(run, said).close()
+    viewers.open_viewers(run, said).close()
     assert len(said) == 1

@@ -6,14 +6,14 @@ import re
 from html import escape
 from typing import Any, Sequence
 
+from evaluation.report.charts import short
+from evaluation.report.curves import curves, distributions
+from evaluation.report.html import METRICS, SPLITS, command, description, document, duration, note
+from evaluation.report.html import shown_metric, size_of
+from evaluation.report.images import pictures
+from evaluation.report.run import Run, dig, is_number, mapping, number
 from utils import run_folder
-from utils.charts import short
 from utils.commands import rounded
-from utils.report_curves import curves, distributions
-from utils.report_html import METRICS, SPLITS, command, description, document, duration, note
-from utils.report_html import shown_metric, size_of
-from utils.report_pictures import pictures
-from utils.report_run import Run, dig, is_number, mapping, number
 
 
 def page(run: Run) -> str:

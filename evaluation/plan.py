@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Sequence
 
 from arguments import VARIANTS, given_flags, make_settings, train_parser
-from scene.transforms import FILE, TRAIN_FILE
+from evaluation import tables
 from scene.colmap import find_model
-from utils import run_folder, tables
+from scene.transforms import FILE, TRAIN_FILE
+from utils import run_folder
 from utils.files import read_json
 
 # The published scenes by the folder of pictures they are trained on (Kerbl et al. 2023, section 7.2).

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from utils.charts import round_step, short
-from utils.false_colours import INFERNO, coloured
-from utils.error_maps import error_map, full_scale, pair_paths, read_rgb
+from evaluation.error_maps import error_map, full_scale, pair_paths, read_rgb
+from evaluation.report.charts import round_step, short
+from evaluation.report.html import METRICS, SPLITS, command, note, section, shown_metric
+from evaluation.report.run import Run, mapping, number
+from utils.colormaps import INFERNO, coloured
 from utils.images import resize_image
-from utils.report_html import METRICS, SPLITS, command, note, section, shown_metric
-from utils.report_run import Run, mapping, number
 from utils.run_folder import pictures_path
 
 MOST_VIEWS = 6  # shown of the first split; of another one half as many

@@ -16,6 +16,7 @@ import subfunction as policy
 from arguments import Settings, variant_values
 from gaussian_model import GaussianModel, gaussians_in_ply
 from scene import Scene, viewer_entries
+from training.view_order import ViewOrder
 from utils import run_folder
 from utils.checkpoints import newest_checkpoint, save_checkpoint
 from utils.exposures import Exposures
@@ -24,7 +25,6 @@ from utils.history import History
 from utils.ply import write_point_cloud
 from utils.progress import Progress
 from utils.rendering import RenderOutput
-from utils.view_order import ViewOrder
 
 
 @dataclass

@@ -13,9 +13,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator
 from matplotlib.transforms import Bbox
 
-from utils.error_maps import error_map, full_scale, pair_paths, read_rgb
+from evaluation.error_maps import error_map, full_scale, pair_paths, read_rgb
+from evaluation.tables import Row, over_seeds
 from utils.files import read_json, write_atomically
-from utils.tables import Row, over_seeds
 
 # Told apart by the colour-blind too (Okabe & Ito 2008), and by their shape.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

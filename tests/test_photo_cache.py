@@ -17,8 +17,8 @@ from tiny_scene import HEIGHT, VIEWS, WIDTH, write_tiny_scene
 
 import train
 from scene import Camera, load_scene
-from scene.shelf import Cameras, Shelf, pixel_bytes
-from utils import memory
+from scene import memory
+from scene.photo_cache import Cameras, Shelf, pixel_bytes
 
 PHOTO = 3 * WIDTH * HEIGHT  # bytes
 

@@ -10,14 +10,15 @@ from test_method import explicit_errors, learn, new_run, scene  # noqa: F401  a 
 import subfunction as policy
 from arguments import DensificationSettings, make_settings
 from gaussian_model import GaussianModel, ply_size
-from monitoring import subject_in_training
 from scene import Cameras, viewer_entries
 from scene.camera import camera_to_world, cameras_of_entries
-from utils.false_colours import INFERNO, colour_range, coloured, false_colours
+from training.viewers import subject_in_training
+from utils.colormaps import INFERNO, colour_range, coloured, false_colours
 from utils.images import to_bytes
 from utils.rendering import render
-from utils.web_viewer import Wish
-from viewing import MODES, REMOVED_COLOUR, SCORES, browser_splats, picture, plain_subject, subject_with_tags
+from viewer.browser import Wish
+from viewer.inspect import MODES, REMOVED_COLOUR, SCORES, browser_splats, picture, plain_subject
+from viewer.inspect import subject_with_tags
 
 # Colours
 

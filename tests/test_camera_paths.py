@@ -13,7 +13,7 @@ from test_cli import fails, run_here, scene, trained  # noqa: F401  a trained ru
 from gaussian_model import GaussianModel
 from scene import Camera, load_scene
 from scene.camera import camera_to_world
-from scene.paths import KINDS, camera_path, catmull_rom, focus, look_at, mean_up
+from scene.camera_paths import KINDS, camera_path, catmull_rom, focus, look_at, mean_up
 from utils.rendering import render
 
 TARGET = np.array([0.5, -1.0, 0.25])
@@ -104,7 +104,7 @@ def test_films_are_refused_before_rendering(run_here, trained, monkeypatch):  # 
     assert fails(
         run_here("render.py", "-m", folder, "--video", "orbit", "--frames", 0), "--frames: expected at"
     )
-    monkeypatch.setattr("utils.film.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("utils.video.importlib.util.find_spec", lambda name: None)
     assert fails(run_here("render.py", "-m", folder, "--video", "orbit"), "pip install av")
 
 

@@ -7,8 +7,8 @@ import pytest
 from tiny_scene import write_tiny_scene
 
 from arguments import VARIANTS, make_settings
-from evaluation_plan import plan, steps_left
-from utils import tables
+from evaluation import tables
+from evaluation.plan import plan, steps_left
 from utils.files import write_json
 from utils.run_folder import pictures_path, point_cloud_path
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import subfunction as policy
-from training_run import Training, TrainingView
+from training.run import Training, TrainingView
 
 
 def collect(run: Training, iteration: int, view: TrainingView) -> None:

@@ -1,0 +1,92 @@
+"""Who may look on while training runs: 3DGS's network viewer (SIBR), and a page in the browser."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+
+import subfunction as policy
+from training.run import Training, choose_background
+from utils.images import to_bytes
+from utils.progress import Progress
+from utils.rendering import render
+from viewer.browser import WebViewer
+from viewer.inspect import MODES, SCORES, Subject, browser_splats, free_camera, picture, place_cameras
+from viewer.inspect import subject_with_tags
+from viewer.sibr import RemoteViewer, Request
+
+
+@dataclass
+class Viewers:
+    """Who may look on while training runs: 3DGS's network viewer, and with --viewer a page in the browser."""
+
+    network: RemoteViewer | None = None
+    page: WebViewer | None = None
+
+    @torch.no_grad()
+    def show(self, run: Training) -> None:
+        """Answer what they ask for, between two iterations; as long as they stop training, that is all there is."""
+        last = run.iteration == run.settings.optimization.iterations
+        if self.network is not None:
+            self.network.serve(
+                lambda request: picture_for(run, request), run.settings.model.source_path, last
+            )
+        if self.page is not None and self.page.is_watched:
+            subject = functools.cache(lambda: subject_in_training(run))
+            status = f"iteration {run.iteration:,}, {len(run.model):,} Gaussians"
+            self.page.serve(
+                lambda wish: picture(subject(), wish), lambda wish: browser_splats(subject(), wish), status
+            )
+
+    def close(self) -> None:
+        for viewer in (self.network, self.page):
+            if viewer is not None:
+                viewer.close()
+
+
+def open_viewers(run: Training, progress: Progress) -> Viewers:
+    settings = run.settings.run
+    network = None if settings.disable_viewer else open_network_viewer(run, progress)
+    return Viewers(network, open_page(run, progress) if settings.viewer else None)
+
+
+def open_network_viewer(run: Training, progress: Progress) -> RemoteViewer | None:
+    """None where another program is asked at that address."""
+    settings = run.settings.run
+    try:
+        return RemoteViewer(settings.ip, settings.port, progress.say)
+    except OSError as problem:
+        progress.say(f"No network viewer at {settings.ip}:{settings.port}: {problem.strerror or problem}")
+        return None
+
+
+def open_page(run: Training, progress: Progress) -> WebViewer:
+    settings = run.settings.run
+    page = WebViewer(settings.ip, settings.viewer_port, modes=MODES, scores=SCORES, trains=True)
+    place_cameras(page, (run.scene.test + run.scene.train).blank)
+    progress.say(f"Training can be watched at {page.address}")
+    return page
+
+
+def subject_in_training(run: Training) -> Subject:
+    """The model with what was collected of its Gaussians so far."""
+    subject = subject_with_tags(
+        run.model, run.iteration, run.settings, lambda: run.scene.train + run.scene.test
+    )
+    subject.measures = False
+    following = run.iteration + 1
+    if policy.collects_error(following, run.settings.densification):
+        subject.known["error"] = policy.reduced_errors(run.model.statistics, run.settings.densification)
+    if policy.collects_energy(following, run.settings.densification, run.settings.pruning):
+        subject.known["removal energy"] = run.model.statistics["energy"]
+    return subject
+
+
+def picture_for(run: Training, request: Request) -> bytes:
+    """What the network viewer asked for, as the saved file would show it."""
+    model = run.model.exported(run.settings.importance.importance_gate)
+    background = choose_background(run, measuring=True)
+    flags = vars(run.settings.pipeline) | {"scaling_modifier": request.scaling}
+    return to_bytes(render(free_camera(request), model, background, **flags).image).tobytes()
