@@ -66,21 +66,21 @@ def parse(argv: Sequence[str] | None):
     return options
 
 
-def take_frames(folder: Path, film: Path, count: int, quiet: bool) -> None:
+def take_frames(folder: Path, video: Path, count: int, quiet: bool) -> None:
     """Frames of the video into input/, unless they are there."""
     photos = folder / "input"
     if photos.is_dir() and any(photos.iterdir()):
         return
     partial = folder / "input.part"
     partial.mkdir(parents=True, exist_ok=True)
-    total = video_frames.frame_count(film)
+    total = video_frames.frame_count(video)
     with Counter("Looking through the video", total, quiet) as counter:
-        taken = video_frames.extract_frames(film, partial, count, lambda done: counter.update(done, total))
+        taken = video_frames.extract_frames(video, partial, count, lambda done: counter.update(done, total))
     if photos.is_dir():
         photos.rmdir()
     partial.rename(photos)
     if not quiet:
-        print(f"{len(taken)} frames of {film}: {photos}")
+        print(f"{len(taken)} frames of {video}: {photos}")
 
 
 def tell(folder: Path, outcome: Outcome) -> None:

@@ -86,8 +86,8 @@ def mean_psnr(
     total = 0.0
     for camera in each(cameras, title, quiet):
         image = render(camera, model, background, **pipeline).image.clamp(0, 1)
-        truth = camera.ground_truth(background, model.device)
-        total += psnr(image, truth, camera.mask_on(model.device)).item()
+        gt_image = camera.ground_truth(background, model.device)
+        total += psnr(image, gt_image, camera.mask_on(model.device)).item()
     return total / len(cameras)
 
 
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         iteration = run_folder.choose_iteration(folder, options.iteration)
     ply = options.ply or run_folder.point_cloud_path(folder, iteration)
     model = GaussianModel.load_ply(ply, best_device())
-    splats, place = to_splats(model), folder / "export" / f"ours_{iteration}"
+    splats, output = to_splats(model), folder / "export" / f"ours_{iteration}"
     cameras, flags = ([], {})
     if not options.skip_measuring and (folder / "cfg_args").is_file():
         cameras, flags = views_to_measure(folder, options.quiet)
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "views": len(cameras),
     }
     for name in options.formats:
-        path = place / f"point_cloud{FORMATS[name].suffix}"
+        path = output / f"point_cloud{FORMATS[name].suffix}"
         FORMATS[name].write(path, splats)
         again = to_model(FORMATS[name].read(path))
         again.active_sh_degree = again.sh_degree
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         report[name] = {"bytes": path.stat().st_size, "PSNR": after}
         if not options.quiet:
             print(line(name, path, report))
-    write_json(place / "export.json", report)
+    write_json(output / "export.json", report)
 
 
 def line(name: str, path: Path, report: dict[str, Any]) -> str:

@@ -17,8 +17,8 @@ from typing import Sequence
 from arguments import VARIANTS
 from arguments.flags import Parser
 from evaluation import tables
-from evaluation.child_processes import Crew, interrupt_on_signals
-from evaluation.plan import PUBLISHED, Run, Steps, plan, steps_left
+from evaluation.child_processes import ChildProcesses, interrupt_on_signals
+from evaluation.plan import PUBLISHED, PlannedRun, Steps, plan, steps_left
 from utils import run_folder
 from utils.commands import run_command
 from utils.files import write_json
@@ -99,15 +99,15 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 # Doing it
 
 
-def do(step: str, command: list[str], run: Run, crew: Crew) -> str:
+def do(step: str, command: list[str], run: PlannedRun, children: ChildProcesses) -> str:
     """What went wrong, empty if nothing did."""
     if step == "training":
         if "--overwrite" in command:  # now, so that nothing of an earlier training is taken for this one's
             run_folder.remove_results(run.folder)
             (run.folder / "config.json").unlink(missing_ok=True)
         write_json(run.folder / tables.RECORD, run.record)
-    code = crew.call(PROJECT / command[0], command[1:], run.log)
-    if crew.stopping:
+    code = children.call(PROJECT / command[0], command[1:], run.log)
+    if children.stopping:
         return "interrupted"
     if code == 0:
         return ""
@@ -115,17 +115,19 @@ def do(step: str, command: list[str], run: Run, crew: Crew) -> str:
     return f"{step} failed with exit code {code}: {last[:300]} (see {run.log})"
 
 
-def work_through(todo: list[tuple[Run, Steps]], options: argparse.Namespace) -> list[str]:
+def work_through(todo: list[tuple[PlannedRun, Steps]], options: argparse.Namespace) -> list[str]:
     """Complete all runs; what failed. The table is written anew after each."""
     divided = options.threads or options.jobs > 1
-    crew = Crew(max(1, (options.threads or os.cpu_count() or 1) // options.jobs) if divided else 0)
+    children = ChildProcesses(
+        max(1, (options.threads or os.cpu_count() or 1) // options.jobs) if divided else 0
+    )
     lock = threading.Lock()
 
-    def complete(number: int, run: Run, steps: Steps) -> str:
+    def complete(number: int, run: PlannedRun, steps: Steps) -> str:
         label, problem = f"[{number}/{len(todo)}] {run.name}:", ""
         for step, command in steps.items():
             say(f"{time.strftime('%H:%M:%S')} {label} {step}", options.quiet)
-            if problem := do(step, command, run, crew):
+            if problem := do(step, command, run, children):
                 break
         with lock:
             rows = {row["folder"]: row for row in tables.write_tables(options.output_path)}
@@ -139,7 +141,7 @@ def work_through(todo: list[tuple[Run, Steps]], options: argparse.Namespace) -> 
             return [problem for future in as_completed(futures) if (problem := future.result())]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            crew.stop()
+            children.stop()
             raise
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from arguments import ImportanceSettings, OptimizationSettings
 from utils.files import write_atomically
-from utils.importance import INPUTS, OPEN_FROM, ImportanceNetwork, deterministic_gate
+from utils.importance import INPUTS, OPEN_FROM, ImportanceMLP, deterministic_gate
 from utils.sh import base_count, degree_of, rgb_to_sh
 
 ADAM_EPSILON = 1e-15  # Kerbl et al. 2023: gradients of single Gaussians are far below torch's default of 1e-8
@@ -88,8 +88,8 @@ STATISTICS = (
     Statistic("error", torch.float32),  # E_k, reduced over views
     Statistic("error_spread", torch.float32),  # sum of its squared deviations from the mean over views
     Statistic("error_views", torch.int32),  # in which it had a share of the error
-    Statistic("energy_so_far", torch.float32, "round"),  # removal energy or sensitivity over the round
-    Statistic("energy", torch.float32, "round"),  # the same of the last complete round
+    Statistic("contribution_so_far", torch.float32, "round"),  # removal energy or sensitivity over the round
+    Statistic("contribution", torch.float32, "round"),  # the same of the last complete round
 )
 TAGS = (
     Tag("birth"),  # iteration; 0 for the scene's points
@@ -110,7 +110,7 @@ class GaussianModel:
         self.optimizer: torch.optim.Optimizer | None = None
         self.statistics: dict[str, Tensor] = {}
         self.tags = {tag.name: self.means.new_zeros(len(self), dtype=torch.int32) for tag in TAGS}
-        self.network: ImportanceNetwork | None = None
+        self.network: ImportanceMLP | None = None
         self.network_optimizer: torch.optim.Optimizer | None = None
         self.reset_statistics("densification")
         self.reset_statistics("round")
@@ -128,12 +128,12 @@ class GaussianModel:
         if len(xyz) == 0:
             raise ValueError("the scene has no points to start from")
         means = torch.as_tensor(np.asarray(xyz, np.float32), device=device)
-        colours = torch.as_tensor(np.asarray(rgb), device=device).float() / 255
+        colors = torch.as_tensor(np.asarray(rgb), device=device).float() / 255
         count, log_scales = len(means), _initial_scales(means).log()
         sh_rest = torch.zeros(count, base_count(sh_degree) - 1, 3, device=device)
         raw = {
             "means": means,
-            "sh_dc": rgb_to_sh(colours)[:, None, :],
+            "sh_dc": rgb_to_sh(colors)[:, None, :],
             "sh_rest": sh_rest,
             "opacities": torch.full((count, 1), opacity, device=device).logit(),
             "scales": log_scales[:, None].repeat(1, 3),
@@ -196,7 +196,7 @@ class GaussianModel:
         self, settings: ImportanceSettings, extent: float, generator: torch.Generator
     ) -> None:
         """Give every Gaussian a latent, and all of them the network that computes their importance."""
-        self.network = ImportanceNetwork(
+        self.network = ImportanceMLP(
             settings.importance,
             settings.latent_size,
             settings.importance_width,
@@ -216,7 +216,7 @@ class GaussianModel:
             )
 
     @torch.no_grad()
-    def settle_importance(self, gate: str, threshold: float) -> None:
+    def bake_importance(self, gate: str, threshold: float) -> None:
         """Drop what `gate` shuts below `threshold`; training goes on without network and latents."""
         opacities, seen = self._gated_opacities(gate, threshold)
         self.network = self.network_optimizer = None
@@ -323,7 +323,7 @@ class GaussianModel:
     # Files
 
     @torch.no_grad()
-    def exported(self, gate: str) -> GaussianModel:
+    def baked(self, gate: str) -> GaussianModel:
         """The model as a file holds it: opacities times what `gate` makes of the importance, without network.
 
         Gaussians that nobody can see then, whose opacity is below the rasterizer's smallest alpha, are left
@@ -412,8 +412,8 @@ class GaussianModel:
         for key, value in tensors.items():
             if key.startswith("adam."):
                 _, name, entry = key.split(".")
-                place = "cpu" if entry == "step" else device
-                model.optimizer.state[model.raw[name]][entry] = value.to(place)
+                where = "cpu" if entry == "step" else device
+                model.optimizer.state[model.raw[name]][entry] = value.to(where)
         return model
 
     def _restore_importance(

@@ -42,7 +42,7 @@ class Pair:
     """A rendered picture and the photo it is measured against."""
 
     render: Path
-    truth: Path
+    gt_image: Path
 
 
 Pairs = dict[str, list[Pair]]  # by split
@@ -73,17 +73,17 @@ def find_methods(folder: Path) -> dict[str, Pairs]:
 
 def find_pairs(folder: Path) -> list[Pair]:
     """Pictures of one name in `renders` and `gt`, sorted. ValueError if counterpart or size do not fit."""
-    renders, truths = ({path.name for path in (folder / kind).glob("*.png")} for kind in ("renders", "gt"))
-    if renders != truths:
-        name = min(renders ^ truths)
+    renders, gt_images = ({path.name for path in (folder / kind).glob("*.png")} for kind in ("renders", "gt"))
+    if renders != gt_images:
+        name = min(renders ^ gt_images)
         there, lacking = ("renders", "gt") if name in renders else ("gt", "renders")
         raise ValueError(f"{folder}: {there}/{name} has no counterpart in {lacking}/; run render.py again")
     pairs = [Pair(folder / "renders" / name, folder / "gt" / name) for name in sorted(renders)]
     for pair in pairs:
-        sizes = png_size(pair.render), png_size(pair.truth)
+        sizes = png_size(pair.render), png_size(pair.gt_image)
         if sizes[0] != sizes[1]:
             raise ValueError(
-                f"{pair.render} is {sizes[0]} pixels, but {pair.truth} is {sizes[1]}; run render.py again"
+                f"{pair.render} is {sizes[0]} pixels, but {pair.gt_image} is {sizes[1]}; run render.py again"
             )
     return pairs
 
@@ -117,13 +117,13 @@ def measure(pairs: list[Pair], title: str, lpips: LPIPS | None, device: torch.de
     """Every metric of every pair."""
     values: Values = {metric: {} for metric in METRICS}
     for pair in each(pairs, title, quiet):
-        (image, _), (truth, counts) = load(pair.render, device), load(pair.truth, device)
+        (image, _), (gt_image, counts) = load(pair.render, device), load(pair.gt_image, device)
         if counts is not None:
-            image = torch.where(counts, image, truth)
+            image = torch.where(counts, image, gt_image)
         name = pair.render.name
-        values["SSIM"][name] = finite(masked_mean(fused_ssim_map(image, truth), counts).item())
-        values["PSNR"][name] = finite(psnr(image, truth, counts).item())
-        values["LPIPS"][name] = finite(lpips(image, truth).item()) if lpips else None
+        values["SSIM"][name] = finite(masked_mean(fused_ssim_map(image, gt_image), counts).item())
+        values["PSNR"][name] = finite(psnr(image, gt_image, counts).item())
+        values["LPIPS"][name] = finite(lpips(image, gt_image).item()) if lpips else None
     return values
 
 

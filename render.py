@@ -25,7 +25,7 @@ from utils.files import write_json
 from utils.images import to_bytes, write_depth, write_png
 from utils.progress import each
 from utils.rendering import render
-from utils.video import require_film_writer, write_film
+from utils.video import require_video_writer, write_video
 
 
 @dataclass
@@ -54,17 +54,17 @@ def render_views(
 ) -> None:
     """Write what model and photos show, numbered alike; earlier pictures there are replaced."""
     kinds = ("renders", "gt", "depth")
-    renders, truths, depths = (run_folder.pictures_path(folder, split, iteration, kind) for kind in kinds)
-    for place in (renders, truths, depths):
-        run_folder.remove_pictures(place)
+    renders, gt_images, depths = (run_folder.images_path(folder, split, iteration, kind) for kind in kinds)
+    for image_folder in (renders, gt_images, depths):
+        run_folder.remove_images(image_folder)
     largest = {}
     for index, camera in enumerate(each(cameras, f"Rendering {split} views", job.settings.run.quiet)):
         name = f"{index:05d}"
         image, invdepth = job.show(camera)
         write_png(renders / f"{name}.png", to_bytes(image))
         if camera.image is not None:
-            photo = camera.ground_truth(job.background, job.model.device)
-            write_png(truths / f"{name}.png", with_mask(to_bytes(photo), camera))
+            gt_image = camera.ground_truth(job.background, job.model.device)
+            write_png(gt_images / f"{name}.png", with_mask(to_bytes(gt_image), camera))
         if depth:
             largest[name] = invdepth.max().item()
             write_depth(depths / f"{name}.png", invdepth[0].cpu().numpy(), largest[name])
@@ -75,22 +75,22 @@ def render_views(
         print(f"{len(cameras)} {split} views: {renders}")
 
 
-def render_film(job: Job, cameras: list[Camera], kind: str, options: dict[str, Any], path: Path) -> None:
+def render_video(job: Job, cameras: list[Camera], kind: str, options: dict[str, Any], path: Path) -> None:
     path_cameras = camera_path(cameras, kind, options["frames"])
-    pictures = (
+    images = (
         to_bytes(job.show(camera)[0])
         for camera in each(path_cameras, f"Rendering {kind}", job.settings.run.quiet)
     )
-    write_film(path, pictures, options["fps"])
+    write_video(path, images, options["fps"])
     if not job.settings.run.quiet:
         print(f"{len(path_cameras)} frames: {path}")
 
 
-def with_mask(photo: np.ndarray, camera: Camera) -> np.ndarray:
+def with_mask(gt_image: np.ndarray, camera: Camera) -> np.ndarray:
     """The mask of a view as alpha of its photo, from which metrics.py knows what counts."""
     if camera.mask is None:
-        return photo
-    return np.dstack([photo, camera.mask.cpu().numpy().astype(np.uint8) * 255])
+        return gt_image
+    return np.dstack([gt_image, camera.mask.cpu().numpy().astype(np.uint8) * 255])
 
 
 def check_flags(given: dict[str, Any]) -> None:
@@ -107,7 +107,7 @@ def check_flags(given: dict[str, Any]) -> None:
     if given["video"]:
         if given["video"] not in KINDS:
             raise ValueError(f"--video: expected one of {', '.join(KINDS)}, got {given['video']!r}")
-        require_film_writer()
+        require_video_writer()
 
 
 def find_model(given: dict[str, Any], folder: Path) -> tuple[Settings, Path, int]:
@@ -134,8 +134,8 @@ def main() -> None:
     scene = load_scene(**settings.of_scene())
     job = Job(model, exposures, settings)
     if given["video"]:
-        film = folder / "video" / f"ours_{iteration}" / f"{given['video']}.mp4"
-        render_film(job, scene.train + scene.test, given["video"], given, film)
+        video = folder / "video" / f"ours_{iteration}" / f"{given['video']}.mp4"
+        render_video(job, scene.train + scene.test, given["video"], given, video)
         return
     for split, cameras, skip in (
         ("train", scene.train, given["skip_train"]),

@@ -24,9 +24,9 @@ LEAST_OPACITY = 1e-6  # distance from 0 and 1 that keeps its logit finite
 # When
 
 
-def active_sh_degree(iteration: int, highest: int, settings: OptimizationSettings) -> int:
+def active_sh_degree(iteration: int, top_k: int, settings: OptimizationSettings) -> int:
     """SH degree in use: one more every `sh_degree_interval` iterations."""
-    return min(iteration // settings.sh_degree_interval, highest)
+    return min(iteration // settings.sh_degree_interval, top_k)
 
 
 def position_learning_rate(iteration: int, extent: float, settings: OptimizationSettings) -> float:
@@ -149,12 +149,12 @@ class PixelLosses(NamedTuple):
 
 def training_loss(
     image: Tensor,  # (3, H, W)
-    truth: Tensor,  # (3, H, W)
+    gt_image: Tensor,  # (3, H, W)
     lambda_dssim: float,
 ) -> tuple[Tensor, PixelLosses]:
     """(1 - lambda) L1 + lambda (1 - SSIM) (Kerbl et al. 2023, eq. 7), and both at every pixel."""
-    ssim, ssim_map = fused_ssim_and_map(image[None], truth[None])
-    differences = (image - truth).abs()
+    ssim, ssim_map = fused_ssim_and_map(image[None], gt_image[None])
+    differences = (image - gt_image).abs()
     loss = (1 - lambda_dssim) * differences.mean() + lambda_dssim * (1 - ssim)
     return loss, PixelLosses(differences.detach(), ssim_map[0])
 
@@ -212,7 +212,7 @@ def steered_lambda(
     return steered.clamp(given / times, given * times)
 
 
-def settling_threshold(importances: Tensor, budget: int) -> float:
+def baking_threshold(importances: Tensor, budget: int) -> float:
     """Importances (N,) below it go at settling: those that files leave out, or fewer, to fill the budget."""
     if not budget:
         return OPEN_FROM
@@ -230,7 +230,7 @@ def initial_totals(settings: ImportanceSettings, device: torch.device) -> dict[s
         "error_so_far": 0.0,  # squared error of the views of the round
         "next_round_start": 0.0,  # iteration after which the round began
         "round_start": -1.0,  # that of the last complete round; before all births: none is complete yet
-        "error_share": math.inf,  # least squared error over Gaussians of a round so far
+        "mean_error_per_gaussian": math.inf,  # least squared error over Gaussians of a round so far
         "grown": 0.0,  # Gaussians at the end of densification, once thinning them has begun
         "lambda_importance": settings.lambda_importance,
     }
@@ -368,7 +368,7 @@ def growth_room(count: int, budget: int, settings: DensificationSettings) -> int
     return max(0, min(by_cap, budget - count)) if budget else by_cap
 
 
-def highest(candidates: Tensor, scores: Tensor, count: int) -> Tensor:
+def top_k(candidates: Tensor, scores: Tensor, count: int) -> Tensor:
     """The `count` candidates (N,) bool with the highest scores; the earlier of equal ones."""
     if int(candidates.sum()) <= count:
         return candidates
@@ -382,7 +382,7 @@ def is_large(scales: Tensor, limit: float) -> Tensor:  # (N, 3) -> (N,) bool
     return scales.amax(-1) > limit
 
 
-def newborn(rows: dict[str, Tensor], iteration: int) -> dict[str, Tensor]:
+def with_newborn_tags(rows: dict[str, Tensor], iteration: int) -> dict[str, Tensor]:
     """Rows with the tags of children that their parents' rows get at `iteration`."""
     tags = {
         "birth": torch.full_like(rows["birth"], iteration),
@@ -400,11 +400,11 @@ def split_children(
     """Rows (2 M, ...) of smaller Gaussians in the parents' places."""
     children = {name: torch.cat([values] * SPLIT_INTO) for name, values in parents.items()}
     if settings.split == "long_axis":
-        return halves(children, settings.split_length)
-    return scattered(children, generator)
+        return split_along_axis(children, settings.split_length)
+    return split_randomly(children, generator)
 
 
-def scattered(children: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+def split_randomly(children: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
     """Copies of parents, placed at random by the parents' own densities (Kerbl et al. 2023, sec. 5.2)."""
     scales = children["scales"].exp()
     samples = torch.randn(scales.shape, generator=generator).to(scales.device) * scales
@@ -414,7 +414,7 @@ def scattered(children: dict[str, Tensor], generator: torch.Generator) -> dict[s
     }
 
 
-def halves(children: dict[str, Tensor], shorter: float) -> dict[str, Tensor]:
+def split_along_axis(children: dict[str, Tensor], shorter: float) -> dict[str, Tensor]:
     """Two copies of each parent, side by side along its longest axis: together its mean, covariance and mass.
 
     `shorter`: their length along that axis over the parent's.
@@ -444,7 +444,7 @@ def to_world(quats: Tensor, vectors: Tensor) -> Tensor:  # (M, 4), (M, 3) along 
 # Opacity
 
 
-def shared_opacities(
+def opacity_after_clone(
     opacities: Tensor,  # (M, 1) in (0, 1)
     importance: Tensor | float,  # (M, 1) in (0, 1], a factor on them
 ) -> Tensor:
@@ -461,19 +461,19 @@ def decayed_opacities(opacities: Tensor, decay: float) -> Tensor:
     return (opacities - decay).clamp_min(LEAST_OPACITY).logit()
 
 
-def lowered_opacities(raw_opacities: Tensor, highest: float) -> Tensor:
+def lowered_opacities(raw_opacities: Tensor, top_k: float) -> Tensor:
     """Raw opacities clamped so that the opacities are at most `highest`."""
-    return raw_opacities.clamp_max(torch.tensor(highest, dtype=torch.float64).logit().item())
+    return raw_opacities.clamp_max(torch.tensor(top_k, dtype=torch.float64).logit().item())
 
 
 # Which go
 
 
-def relative_energy(
+def relative_contribution(
     statistics: dict[str, Tensor],
     births: Tensor,  # (N,) iterations
     round_start: Tensor,  # iteration before the last complete round through all views
-    error_share: Tensor,  # least squared error over Gaussians of a round so far; sum over views, pixels, channels
+    mean_error_per_gaussian: Tensor,  # least squared error over Gaussians of a round so far; sum over views, pixels, channels
 ) -> Tensor:
     """Removal energy (N,) of the last complete round, over the squared error that falls to one Gaussian.
 
@@ -483,8 +483,8 @@ def relative_energy(
     least so far: were it the present one, an error that pruning has raised would have more pruned. NaN for
     Gaussians that were not there for the whole round.
     """
-    share = statistics["energy"] / error_share.clamp_min(torch.finfo(torch.float32).tiny)
-    return torch.where(births <= round_start, share.to(statistics["energy"]), math.nan)
+    share = statistics["contribution"] / mean_error_per_gaussian.clamp_min(torch.finfo(torch.float32).tiny)
+    return torch.where(births <= round_start, share.to(statistics["contribution"]), math.nan)
 
 
 def pruning_threshold(settings: PruningSettings) -> float:
@@ -506,7 +506,7 @@ def thinning_rounds(iteration: int, settings: Settings) -> int:
     return len(range(-(-iteration // interval) * interval, end, interval))
 
 
-def thinned(count: int, goal: int, rounds: int) -> int:
+def next_count(count: int, goal: int, rounds: int) -> int:
     """How many of `count` Gaussians this round leaves, so that after `rounds` like it `goal` are left."""
     return round(count * (goal / count) ** (1 / max(1, rounds))) if count > goal else count
 
@@ -518,7 +518,7 @@ def low_scores(scores: Tensor, fixed: float, excess: int, settings: PruningSetti
     known = ~scores.isnan()
     if settings.prune_threshold == "quantile":
         excess = int(settings.prune_quantile * int(known.sum()))
-    return highest(known, -scores, max(0, excess))
+    return top_k(known, -scores, max(0, excess))
 
 
 def low_streaks(streaks: Tensor, low: Tensor) -> Tensor:

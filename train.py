@@ -14,10 +14,10 @@ from torch import Tensor
 import subfunction as policy
 from arguments import OF_ONE_COMMAND, Settings, given_flags, train_parser, variant_values
 from scene import load_scene
-from training.density_control import collect, control_opacity, densify_and_prune, start_or_settle_importance
+from training.density_control import collect, control_opacity, densify_and_prune, start_or_bake_importance
 from training.interrupts import Interrupted, Interrupts
 from training.monitoring import check_numbers, report
-from training.resume import find_origin, resume
+from training.resume import find_resume_point, resume
 from training.run import Training, TrainingView, check_output_folder, choose_background, gaussian_budget
 from training.run import save_checkpoints, save_if_due, save_state, start, write_inputs, write_record
 from training.tensorboard import TensorBoardLog
@@ -39,16 +39,16 @@ def fit(
     """The optimisation (Kerbl et al. 2023, algorithm 1), with what docs/method.md adds to it."""
     for iteration in range(run.iteration + 1, run.settings.optimization.iterations + 1):
         with interrupts.held():
-            learn_from_a_view(run, iteration, progress, log)
+            training_step(run, iteration, progress, log)
             run.iteration = iteration
             save_checkpoints(run, progress)
         viewers.show(run)
 
 
-def learn_from_a_view(run: Training, iteration: int, progress: Progress, log: TensorBoardLog) -> None:
+def training_step(run: Training, iteration: int, progress: Progress, log: TensorBoardLog) -> None:
     """One iteration. A function of its own, so that a render's memory is free before the next one begins."""
     set_schedules(run, iteration)
-    view = show_and_differentiate(run, iteration)
+    view = forward_backward(run, iteration)
     with torch.no_grad():
         report(run, iteration, view, progress, log)
         save_if_due(run, iteration, progress)  # the model that was rendered
@@ -68,10 +68,10 @@ def set_schedules(run: Training, iteration: int) -> None:
     model.active_sh_degree = policy.active_sh_degree(iteration, model.sh_degree, settings)
     rate = policy.position_learning_rate(iteration, run.scene.extent, settings)
     model.set_learning_rate("means", rate)
-    start_or_settle_importance(run, iteration)
+    start_or_bake_importance(run, iteration)
 
 
-def show_and_differentiate(run: Training, iteration: int) -> TrainingView:
+def forward_backward(run: Training, iteration: int) -> TrainingView:
     """Render the next view and run the one backward pass: gradients of the loss, and E_k on the carrier."""
     settings, model = run.settings, run.model
     camera = run.scene.train[run.views.next()]
@@ -79,7 +79,7 @@ def show_and_differentiate(run: Training, iteration: int) -> TrainingView:
     background = choose_background(run)
     importance, carrier = model.importance, new_carrier(run, iteration)
     gates = new_gates(run, iteration, importance)
-    shown = render(
+    rendered = render(
         camera,
         model,
         background,
@@ -88,22 +88,24 @@ def show_and_differentiate(run: Training, iteration: int) -> TrainingView:
         statistics=policy.collects_energy(iteration, settings.densification, settings.pruning),
         **pipeline_flags(settings, iteration),
     )
-    truth = camera.ground_truth(background, model.device)
-    image = shown.image if run.exposures is None else run.exposures.apply(shown.image, camera.image_name)
-    image = camera.counted(image, truth)
-    loss, losses = policy.training_loss(image, truth, settings.optimization.lambda_dssim)
-    view = TrainingView(shown, image.detach(), truth, loss.detach(), carrier, gates, camera.image_name)
+    gt_image = camera.ground_truth(background, model.device)
+    image = (
+        rendered.image if run.exposures is None else run.exposures.apply(rendered.image, camera.image_name)
+    )
+    image = camera.masked(image, gt_image)
+    loss, losses = policy.training_loss(image, gt_image, settings.optimization.lambda_dssim)
+    view = TrainingView(rendered, image.detach(), gt_image, loss.detach(), carrier, gates, camera.image_name)
 
     objective = loss
     if carrier is not None:
         kind = (settings.densification.error_metric, settings.optimization.lambda_dssim)
-        view.error = camera.counted(policy.pixel_error(losses, *kind), 0.0)
-        auxiliary = policy.auxiliary_loss(view.error, shown.error_image)
+        view.error = camera.masked(policy.pixel_error(losses, *kind), 0.0)
+        auxiliary = policy.auxiliary_loss(view.error, rendered.error_image)
         objective = objective + settings.densification.aux_scale * auxiliary
     if camera.invdepth is not None:
-        known = camera.counted(camera.invdepth.to(model.device, non_blocking=True), 0.0)
+        known = camera.masked(camera.invdepth.to(model.device, non_blocking=True), 0.0)
         weight = policy.depth_weight(iteration, settings.optimization)
-        objective = objective + weight * policy.depth_loss(shown.invdepth, known)
+        objective = objective + weight * policy.depth_loss(rendered.invdepth, known)
     if importance is not None:
         objective = objective + importance_penalty(run, iteration, importance, view.loss)
     objective.backward()
@@ -216,8 +218,8 @@ def check_schedules(settings: Settings) -> None:
 
 def main() -> None:
     given = given_flags(train_parser())
-    origin = find_origin(given)
-    settings = origin.settings
+    resume_point = find_resume_point(given)
+    settings = resume_point.settings
     if not settings.model.source_path:
         raise ValueError("which scene? give its folder with -s")
     check_data_device(settings.model.data_device)
@@ -234,8 +236,8 @@ def main() -> None:
 
     with run_folder.claimed(folder):
         scene = load_scene(**settings.of_scene())
-        run = resume(origin, scene, folder) if origin.record else start(settings, scene, folder)
-        run.given = origin.given
+        run = resume(resume_point, scene, folder) if resume_point.record else start(settings, scene, folder)
+        run.given = resume_point.given
         train(run)
 
 

@@ -21,9 +21,17 @@ from utils import run_folder
 from utils.checkpoints import load_checkpoint
 from utils.commands import run_command
 from utils.files import read_json
-from viewer.browser import WebViewer, Wish, require_viser
-from viewer.inspect import MODES, SCORES, Subject, browser_splats, picture, place_cameras, plain_subject
-from viewer.inspect import subject_with_tags
+from viewer.browser import WebViewer, ViewRequest, require_viser
+from viewer.inspect import (
+    MODES,
+    SCORES,
+    InspectedModel,
+    browser_splats,
+    answer_request,
+    place_cameras,
+    inspect_model,
+)
+from viewer.inspect import inspect_with_tags
 
 EXAMPLES = """\
   python view.py -m output/mine              then open the address that it prints
@@ -64,21 +72,21 @@ class Source:
         self.iterations = [] if ply else run_folder.saved_iterations(folder)
         entries = folder / "cameras.json" if folder else None
         self.cameras = cameras_of_entries(read_json(entries, list), entries) if entries else []
-        self.subject = functools.lru_cache(maxsize=2)(self._subject)
+        self.inspected = functools.lru_cache(maxsize=2)(self._subject)
         self.photos = functools.cache(self._photos)
 
-    def _subject(self, iteration: int) -> Subject:
+    def _subject(self, iteration: int) -> InspectedModel:
         """The model at a saved iteration; from a checkpoint of it, which knows more, if there is one."""
         checkpoint = run_folder.checkpoint_path(self.folder, iteration) if self.iterations else None
         if checkpoint is None or not checkpoint.is_file():
             path = self.ply or run_folder.point_cloud_path(self.folder, iteration)
-            return plain_subject(GaussianModel.load_ply(path, best_device()), self.settings, self.photos)
+            return inspect_model(GaussianModel.load_ply(path, best_device()), self.settings, self.photos)
         tensors, record = load_checkpoint(checkpoint)
         optimization, importance = self.settings.optimization, self.settings.importance
         extent = scene_extent(self.cameras[run_folder.read_config(self.folder)["views"]["test"] :])
         model = GaussianModel.from_state(tensors, optimization, importance, extent, best_device())
         model.active_sh_degree = record["active_sh_degree"]
-        return subject_with_tags(model, record["iteration"], self.settings, self.photos)
+        return inspect_with_tags(model, record["iteration"], self.settings, self.photos)
 
     def _photos(self) -> Cameras:
         """The views with their photos, training views first; none where the scene is not there."""
@@ -101,13 +109,15 @@ class Source:
 def watch(source: Source, page: WebViewer, iteration: int) -> None:
     """Serve the page until Ctrl-C."""
 
-    def wanted(wish: Wish) -> Subject:
-        return source.subject(wish.iteration if source.iterations else iteration)
+    def wanted(request: ViewRequest) -> InspectedModel:
+        return source.inspected(request.iteration if source.iterations else iteration)
 
     while True:
         title = f"**{source.ply or source.folder}**"
         page.serve(
-            lambda wish: picture(wanted(wish), wish), lambda wish: browser_splats(wanted(wish), wish), title
+            lambda request: answer_request(wanted(request), request),
+            lambda request: browser_splats(wanted(request), request),
+            title,
         )
         page.wait()
 
@@ -123,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     recorded = run_folder.recorded_settings(folder) if folder else {}
     source = Source(folder, options.ply, make_settings({"quiet": options.quiet}, recorded))
     iteration = run_folder.choose_iteration(folder, options.iteration) if folder else 0
-    first = source.subject(iteration)
+    first = source.inspected(iteration)
     page = WebViewer(
         options.ip, options.port, modes=MODES, scores=SCORES, iterations=source.iterations, first=iteration
     )

@@ -74,8 +74,8 @@ def counts(settings: Any, scene: Any, until: int, twin: bool) -> list[int]:
         model.set_learning_rate("means", policy.position_learning_rate(iteration, scene.extent, optimization))
         camera, background = scene.train[run.views.next()], torch.zeros(3)
         view = render(camera, model, background)
-        truth = camera.ground_truth(background, model.device)
-        policy.training_loss(view.image, truth, optimization.lambda_dssim)[0].backward()
+        gt_image = camera.ground_truth(background, model.device)
+        policy.training_loss(view.image, gt_image, optimization.lambda_dssim)[0].backward()
         with torch.no_grad():
             if gsplat:
                 gsplat.step(run, iteration, view)

@@ -44,7 +44,7 @@ def milliseconds(run: Training) -> float:
     """Of one iteration without densification."""
     run.iteration += 1
     begin = time.perf_counter()
-    view = train.show_and_differentiate(run, run.iteration)
+    view = train.forward_backward(run, run.iteration)
     with torch.no_grad():
         collect(run, run.iteration, view)
         run.model.step(view.render.radii > 0)

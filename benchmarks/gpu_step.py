@@ -41,8 +41,8 @@ PIXELS_WIDE = 1.5  # of one standard deviation, median
 
 def random_camera(width: int, height: int, device: torch.device) -> Camera:
     focal = width / (2 * math.tan(math.radians(30)))
-    photo = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8).to(device)
-    return Camera("random", width, height, focal, focal, width / 2, height / 2, np.eye(4), photo)
+    gt_image = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8).to(device)
+    return Camera("random", width, height, focal, focal, width / 2, height / 2, np.eye(4), gt_image)
 
 
 def random_model(count: int, camera: Camera, device: torch.device) -> GaussianModel:
@@ -79,8 +79,8 @@ def stages(
 
     def forward_backward() -> Any:
         view = render(camera, model, background)
-        truth = camera.ground_truth(background, model.device)
-        policy.training_loss(view.image, truth, settings.lambda_dssim)[0].backward()
+        gt_image = camera.ground_truth(background, model.device)
+        policy.training_loss(view.image, gt_image, settings.lambda_dssim)[0].backward()
         return view
 
     def differentiate() -> None:
@@ -130,12 +130,12 @@ def gsplat_forward_backward(model: GaussianModel, camera: Camera) -> Callable[[]
 
     def work() -> None:
         coefficients = torch.cat([model.sh_dc, model.sh_rest], 1)
-        picture, _, _ = rasterization(
+        image, _, _ = rasterization(
             model.means, model.raw["quats"], model.scales, model.opacities[:, 0], coefficients,
             pose[None], lens[None], camera.width, camera.height, sh_degree=3,
         )  # fmt: skip
-        truth = camera.ground_truth(torch.zeros(3, device=model.device), model.device)
-        policy.training_loss(picture[0].permute(2, 0, 1).contiguous(), truth, 0.2)[0].backward()
+        gt_image = camera.ground_truth(torch.zeros(3, device=model.device), model.device)
+        policy.training_loss(image[0].permute(2, 0, 1).contiguous(), gt_image, 0.2)[0].backward()
         model.optimizer.zero_grad(set_to_none=True)
 
     return work

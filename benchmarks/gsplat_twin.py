@@ -50,12 +50,12 @@ def milliseconds(model: Any, camera: Any, background: Tensor) -> float:
     times = []
     for _ in range(1 + RUNS):
         start = time.perf_counter()
-        torch.autograd.grad(picture(model, camera, background).sum(), list(model.raw.values()))
+        torch.autograd.grad(render_model(model, camera, background).sum(), list(model.raw.values()))
         times.append(1e3 * (time.perf_counter() - start))
     return statistics.median(times[1:])
 
 
-def picture(model: Any, camera: Any, background: Tensor) -> Tensor:
+def render_model(model: Any, camera: Any, background: Tensor) -> Tensor:
     """(3, H, W): a GaussianModel as a scene's Camera sees it."""
     return render(
         torch.as_tensor(camera.world_to_camera).to(model.means),
@@ -127,8 +127,8 @@ def blended_pairs(
         for x in range(0, width, TILE):
             near = row[(left[row] <= x + TILE) & (right[row] >= x)]
             tile = index[y : y + TILE, x : x + TILE].flatten()
-            centres = torch.stack([tile % width, tile // width], 1) + 0.5
-            blended = blended_in_tile(centres.to(means2d), means2d[near], conics[near], opacities[near])
+            centers = torch.stack([tile % width, tile // width], 1) + 0.5
+            blended = blended_in_tile(centers.to(means2d), means2d[near], conics[near], opacities[near])
             pixel, rank = blended.nonzero(as_tuple=True)
             gaussians.append(order[near[rank]])
             pixels.append(tile[pixel])
@@ -142,9 +142,9 @@ def half_extents(conics: Tensor, opacities: Tensor) -> Tensor:  # (N, 3), (N,) -
     return (2 * (opacities / MIN_ALPHA).log()[:, None] * variances).sqrt()
 
 
-def blended_in_tile(centres: Tensor, means2d: Tensor, conics: Tensor, opacities: Tensor) -> Tensor:
+def blended_in_tile(centers: Tensor, means2d: Tensor, conics: Tensor, opacities: Tensor) -> Tensor:
     """(P, N) bool for pixel centres (P, 2) and Gaussians (N, ...), front to back."""
-    dx, dy = (centres[:, None] - means2d).unbind(2)
+    dx, dy = (centers[:, None] - means2d).unbind(2)
     xx, xy, yy = conics.unbind(1)
     power = -0.5 * (xx * dx * dx + yy * dy * dy) - xy * dx * dy
     alpha = (opacities * power.exp()).clamp_max(MAX_ALPHA)

@@ -54,8 +54,8 @@ def iteration(
     watch.start()
     view = render(camera, model, background)
     watch.lap("render")
-    truth = camera.ground_truth(background, model.device)
-    loss, _ = policy.training_loss(view.image, truth, settings.lambda_dssim)
+    gt_image = camera.ground_truth(background, model.device)
+    loss, _ = policy.training_loss(view.image, gt_image, settings.lambda_dssim)
     watch.lap("loss")
     loss.backward()
     watch.lap("backward")
@@ -120,7 +120,9 @@ def compare_with_twin(model: GaussianModel, camera, background, watch: Stopwatch
     ours = statistics.median(r + b for r, b in zip(watch.stages["render"], watch.stages["backward"]))
     print(f"gsplat's torch twin, render and backward: {twin:.0f} ms, {twin / ours:.0f} times ours")
     with torch.no_grad():
-        difference = gsplat_twin.picture(model, camera, background) - render(camera, model, background).image
+        difference = (
+            gsplat_twin.render_model(model, camera, background) - render(camera, model, background).image
+        )
     print(f"  largest difference of the two pictures: {difference.abs().max():.1e}")
 
 

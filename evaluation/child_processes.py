@@ -14,7 +14,7 @@ from typing import Sequence
 from utils.commands import EXIT_INTERRUPTED
 
 
-class Crew:
+class ChildProcesses:
     """The commands at work, so that all of them can be stopped."""
 
     def __init__(self, threads: int) -> None:

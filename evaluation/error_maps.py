@@ -8,14 +8,14 @@ from typing import Iterable
 import numpy as np
 
 from utils.images import read_image
-from utils.run_folder import pictures_path
+from utils.run_folder import images_path
 
 SHARE_IN_SCALE = 0.995  # of the pixels; the few beyond would darken a map without showing more
 
 
 def pair_paths(folder: Path, split: str, iteration: int, name: str) -> tuple[Path, Path]:
     """Render and photo of a view, in the folder of a run."""
-    return tuple(pictures_path(folder, split, iteration, kind) / name for kind in ("renders", "gt"))
+    return tuple(images_path(folder, split, iteration, kind) / name for kind in ("renders", "gt"))
 
 
 def read_rgb(path: Path) -> np.ndarray:
@@ -25,10 +25,10 @@ def read_rgb(path: Path) -> np.ndarray:
 
 def error_map(
     render: np.ndarray,  # (H, W, 3) uint8
-    photo: np.ndarray,  # same shape
+    gt_image: np.ndarray,  # same shape
 ) -> np.ndarray:  # (H, W) in [0, 1]
     """Absolute difference, mean of the channels; 1 is black against white."""
-    return np.abs(render.astype(np.float32) - photo).mean(axis=2) / 255
+    return np.abs(render.astype(np.float32) - gt_image).mean(axis=2) / 255
 
 
 def full_scale(errors: Iterable[np.ndarray]) -> float:

@@ -40,7 +40,7 @@ NAME = re.compile(r"\w[\w.+-]*")
 Steps = dict[str, list[str]]  # what is left to do for a run: the command and its flags, by what it does
 
 
-class Run(NamedTuple):
+class PlannedRun(NamedTuple):
     """One training with its pictures and measures."""
 
     folder: Path
@@ -59,7 +59,7 @@ class Run(NamedTuple):
 # What is asked for
 
 
-def plan(options: argparse.Namespace, passed_on: list[str]) -> list[Run]:
+def plan(options: argparse.Namespace, passed_on: list[str]) -> list[PlannedRun]:
     """All runs, whose flags are known to be good. ValueError or OSError for the first that are not.
 
     passed_on: flags of train.py for all of them.
@@ -127,20 +127,20 @@ def split_named(option: str, texts: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def make_run(output: Path, names: dict[str, Any], flags: list[str]) -> Run:
+def make_run(output: Path, names: dict[str, Any], flags: list[str]) -> PlannedRun:
     given = given_flags(train_parser(), flags)
     make_settings(given)  # refuses values out of their bounds
     settings = VARIANTS[names["variant"]] | given | {"source_path": str(Path(given["source_path"]).resolve())}
     settings = json.loads(json.dumps(settings))  # as they will be read again
     folder = output / names["scene"] / names["row"] / f"seed_{names['seed']}"
     command = shlex.join(["python", "train.py", *flags, "-m", str(folder)])
-    return Run(folder, flags, names | {"command": command, "settings": settings})
+    return PlannedRun(folder, flags, names | {"command": command, "settings": settings})
 
 
 # What is left to do
 
 
-def steps_left(run: Run, options: argparse.Namespace) -> Steps:
+def steps_left(run: PlannedRun, options: argparse.Namespace) -> Steps:
     """What completes `run`, in order. ValueError or OSError if another run is in its place, or no scene."""
     steps: Steps = {}
     config = run_folder.read_config(run.folder)
@@ -149,12 +149,12 @@ def steps_left(run: Run, options: argparse.Namespace) -> Steps:
         check_scene(run)
         steps["training"] = ["train.py", *run.flags, "-m", str(run.folder), *how]
         config = {}
-    pictures = has_pictures(run.folder, config)
-    if not (options.skip_rendering or pictures) and (steps or config.get("finished")):
+    images = has_images(run.folder, config)
+    if not (options.skip_rendering or images) and (steps or config.get("finished")):
         steps["rendering"] = ["render.py", "-m", str(run.folder)]
     lpips = ["--lpips_weights", str(options.lpips_weights)] if options.lpips_weights else []
-    measured = pictures and is_measured(run.folder, config, bool(lpips), options.train_views)
-    unmeasured = "rendering" in steps or (pictures and not measured)
+    measured = images and is_measured(run.folder, config, bool(lpips), options.train_views)
+    unmeasured = "rendering" in steps or (images and not measured)
     if unmeasured and not options.skip_metrics:
         flags = ["--skip_lpips"] if options.skip_lpips else lpips
         if options.train_views is not None:
@@ -163,7 +163,7 @@ def steps_left(run: Run, options: argparse.Namespace) -> Steps:
     return steps
 
 
-def how_to_train(run: Run, config: dict[str, Any], overwrite: bool) -> list[str] | None:
+def how_to_train(run: PlannedRun, config: dict[str, Any], overwrite: bool) -> list[str] | None:
     """None: it is trained. Else what train.py is given besides the run's flags."""
     before = read_json(run.folder / tables.RECORD)
     changes = differences(before["settings"], run.record["settings"]) if before else ""
@@ -188,7 +188,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     return ", ".join(f"--{name} was {before.get(name, absent)}, is {now.get(name, absent)}" for name in names)
 
 
-def check_scene(run: Run) -> None:
+def check_scene(run: PlannedRun) -> None:
     """A cheap look at it, before hours of training on the scenes before it."""
     folder = Path(run.record["settings"]["source_path"])
     images = folder / run.record["settings"].get("images", "images")
@@ -202,12 +202,12 @@ def check_scene(run: Run) -> None:
         raise FileNotFoundError(f"image folder not found: {images} (-i names it inside the scene)")
 
 
-def has_pictures(folder: Path, config: dict[str, Any]) -> bool:
+def has_images(folder: Path, config: dict[str, Any]) -> bool:
     """Whether the last Gaussians of a finished run were rendered in every view."""
     if not config.get("finished"):
         return False
     return all(
-        len(list(run_folder.pictures_path(folder, split, config["iteration"], kind).glob("*.png"))) == views
+        len(list(run_folder.images_path(folder, split, config["iteration"], kind).glob("*.png"))) == views
         for split, views in config["views"].items()
         for kind in ("renders", "gt")
     )

@@ -18,7 +18,7 @@ from evaluation.tables import Row, over_seeds
 from utils.files import read_json, write_atomically
 
 # Told apart by the colour-blind too (Okabe & Ito 2008), and by their shape.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP<>"
 BETTER = {"SSIM": "higher is better", "PSNR": "dB, higher is better", "LPIPS": "lower is better"}
 # Where a label may stand, the best first: offset from its point in 1/72 inch, and how it is aligned there.
@@ -48,8 +48,10 @@ def draw_all(output: Path, rows: list[Row]) -> list[Path]:
         of_scene = [row for row in rows if row["scene"] == scene]
         figures[f"{scene}_quality"] = quality_against_size(scene, of_scene, names)
         firsts = list({row["row"]: row for row in reversed(of_scene)}.values())[::-1]  # one seed of each
-        for split, picture in most_different_views(output, firsts):
-            figures[f"{scene}_{split}_{Path(picture).stem}"] = side_by_side(output, firsts, split, picture)
+        for split, image_name in most_different_views(output, firsts):
+            figures[f"{scene}_{split}_{Path(image_name).stem}"] = side_by_side(
+                output, firsts, split, image_name
+            )
     return [_save(figure, output / "plots" / f"{name}.png") for name, figure in figures.items() if figure]
 
 
@@ -81,8 +83,8 @@ def quality_against_size(scene: str, rows: list[Row], names: list[str]) -> Figur
     points = [_draw_points(axes, measure, _measured(rows, measure), names) for axes, measure in panels]
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()  # settles the layout, on which the places of labels depend
-    for (axes, _), labelled in zip(panels, points):
-        _label(axes, labelled)
+    for (axes, _), labeled in zip(panels, points):
+        _label(axes, labeled)
     return figure
 
 
@@ -97,13 +99,13 @@ def _draw_points(axes: Axes, measure: str, rows: list[Row], names: list[str]) ->
         style = names.index(mean["row"])
         seeds = [row for row in rows if row["row"] == mean["row"]]
         sizes, values = ([row[name] for row in seeds] for name in ("size_bytes", f"test_{measure}"))
-        x, y, colour = mean["size_bytes"] / 1e6, mean[f"test_{measure}"], COLOURS[style % len(COLOURS)]
+        x, y, color = mean["size_bytes"] / 1e6, mean[f"test_{measure}"], COLORS[style % len(COLORS)]
         bars = {"xerr": [[x - min(sizes) / 1e6], [max(sizes) / 1e6 - x]],
                 "yerr": [[y - min(values)], [max(values) - y]]}  # fmt: skip
         bars = {side: np.maximum(ends, 0) for side, ends in bars.items()}  # the mean may be rounded
-        axes.errorbar(x, y, **bars, fmt=MARKERS[style % len(MARKERS)], color=colour, markersize=8,
+        axes.errorbar(x, y, **bars, fmt=MARKERS[style % len(MARKERS)], color=color, markersize=8,
                       markeredgecolor="white", markeredgewidth=0.7, capsize=3, elinewidth=1.2)  # fmt: skip
-        points.append((mean["row"], x, (y, min(values), max(values)), colour))
+        points.append((mean["row"], x, (y, min(values), max(values)), color))
     _dress(axes, measure, [x for _, x, _, _ in points])
     return points
 
@@ -127,7 +129,7 @@ def _label(axes: Axes, points: list[Point]) -> None:
     renderer = axes.figure.canvas.get_renderer()
     ends = [axes.transData.transform([(x, low), (x, high)]) for _, x, (_, low, high), _ in points]
     taken = [Bbox([low - 6, high + 6]) for low, high in ends]  # marker and bar
-    for name, x, (y, _, _), colour in points:
+    for name, x, (y, _, _), color in points:
         best = None
         for offset, across, up in LABEL_PLACES:
             label = axes.annotate(
@@ -143,7 +145,7 @@ def _label(axes: Axes, points: list[Point]) -> None:
         _, box, (offset, across, up) = best
         taken.append(box)
         far = max(map(abs, offset)) > 12
-        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkB": 4} if far else None
+        line = {"arrowstyle": "-", "color": color, "linewidth": 0.7, "shrinkB": 4} if far else None
         axes.annotate(name, (x, y), offset, textcoords="offset points", ha=across, va=up, fontsize=9,
                       arrowprops=line).set_in_layout(False)  # fmt: skip
 
@@ -180,46 +182,46 @@ def _per_view(output: Path, row: Row, split: str, measure: str) -> dict[str, flo
     return {name: value for name, value in of_split.get(measure, {}).items() if value is not None}
 
 
-def side_by_side(output: Path, rows: list[Row], split: str, picture: str) -> Figure | None:
+def side_by_side(output: Path, rows: list[Row], split: str, image_name: str) -> Figure | None:
     """The window of a view where the rows differ most: photo and renders, and below each render its error.
 
     Rows without that picture, or with one of another size, are left out; None without any picture.
     """
-    paths = [pair_paths(output / row["folder"], split, row["iterations"], picture) for row in rows]
+    paths = [pair_paths(output / row["folder"], split, row["iterations"], image_name) for row in rows]
     found = [(row, *pair) for row, pair in zip(rows, paths) if all(path.is_file() for path in pair)]
     if not found:
         return None
-    photo = read_rgb(found[0][2])
+    gt_image = read_rgb(found[0][2])
     shown = [(row, read_rgb(render)) for row, render, _ in found]
-    shown = [(row, render) for row, render in shown if render.shape == photo.shape]
+    shown = [(row, render) for row, render in shown if render.shape == gt_image.shape]
     window = most_different_window(np.stack([render for _, render in shown]))
-    errors = [error_map(render[window], photo[window]) for _, render in shown]
+    errors = [error_map(render[window], gt_image[window]) for _, render in shown]
     most = max(LEAST_SCALE, full_scale(errors))
 
     figure = Figure(figsize=(2.3 * (len(shown) + 1) + 0.6, 5.4), layout="constrained")
-    about = f"{rows[0]['scene']}, {SPLIT_NAMES[split]} view {picture}: where the variants differ most"
+    about = f"{rows[0]['scene']}, {SPLIT_NAMES[split]} view {image_name}: where the variants differ most"
     figure.suptitle(f"{about}\n(figures: of the whole view)", fontsize=11)
     panels = figure.subplots(2, len(shown) + 1)
     for axes in panels.flat:
         axes.set(xticks=[], yticks=[])
-    _show_photo(panels[:, 0], photo, window)
+    _show_gt_image(panels[:, 0], gt_image, window)
     for (row, render), error, above, below in zip(shown, errors, panels[0, 1:], panels[1, 1:]):
         _show(above, render[window], row["row"])
         map_ = below.imshow(error, cmap="magma", vmin=0, vmax=most, interpolation="nearest")
-        below.set_xlabel(_figures(output, row, split, picture), fontsize=9)
+        below.set_xlabel(_figures(output, row, split, image_name), fontsize=9)
     bar = figure.colorbar(map_, ax=panels[1, 1:].tolist(), shrink=0.9, pad=0.02)
     bar.set_label("absolute error, mean of channels", fontsize=9)
     return figure
 
 
-def _show_photo(column: np.ndarray, photo: np.ndarray, window: tuple[slice, slice]) -> None:
+def _show_gt_image(column: np.ndarray, gt_image: np.ndarray, window: tuple[slice, slice]) -> None:
     """Above what is in the window, below the whole."""
-    _show(column[0], photo[window], "photo")
-    _show(column[1], photo, "")
+    _show(column[0], gt_image[window], "photo")
+    _show(column[1], gt_image, "")
     column[1].set_xlabel("the whole view", fontsize=9)
     y, x = window
     frame = Rectangle((x.start, y.start), x.stop - x.start, y.stop - y.start, fill=False)
-    frame.set(edgecolor=COLOURS[1], linewidth=2)
+    frame.set(edgecolor=COLORS[1], linewidth=2)
     column[1].add_patch(frame)
 
 
@@ -239,9 +241,9 @@ def _show(axes: Axes, image: np.ndarray, title: str) -> None:
     axes.set_title(title, fontsize=10)
 
 
-def _figures(output: Path, row: Row, split: str, picture: str) -> str:
+def _figures(output: Path, row: Row, split: str, image_name: str) -> str:
     digits = {"PSNR": 2, "LPIPS": 3}
-    values = {name: _per_view(output, row, split, name).get(picture) for name in digits}
+    values = {name: _per_view(output, row, split, name).get(image_name) for name in digits}
     return "   ".join(
         f"{name} {value:.{digits[name]}f}" for name, value in values.items() if value is not None
     )

@@ -128,10 +128,10 @@ class Camera:
         color, alpha = planes[:3], planes[3:]
         return torch.lerp(background.to(planes)[:, None, None], color, alpha)
 
-    def counted(self, picture: Tensor, otherwise: Tensor | float) -> Tensor:
+    def masked(self, image: Tensor, otherwise: Tensor | float) -> Tensor:
         """`picture` (C, H, W) where the photo counts, `otherwise` where the mask leaves it out."""
-        mask = self.mask_on(picture.device)
-        return picture if mask is None else torch.where(mask, picture, otherwise)
+        mask = self.mask_on(image.device)
+        return image if mask is None else torch.where(mask, image, otherwise)
 
     def mask_on(self, device: torch.device | str) -> Tensor | None:
         return None if self.mask is None else self.mask.to(device)
@@ -197,5 +197,5 @@ def _camera_of_entry(entry: dict) -> Camera:
         raise ValueError(
             f"{entry['img_name']}: sizes and focal lengths above 0 and a finite pose are expected"
         )
-    centre = (size[0] / 2, size[1] / 2)
-    return Camera(str(entry["img_name"]), *numbers, *centre, camera_to_world(pose))
+    center = (size[0] / 2, size[1] / 2)
+    return Camera(str(entry["img_name"]), *numbers, *center, camera_to_world(pose))

@@ -26,8 +26,8 @@ def camera_path(cameras: Sequence[Camera], kind: str, frames: int) -> list[Camer
     if kind not in makers:
         raise ValueError(f"expected one of {', '.join(KINDS)}, got {kind!r}")
     poses = makers[kind](np.stack([camera_to_world(camera.world_to_camera) for camera in cameras]), frames)
-    blank = replace(cameras[0], image=None, mask=None, invdepth=None)
-    return [replace(blank, image_name=f"{kind}_{index:05d}", world_to_camera=camera_to_world(pose))
+    template = replace(cameras[0], image=None, mask=None, invdepth=None)
+    return [replace(template, image_name=f"{kind}_{index:05d}", world_to_camera=camera_to_world(pose))
             for index, pose in enumerate(poses)]  # fmt: skip
 
 
@@ -43,20 +43,20 @@ def orbit(
     start = flat[0] / max(np.linalg.norm(flat[0]), 1e-12)
     side = np.cross(up, start)
     turns = np.linspace(0, 2 * math.pi, frames, endpoint=False)[:, None]
-    centres = target + radius * (np.cos(turns) * start + np.sin(turns) * side) + heights.mean() * up
-    return np.stack([look_at(centre, target, up) for centre in centres])
+    centers = target + radius * (np.cos(turns) * start + np.sin(turns) * side) + heights.mean() * up
+    return np.stack([look_at(center, target, up) for center in centers])
 
 
 def spiral(poses: np.ndarray, frames: int) -> np.ndarray:
     target, up = focus(poses), mean_up(poses)
-    centre = poses[:, :3, 3].mean(axis=0)
-    right, down, forward = look_at(centre, target, up)[:3, :3].T
-    spread = (poses[:, :3, 3] - centre) @ np.stack([right, down, forward], 1)
+    center = poses[:, :3, 3].mean(axis=0)
+    right, down, forward = look_at(center, target, up)[:3, :3].T
+    spread = (poses[:, :3, 3] - center) @ np.stack([right, down, forward], 1)
     sizes = SPIRAL_SIZE * 2 * spread.std(axis=0)
     share = np.linspace(0, 1, frames, endpoint=False)
     angle = 2 * math.pi * SPIRAL_TURNS * share
     moved = np.stack([np.cos(angle), np.sin(angle), np.sin(2 * math.pi * share)], 1) * sizes
-    return np.stack([look_at(centre + move @ [right, down, forward], target, up) for move in moved])
+    return np.stack([look_at(center + move @ [right, down, forward], target, up) for move in moved])
 
 
 def interpolate(poses: np.ndarray, frames: int) -> np.ndarray:
@@ -68,14 +68,14 @@ def interpolate(poses: np.ndarray, frames: int) -> np.ndarray:
 
 def catmull_rom(
     knots: np.ndarray,  # (K, D)
-    places: np.ndarray,  # (F,) in [0, K - 1]
+    positions: np.ndarray,  # (F,) in [0, K - 1]
 ) -> np.ndarray:
     """(F, D): the curve that goes through all knots, at knot numbers between them."""
     padded = np.concatenate([2 * knots[:1] - knots[1:2], knots, 2 * knots[-1:] - knots[-2:-1]]) if len(
         knots
     ) > 1 else np.repeat(knots, 3, axis=0)  # fmt: skip
-    first = np.minimum(places.astype(int), max(0, len(knots) - 2))
-    t = (places - first)[:, None]
+    first = np.minimum(positions.astype(int), max(0, len(knots) - 2))
+    t = (positions - first)[:, None]
     a, b, c = (padded[first + step] for step in range(3))
     d = padded[np.minimum(first + 3, len(padded) - 1)]
     return b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
@@ -83,11 +83,11 @@ def catmull_rom(
 
 def focus(poses: np.ndarray) -> np.ndarray:
     """(3,) the point nearest to all cameras' axes, pulled towards them where they are nearly parallel."""
-    centres, axes = poses[:, :3, 3], poses[:, :3, 2]
+    centers, axes = poses[:, :3, 3], poses[:, :3, 2]
     across = np.eye(3) - axes[:, :, None] * axes[:, None]
     pull = 1e-3 * np.eye(3)
     return np.linalg.solve(
-        across.mean(0) + pull, (across @ centres[..., None]).mean(0)[:, 0] + pull @ centres.mean(0)
+        across.mean(0) + pull, (across @ centers[..., None]).mean(0)[:, 0] + pull @ centers.mean(0)
     )
 
 
@@ -103,9 +103,9 @@ def mean_up(poses: np.ndarray) -> np.ndarray:
     return level if level @ up > 0 else -level
 
 
-def look_at(centre: np.ndarray, target: np.ndarray, up: np.ndarray) -> np.ndarray:
+def look_at(center: np.ndarray, target: np.ndarray, up: np.ndarray) -> np.ndarray:
     """(4, 4) camera to world: at `centre`, z towards `target`, y away from `up`."""
-    forward = target - centre
+    forward = target - center
     forward = forward / max(np.linalg.norm(forward), 1e-12)
     right = np.cross(forward, up)
     if np.linalg.norm(right) < 1e-6:  # straight up or down: any right will do
@@ -113,5 +113,5 @@ def look_at(centre: np.ndarray, target: np.ndarray, up: np.ndarray) -> np.ndarra
     right = right / np.linalg.norm(right)
     pose = np.eye(4)
     pose[:3, :3] = np.stack([right, np.cross(forward, right), forward], 1)
-    pose[:3, 3] = centre
+    pose[:3, 3] = center
     return pose

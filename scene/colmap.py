@@ -9,9 +9,9 @@ import torch
 
 from scene import colmap_binary, colmap_text
 from scene.colmap_records import CameraRecord, ImageRecord
-from scene.lenses import BentLens, Pinhole, make_lens
+from scene.lenses import DistortedLens, Pinhole, make_lens
 from scene.points import PointCloud
-from scene.views import View, find_mask, require_images, require_rigid, require_unique_names
+from scene.views import PosedPhoto, find_mask, require_images, require_rigid, require_unique_names
 from utils.rotations import quats_to_matrices
 
 MODEL_FOLDERS = ("sparse/0", "sparse")
@@ -31,7 +31,7 @@ def find_model(source: Path) -> Path | None:
     return None
 
 
-def read_scene(source: Path, images: str) -> tuple[list[View], PointCloud | None]:
+def read_scene(source: Path, images: str) -> tuple[list[PosedPhoto], PointCloud | None]:
     """Every registered image, sorted by name, and the points, None if the model has none.
 
     `images` is the name of the folder with the photos, which may be scaled versions of those that COLMAP saw.
@@ -84,7 +84,7 @@ def _read_points(model: Path, preferred: str) -> PointCloud | None:
     return None
 
 
-def _to_view(record: ImageRecord, cameras: dict[int, CameraRecord], folder: Path, model: Path) -> View:
+def _to_view(record: ImageRecord, cameras: dict[int, CameraRecord], folder: Path, model: Path) -> PosedPhoto:
     if not record.name:
         raise ValueError(f"{model}: an image without a name")
     if record.camera_id not in cameras:
@@ -93,10 +93,10 @@ def _to_view(record: ImageRecord, cameras: dict[int, CameraRecord], folder: Path
         )
     lens = _lens(cameras[record.camera_id], model)
     mask = find_mask(folder.parent, record.name)
-    return View(record.name, folder / record.name, lens, _world_to_camera(record, model), mask)
+    return PosedPhoto(record.name, folder / record.name, lens, _world_to_camera(record, model), mask)
 
 
-def _lens(camera: CameraRecord, model: Path) -> Pinhole | BentLens:
+def _lens(camera: CameraRecord, model: Path) -> Pinhole | DistortedLens:
     try:
         return make_lens(camera.model, camera.width, camera.height, camera.params)
     except ValueError as problem:

@@ -37,7 +37,7 @@ class Pinhole:
 
         ValueError if that is another picture: if no one scale explains both sides within a pixel's rounding.
         """
-        require_same_picture((self.width, self.height), (width, height))
+        require_same_image((self.width, self.height), (width, height))
         return self.stretched(width, height)
 
     def stretched(self, width: int, height: int) -> Pinhole:
@@ -45,11 +45,11 @@ class Pinhole:
         x, y = width / self.width, height / self.height
         return Pinhole(width, height, self.fx * x, self.fy * y, self.cx * x, self.cy * y)
 
-    def straighten(self, image: np.ndarray) -> np.ndarray:
+    def undistort(self, image: np.ndarray) -> np.ndarray:
         return image
 
     @property
-    def straight(self) -> Pinhole:
+    def undistorted(self) -> Pinhole:
         return self
 
 
@@ -67,7 +67,7 @@ class FieldOfView:
 
 
 @dataclass(frozen=True)
-class BentLens:
+class DistortedLens:
     """A lens with distortion, by the name and parameters of a COLMAP camera model (a key of MODELS)."""
 
     model: str
@@ -75,21 +75,21 @@ class BentLens:
     height: int
     parameters: tuple[float, ...]  # in the model's own order
 
-    def at_size(self, width: int, height: int) -> BentLens:
+    def at_size(self, width: int, height: int) -> DistortedLens:
         """The lens of the same picture scaled to width x height; ValueError as for a Pinhole."""
-        require_same_picture((self.width, self.height), (width, height))
+        require_same_image((self.width, self.height), (width, height))
         x, y = width / self.width, height / self.height
         factors = {"f": x, "fx": x, "cx": x, "fy": y, "cy": y}
         names = MODELS[self.model][1].split()
         scaled = (value * factors.get(name, 1) for name, value in zip(names, self.parameters))
-        return BentLens(self.model, width, height, tuple(scaled))
+        return DistortedLens(self.model, width, height, tuple(scaled))
 
     @property
-    def straight(self) -> Pinhole:
+    def undistorted(self) -> Pinhole:
         """The pinhole camera of `straighten`."""
-        return _straight(self)
+        return _undistorted(self)
 
-    def straighten(
+    def undistort(
         self,
         image: np.ndarray,  # (height, width) or (height, width, C) uint8
     ) -> np.ndarray:
@@ -102,10 +102,10 @@ class BentLens:
         values = dict(zip(names.split(), self.parameters))
         focal = values.pop("f", None)
         fx, fy = (values.pop("fx", focal), values.pop("fy", focal))
-        centre = np.array([values.pop("cx"), values.pop("cy")])
+        center = np.array([values.pop("cx"), values.pop("cy")])
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             x, y = bend(rays[..., 0], rays[..., 1], values)
-        return np.stack([x * fx, y * fy], -1) + centre
+        return np.stack([x * fx, y * fy], -1) + center
 
 
 @dataclass(frozen=True)
@@ -114,18 +114,18 @@ class PhotoSized:
 
     model: str
     focal: tuple[float, float]
-    centre: tuple[float, float] | None  # None: the middle
+    center: tuple[float, float] | None  # None: the middle
     bends: tuple[float, ...]  # the model's other parameters
 
-    def at_size(self, width: int, height: int) -> Pinhole | BentLens:
-        centre = self.centre or (width / 2, height / 2)
-        return make_lens(self.model, width, height, (*self.focal, *centre, *self.bends))
+    def at_size(self, width: int, height: int) -> Pinhole | DistortedLens:
+        center = self.center or (width / 2, height / 2)
+        return make_lens(self.model, width, height, (*self.focal, *center, *self.bends))
 
 
-Lens = Union[Pinhole, FieldOfView, BentLens, PhotoSized]
+Lens = Union[Pinhole, FieldOfView, DistortedLens, PhotoSized]
 
 
-def make_lens(model: str, width: int, height: int, parameters: tuple[float, ...]) -> Pinhole | BentLens:
+def make_lens(model: str, width: int, height: int, parameters: tuple[float, ...]) -> Pinhole | DistortedLens:
     """The lens of a COLMAP camera; a pinhole where all distortion is 0. ValueError: `has` or `needs` ..."""
     if model not in MODELS:
         raise ValueError(f"has the model {model}; expected one of {', '.join(MODELS)}")
@@ -137,13 +137,13 @@ def make_lens(model: str, width: int, height: int, parameters: tuple[float, ...]
             "needs a positive size and focal length and finite parameters; "
             f"got {width}x{height} and {list(parameters)}"
         )
-    bent = any(value for name, value in values.items() if name not in ("f", "fx", "fy", "cx", "cy"))
-    if bent or MODELS[model][0] is not _perspective:
-        return BentLens(model, width, height, tuple(map(float, parameters)))
+    is_distorted = any(value for name, value in values.items() if name not in ("f", "fx", "fy", "cx", "cy"))
+    if is_distorted or MODELS[model][0] is not _perspective:
+        return DistortedLens(model, width, height, tuple(map(float, parameters)))
     return Pinhole(width, height, focals[0], focals[-1], values["cx"], values["cy"])
 
 
-def require_same_picture(calibrated: tuple[int, int], found: tuple[int, int]) -> None:
+def require_same_image(calibrated: tuple[int, int], found: tuple[int, int]) -> None:
     """Raise ValueError unless one scale explains both sides of two (width, height) within rounding."""
     low = max((side - 1) / known for side, known in zip(found, calibrated))
     high = min((side + 1) / known for side, known in zip(found, calibrated))
@@ -173,8 +173,8 @@ def _fisheye(x: np.ndarray, y: np.ndarray, c: Coefficients) -> tuple[np.ndarray,
     x, y = _by_angle(x, y)
     t2 = x * x + y * y
     radial = 1 + t2 * (c["k1"] + t2 * (c["k2"] + t2 * (c["k3"] + t2 * c["k4"])))
-    bent_x, bent_y = _tangential(x, y, c, x * radial, y * radial)
-    return bent_x + c["sx1"] * t2, bent_y + c["sy1"] * t2
+    distorted_x, distorted_y = _tangential(x, y, c, x * radial, y * radial)
+    return distorted_x + c["sx1"] * t2, distorted_y + c["sy1"] * t2
 
 
 def _aria(x: np.ndarray, y: np.ndarray, c: Coefficients) -> tuple[np.ndarray, np.ndarray]:
@@ -223,8 +223,8 @@ def _tangential(
     x: np.ndarray, y: np.ndarray, c: Coefficients, radial_x: np.ndarray, radial_y: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     r2 = x * x + y * y
-    bent_x = radial_x + 2 * c["p1"] * x * y + c["p2"] * (r2 + 2 * x * x)
-    return bent_x, radial_y + 2 * c["p2"] * x * y + c["p1"] * (r2 + 2 * y * y)
+    distorted_x = radial_x + 2 * c["p1"] * x * y + c["p2"] * (r2 + 2 * x * x)
+    return distorted_x, radial_y + 2 * c["p2"] * x * y + c["p1"] * (r2 + 2 * y * y)
 
 
 def _with_zeros(coefficients: Coefficients) -> Coefficients:
@@ -258,7 +258,7 @@ MODELS: dict[str, tuple[_Bend, str]] = {
 
 
 @functools.lru_cache(maxsize=64)
-def _straight(lens: BentLens) -> Pinhole:
+def _undistorted(lens: DistortedLens) -> Pinhole:
     """The pinhole camera that shows as much as it can without a pixel that `lens` did not see.
 
     Principal point and ratio of the focal lengths stay; the focal length is the least at which the border,
@@ -282,7 +282,7 @@ def _straight(lens: BentLens) -> Pinhole:
     return at(high)
 
 
-def _sees_all_of(lens: BentLens, camera: Pinhole) -> bool:
+def _sees_all_of(lens: DistortedLens, camera: Pinhole) -> bool:
     """Whether the photo holds the camera's border, and gets there without folding back on itself."""
     shares = np.linspace(0, 1, 33)
     along_x, along_y = shares * camera.width, shares * camera.height
@@ -299,10 +299,10 @@ def _sees_all_of(lens: BentLens, camera: Pinhole) -> bool:
 
 
 @functools.lru_cache(maxsize=8)
-def _sources(lens: BentLens) -> tuple[np.ndarray, np.ndarray]:
+def _sources(lens: DistortedLens) -> tuple[np.ndarray, np.ndarray]:
     """Where each pixel of the straight picture lies in the photo, in OpenCV's form for cv2.remap."""
-    camera = lens.straight
+    camera = lens.undistorted
     x = (np.arange(lens.width) + 0.5 - camera.cx) / camera.fx
     y = (np.arange(lens.height) + 0.5 - camera.cy) / camera.fy
-    places = lens.project(np.stack(np.meshgrid(x, y), -1)) - 0.5  # OpenCV's pixel centres are whole numbers
-    return cv2.convertMaps(places.astype(np.float32), None, cv2.CV_16SC2)
+    sources = lens.project(np.stack(np.meshgrid(x, y), -1)) - 0.5  # OpenCV's pixel centres are whole numbers
+    return cv2.convertMaps(sources.astype(np.float32), None, cv2.CV_16SC2)

@@ -17,7 +17,7 @@ from scene.depths import find_depth_maps
 from scene.memory import available_memory
 from scene.photo_cache import Cameras
 from scene.points import BLENDER_HALF_SIDE, PointCloud, Region, random_points, read_points
-from scene.views import View, load_cameras, require_resolution
+from scene.views import PosedPhoto, load_cameras, require_resolution
 
 DEFAULT_IMAGES = "images"
 # Every 8th view is held out (Mip-NeRF 360 and, after it, the field).
@@ -42,7 +42,7 @@ class Scene:
     @cached_property
     def median_pixels(self) -> float:
         """Of a training view."""
-        return statistics.median(camera.width * camera.height for camera in self.train.blank)
+        return statistics.median(camera.width * camera.height for camera in self.train.without_images)
 
 
 def load_scene(
@@ -85,7 +85,7 @@ def load_scene(
         maps = find_depth_maps(source, depths, [view.image_name for view in train], quiet)
         train = [replace(view, depth=maps.get(view.image_name)) for view in train]
     room = PHOTO_SHARE * (1e9 * max_memory_gb or available_memory())
-    cameras, shelf = load_cameras(train + test, resolution, data_device, room, quiet)
+    cameras, cache = load_cameras(train + test, resolution, data_device, room, quiet)
     train_cameras = cameras[: len(train)]
     extent = scene_extent(train_cameras)
     if not extent > 0:
@@ -99,16 +99,16 @@ def load_scene(
         points = random_points(region, seed)
         if not quiet:
             print(f"No points in {source}: starting from {len(points)} random points (seed {seed}).")
-    held_out = Cameras(cameras[len(train) :], shelf, len(train))
-    return Scene(Cameras(train_cameras, shelf), held_out, points, extent, source)
+    held_out = Cameras(cameras[len(train) :], cache, len(train))
+    return Scene(Cameras(train_cameras, cache), held_out, points, extent, source)
 
 
 @dataclass(frozen=True)
 class _Found:
     """What a scene's files say, before any photo is read."""
 
-    train: list[View]
-    test: list[View]
+    train: list[PosedPhoto]
+    test: list[PosedPhoto]
     points: PointCloud | None  # None: random ones are wanted
     region: Region | None = None  # where those belong, None: around the cameras
 
@@ -140,7 +140,7 @@ def _read_views(source: Path, images: str, eval: bool, quiet: bool) -> _Found:
     raise _unknown_scene(source)
 
 
-def _split(read: transforms.Transforms, eval: bool) -> tuple[list[View], list[View]]:
+def _split(read: transforms.Transforms, eval: bool) -> tuple[list[PosedPhoto], list[PosedPhoto]]:
     """By the file's own lists of names if it has some, else every 8th is held out."""
     names = transforms.held_out_names(read)
     if not eval:

@@ -13,7 +13,7 @@ from scene.camera import Camera
 WORKERS = 2  # that read ahead
 
 
-class Shelf:
+class PhotoCache:
     """Cameras with their pixels by number: read when they are asked for, the longest unused ones put back."""
 
     def __init__(self, read: Callable[[int], Camera], room: float) -> None:
@@ -48,13 +48,15 @@ class Shelf:
 class Cameras(Sequence[Camera]):
     """Views of a scene, each with its photo whenever it is taken out. `blank` has them without, if they are on a shelf."""
 
-    def __init__(self, blank: Sequence[Camera], shelf: Shelf | None = None, first: int = 0) -> None:
+    def __init__(
+        self, without_images: Sequence[Camera], cache: PhotoCache | None = None, first: int = 0
+    ) -> None:
         """`first`: number of the first one on the shelf."""
-        self.blank, self._shelf = list(blank), shelf
-        self._numbers = list(range(first, first + len(blank)))
+        self.without_images, self._cache = list(without_images), cache
+        self._numbers = list(range(first, first + len(without_images)))
 
     def __len__(self) -> int:
-        return len(self.blank)
+        return len(self.without_images)
 
     @overload
     def __getitem__(self, index: int) -> Camera: ...
@@ -65,21 +67,21 @@ class Cameras(Sequence[Camera]):
     def __getitem__(self, index):
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
-        return self.blank[index] if self._shelf is None else self._shelf.get(self._numbers[index])
+        return self.without_images[index] if self._cache is None else self._cache.get(self._numbers[index])
 
     def __iter__(self) -> Iterator[Camera]:
         return (self[place] for place in range(len(self)))
 
     def __add__(self, other: Cameras) -> Cameras:
         """Both, of one scene."""
-        both = Cameras(self.blank + other.blank, self._shelf)
+        both = Cameras(self.without_images + other.without_images, self._cache)
         both._numbers = self._numbers + other._numbers
         return both
 
     def expect(self, indices: Sequence[int]) -> None:
         """Begin to read the photos of views that will be taken out soon."""
-        if self._shelf is not None:
-            self._shelf.expect([self._numbers[index] for index in indices])
+        if self._cache is not None:
+            self._cache.expect([self._numbers[index] for index in indices])
 
 
 def pixel_bytes(camera: Camera) -> int:

@@ -36,7 +36,7 @@ class PointCloud:
 class Region:
     """A cube, along the world's axes."""
 
-    centre: np.ndarray  # (3,) world
+    center: np.ndarray  # (3,) world
     half_side: float
 
 
@@ -54,4 +54,4 @@ def random_points(region: Region, seed: int) -> PointCloud:
     generator = np.random.default_rng(seed)
     offsets = generator.uniform(-region.half_side, region.half_side, (RANDOM_POINTS, 3))
     rgb = generator.integers(0, 256, (RANDOM_POINTS, 3), dtype=np.uint8)
-    return PointCloud(region.centre + offsets, rgb)
+    return PointCloud(region.center + offsets, rgb)

@@ -95,7 +95,7 @@ def convert(folder: Path, choices: Choices, from_video: bool, quiet: bool) -> Ou
     if not is_complete(folder):
         run_stage(
             "Straightening photos",
-            _straighten,
+            _undistort,
             (folder, choices, matching),
             work / "colmap.log",
             outcome.registered,
@@ -222,7 +222,7 @@ def _map(folder: Path, choices: Choices, matching: str) -> None:
         raise SystemExit("no two photos see enough of the same things to start from")
 
 
-def _straighten(folder: Path, choices: Choices, matching: str) -> None:
+def _undistort(folder: Path, choices: Choices, matching: str) -> None:
     import pycolmap
 
     new = folder / "distorted/straight"
@@ -230,7 +230,7 @@ def _straighten(folder: Path, choices: Choices, matching: str) -> None:
     model = largest_model(folder)
     pycolmap.undistort_images(new, model, folder / "input", output_type="COLMAP", jpeg_quality=JPEG_QUALITY)
     if (folder / MASKS).is_dir():
-        _straighten_masks(folder, model, new / "masks")
+        _undistort_masks(folder, model, new / "masks")
     for name in ("masks", "images", "sparse/0"):  # sparse last: with it the scene is complete
         source = new / name.replace("/0", "")
         if source.is_dir():
@@ -240,7 +240,7 @@ def _straighten(folder: Path, choices: Choices, matching: str) -> None:
     shutil.rmtree(new)
 
 
-def _straighten_masks(folder: Path, model: Path, masks: Path) -> None:
+def _undistort_masks(folder: Path, model: Path, masks: Path) -> None:
     import pycolmap
 
     reconstruction = pycolmap.Reconstruction(model)
@@ -248,10 +248,12 @@ def _straighten_masks(folder: Path, model: Path, masks: Path) -> None:
         mask = folder / MASKS / f"{image.name}.png"
         if mask.is_file():
             bitmap = pycolmap.Bitmap.from_array(read_image(mask)[..., :3])
-            straight, _ = pycolmap.undistort_image(pycolmap.UndistortCameraOptions(), bitmap, image.camera)
+            undistorted, _ = pycolmap.undistort_image(pycolmap.UndistortCameraOptions(), bitmap, image.camera)
             path = masks / f"{image.name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), np.where(straight.to_array()[..., 0] == 255, np.uint8(255), np.uint8(0)))
+            cv2.imwrite(
+                str(path), np.where(undistorted.to_array()[..., 0] == 255, np.uint8(255), np.uint8(0))
+            )
 
 
 def _device(choices: Choices) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 from scene.camera import camera_to_world
 from scene.lenses import FieldOfView, Lens, PhotoSized, make_lens
 from scene.views import (
-    View,
+    PosedPhoto,
     find_mask,
     leave_out_missing,
     require_images,
@@ -48,12 +48,12 @@ Read = Callable[[str, float | None], float]  # a number by its key, with what it
 class Transforms:
     """One file's views, and what it says of the scene."""
 
-    views: list[View]
+    views: list[PosedPhoto]
     content: dict[str, Any]
     path: Path
 
 
-def read_split_files(source: Path, eval: bool) -> tuple[list[View], list[View]]:
+def read_split_files(source: Path, eval: bool) -> tuple[list[PosedPhoto], list[PosedPhoto]]:
     """Training and held-out views. Without `eval`, those of the test file are trained on too, as in 3DGS.
 
     FileNotFoundError or ValueError, naming file and frame, if something is missing or wrong.
@@ -112,7 +112,7 @@ def _read(path: Path, alpha_is_mask: bool) -> Transforms:
     return Transforms(views, content, path)
 
 
-def _to_view(frame: object, content: dict, owner: str, folder: Path, alpha_is_mask: bool) -> View:
+def _to_view(frame: object, content: dict, owner: str, folder: Path, alpha_is_mask: bool) -> PosedPhoto:
     if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str) or not frame["file_path"]:
         raise ValueError(f"{owner} has no file_path")
     name = posixpath.normpath(frame["file_path"].replace("\\", "/"))
@@ -120,7 +120,7 @@ def _to_view(frame: object, content: dict, owner: str, folder: Path, alpha_is_ma
     name = there[0] if there else name if Path(name).suffix else f"{name}.png"
     owner = f"{owner} ({name})"
     mask = frame.get("mask_path")
-    return View(
+    return PosedPhoto(
         name,
         folder / name,
         _lens({**content, **frame}, owner),
@@ -147,14 +147,14 @@ def _lens(values: dict, owner: str) -> Lens:
     width, height = map(int, size)
     focal = (number("fl_x"), number("fl_y", values["fl_x"]))
     if "cx" in values or "cy" in values or width * height:
-        centre = (number("cx", width / 2 or None), number("cy", height / 2 or None))
+        center = (number("cx", width / 2 or None), number("cy", height / 2 or None))
     else:
-        centre = None
+        center = None
     model, bends = _distortion(values, number, owner)
-    if width * height == 0 or centre is None:
-        return PhotoSized(model, focal, centre, bends)
+    if width * height == 0 or center is None:
+        return PhotoSized(model, focal, center, bends)
     try:
-        return make_lens(model, width, height, (*focal, *centre, *bends))
+        return make_lens(model, width, height, (*focal, *center, *bends))
     except ValueError as problem:
         raise ValueError(f"{owner}: its camera {problem}") from None
 

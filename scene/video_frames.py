@@ -40,16 +40,16 @@ def look_through(video: Path, report: Report = lambda done: None) -> tuple[np.nd
     sharpness, motion, before = [], [], None
     for index, frame in enumerate(_frames(video)):
         height = max(1, round(WIDTH_OF_LOOKING * frame.shape[0] / frame.shape[1]))
-        grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-        sharpness.append(cv2.Laplacian(grey, cv2.CV_32F).var())
-        small = cv2.resize(grey, (WIDTH_OF_LOOKING, height), interpolation=cv2.INTER_AREA)
-        motion.append(0.0 if before is None else picture_motion(before, small))
+        gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+        sharpness.append(cv2.Laplacian(gray, cv2.CV_32F).var())
+        small = cv2.resize(gray, (WIDTH_OF_LOOKING, height), interpolation=cv2.INTER_AREA)
+        motion.append(0.0 if before is None else image_motion(before, small))
         before = small
         report(index + 1)
     return np.array(sharpness), np.array(motion)
 
 
-def picture_motion(before: np.ndarray, after: np.ndarray) -> float:
+def image_motion(before: np.ndarray, after: np.ndarray) -> float:
     """How far the corners of one small grey picture have moved in the next: median, in widths."""
     corners = cv2.goodFeaturesToTrack(before, TRACKED_CORNERS, 0.01, 5)
     if corners is None:

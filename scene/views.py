@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from scene.camera import Camera
 from scene.depths import DepthMap
-from scene.lenses import BentLens, Lens, Pinhole, require_same_picture
-from scene.photo_cache import Shelf, pixel_bytes
+from scene.lenses import DistortedLens, Lens, Pinhole, require_same_image
+from scene.photo_cache import PhotoCache, pixel_bytes
 from utils.devices import keep_on
 from utils.images import HALF, read_image, resize_image
 
@@ -34,7 +34,7 @@ ROTATION_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class View:
+class PosedPhoto:
     """One photo as a scene's files describe it, before its pixels are read."""
 
     image_name: str
@@ -60,7 +60,7 @@ def require_rigid(
         raise ValueError(f"{owner}: its pose is not a rotation and a translation: {pose.tolist()}")
 
 
-def require_unique_names(views: Sequence[View], source: object) -> None:
+def require_unique_names(views: Sequence[PosedPhoto], source: object) -> None:
     """Raise ValueError, naming `source` and the first name, if two views have the same image name."""
     name, times = Counter(view.image_name for view in views).most_common(1)[0]
     if times > 1:
@@ -69,7 +69,7 @@ def require_unique_names(views: Sequence[View], source: object) -> None:
         )
 
 
-def require_images(views: Sequence[View], source: object) -> None:
+def require_images(views: Sequence[PosedPhoto], source: object) -> None:
     """Raise FileNotFoundError with the first name, before any is decoded, if an image file is missing."""
     missing = [view for view in views if not view.image_path.is_file()]
     if missing:
@@ -79,7 +79,7 @@ def require_images(views: Sequence[View], source: object) -> None:
         )
 
 
-def leave_out_missing(views: Sequence[View], source: object, quiet: bool) -> list[View]:
+def leave_out_missing(views: Sequence[PosedPhoto], source: object, quiet: bool) -> list[PosedPhoto]:
     """The views whose image file is there; the others are reported. FileNotFoundError if none is."""
     there = [view for view in views if view.image_path.is_file()]
     if not there:
@@ -97,8 +97,8 @@ def find_mask(folder: Path, image_name: str) -> Path | None:
     if name.parts[0] in ("images", "input"):  # names in transforms.json hold the image folder
         name = Path(*name.parts[1:])
     candidates = (name.with_name(f"{name.name}.png"), name, name.with_suffix(".png"))
-    places = (folder / MASK_FOLDER / candidate for candidate in candidates)
-    return next((place for place in places if place.is_file()), None)
+    paths = (folder / MASK_FOLDER / candidate for candidate in candidates)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def require_resolution(resolution: int) -> None:
@@ -121,14 +121,14 @@ def target_size(width: int, height: int, resolution: int) -> tuple[int, int]:
 
 
 def load_cameras(
-    views: Sequence[View], resolution: int, data_device: torch.device | str, room: float, quiet: bool
-) -> tuple[list[Camera], Shelf | None]:
+    views: Sequence[PosedPhoto], resolution: int, data_device: torch.device | str, room: float, quiet: bool
+) -> tuple[list[Camera], PhotoCache | None]:
     """The Camera of every view, with its photo read and scaled; photos stay uint8 on `data_device`.
 
     If photos, masks and depths need more than `room` bytes, every one of them is read now, so that what is damaged
     is found, but they are not kept: the cameras are blank, and the shelf has them.
     """
-    shelf = Shelf(lambda number: _load_camera(views[number], resolution, data_device)[0], room)
+    cache = PhotoCache(lambda number: _load_camera(views[number], resolution, data_device)[0], room)
     workers = min(MOST_WORKERS, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         loaded = pool.map(lambda view: _load_camera(view, resolution, data_device), views)
@@ -139,8 +139,8 @@ def load_cameras(
         for camera, limited in bar:
             taken, was_limited = taken + pixel_bytes(camera), was_limited or limited
             if taken > room and cameras and cameras[-1].image is not None:
-                cameras = [blank(kept) for kept in cameras]  # what was kept so far is given up too
-            cameras.append(camera if taken <= room else blank(camera))
+                cameras = [without_images(kept) for kept in cameras]  # what was kept so far is given up too
+            cameras.append(camera if taken <= room else without_images(camera))
     if was_limited and not quiet:
         print(
             f"Images wider than {WIDEST_UNASKED} pixels were scaled down to {WIDEST_UNASKED}; "
@@ -153,15 +153,15 @@ def load_cameras(
             f"{len(views)} photos take {taken / 1e9:.1f} GB, there is room for {room / 1e9:.1f} GB "
             "(--max_memory_gb): they are read again whenever they are needed."
         )
-    return cameras, shelf
+    return cameras, cache
 
 
-def blank(camera: Camera) -> Camera:
+def without_images(camera: Camera) -> Camera:
     """The same without its pixels."""
     return camera if camera.image is None else replace(camera, image=None, mask=None, invdepth=None)
 
 
-def _load_camera(view: View, resolution: int, data_device: torch.device | str) -> tuple[Camera, bool]:
+def _load_camera(view: PosedPhoto, resolution: int, data_device: torch.device | str) -> tuple[Camera, bool]:
     """The view's Camera, and whether only the 1600-pixel rule made it smaller."""
     image = read_image(view.image_path)
     height, width = image.shape[:2]
@@ -174,10 +174,10 @@ def _load_camera(view: View, resolution: int, data_device: torch.device | str) -
     invdepth = None if view.depth is None else _read_depth(view.depth, lens, size)
     if view.alpha_is_mask:
         image = image[..., :3]
-    pixels = resize_image(lens.straighten(image), *size)
+    pixels = resize_image(lens.undistort(image), *size)
     if mask is not None:
-        mask = keep_on(data_device, torch.from_numpy(_scaled_mask(lens.straighten(mask), *size)))
-    lens = lens.straight.stretched(*size)
+        mask = keep_on(data_device, torch.from_numpy(_scaled_mask(lens.undistort(mask), *size)))
+    lens = lens.undistorted.stretched(*size)
     camera = Camera(
         view.image_name,
         *size,
@@ -191,7 +191,7 @@ def _load_camera(view: View, resolution: int, data_device: torch.device | str) -
 
 
 def read_mask(
-    view: View,
+    view: PosedPhoto,
     image: np.ndarray,  # (H, W, 3 or 4) uint8
 ) -> np.ndarray | None:
     """(H, W) uint8, 255 where the photo counts, else 0; None if all of it does. ValueError for a wrong size."""
@@ -199,7 +199,7 @@ def read_mask(
     if view.mask_path is not None:
         mask = read_image(view.mask_path)
         try:
-            require_same_picture(image.shape[1::-1], mask.shape[1::-1])
+            require_same_image(image.shape[1::-1], mask.shape[1::-1])
         except ValueError:
             raise ValueError(
                 f"{view.mask_path} is {mask.shape[1]}x{mask.shape[0]} pixels, "
@@ -217,14 +217,14 @@ def read_mask(
     return None if counts.all() else counts.astype(np.uint8) * 255
 
 
-def _read_depth(depth: DepthMap, lens: Pinhole | BentLens, size: tuple[int, int]) -> torch.Tensor:
+def _read_depth(depth: DepthMap, lens: Pinhole | DistortedLens, size: tuple[int, int]) -> torch.Tensor:
     """(1, H, W) float32 inverse depths at `size`, straightened; `lens` is at the size of the photo."""
     values = depth.read()
     try:
         lens = lens.at_size(*values.shape[::-1])
     except ValueError as error:
         raise ValueError(f"{depth.path}: {error}") from None
-    values = lens.straighten(values)
+    values = lens.undistort(values)
     shrinks = size[0] <= values.shape[1]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return torch.from_numpy(cv2.resize(values, size, interpolation=method))[None]

@@ -24,7 +24,7 @@ def side_by_side(folder: Path, iteration: int, view: int) -> np.ndarray:
     """(H, 2 W + GAP, 3) uint8 BGR: the render, the photo."""
     pictures = []
     for kind in ("renders", "gt"):
-        path = run_folder.pictures_path(folder, "test", iteration, kind) / f"{view:05d}.png"
+        path = run_folder.images_path(folder, "test", iteration, kind) / f"{view:05d}.png"
         picture = cv2.imread(str(path))
         if picture is None:
             raise FileNotFoundError(f"{path}: no such picture; run render.py first")

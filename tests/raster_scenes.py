@@ -14,7 +14,7 @@ from torch import Tensor
 
 import reference
 from backends import Backend, on_every_backend  # noqa: F401  as pytestmark
-from reference import Cutoffs, View
+from reference import Cutoffs, ReferenceCamera
 
 FLOAT32_EPS = torch.finfo(torch.float32).eps
 
@@ -23,7 +23,7 @@ FLOAT32_EPS = torch.finfo(torch.float32).eps
 class Scene:
     """A view and the rasterizer's inputs by argument name, float64 holding values that float32 can hold."""
 
-    view: View
+    view: ReferenceCamera
     inputs: dict[str, Tensor]
 
     def __len__(self) -> int:
@@ -58,7 +58,7 @@ def exact_in_float32(tensor: Tensor) -> Tensor:
 
 def make_view(
     width=61, height=45, principal=(0.0, 0.0), rotation=None, position=(0.0, 0.0, 0.0), **options
-) -> View:
+) -> ReferenceCamera:
     """A pinhole camera of 60 degrees; principal: pixels off the image centre; rotation: camera to world."""
     rotation = torch.eye(3, dtype=torch.float64) if rotation is None else rotation
     position = torch.as_tensor(position, dtype=torch.float64)
@@ -73,7 +73,7 @@ def make_view(
     projection[2, 2], projection[2, 3] = far / (far - near), -far * near / (far - near)
     projection[3, 2] = 1
     background = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
-    return View(
+    return ReferenceCamera(
         width=width,
         height=height,
         tanfovx=tanfovx,
@@ -91,7 +91,7 @@ def random_rotation(generator: torch.Generator) -> Tensor:
     return reference.rotation_matrix(quaternion)[0]
 
 
-def world_points(view: View, pixels: Tensor, depth: Tensor) -> Tensor:
+def world_points(view: ReferenceCamera, pixels: Tensor, depth: Tensor) -> Tensor:
     """(N, 3) points that project to pixels (N, 2) at camera depth (N,)."""
     ndc = 2 * pixels / torch.tensor([view.width, view.height], dtype=torch.float64) - 1
     projection = torch.linalg.solve(view.viewmatrix, view.projmatrix)  # camera to clip
@@ -114,7 +114,7 @@ class Crowd:
         return Crowd(*(torch.cat([a, b]) for a, b in zip(vars(self).values(), vars(other).values())))
 
 
-def scattered(count: int, view: View, generator: torch.Generator) -> Crowd:
+def split_randomly(count: int, view: ReferenceCamera, generator: torch.Generator) -> Crowd:
     """Gaussians of many sizes all over the view and a little beyond."""
 
     def uniform(low, high, *shape):
@@ -130,7 +130,7 @@ def scattered(count: int, view: View, generator: torch.Generator) -> Crowd:
     )
 
 
-def corner_cases(view: View) -> Crowd:
+def corner_cases(view: ReferenceCamera) -> Crowd:
     """Gaussians that meet every cutoff and clamp; `test_random_scenes_meet_every_cutoff` says which."""
     width, height = view.width, view.height
     rows = [  # x, y in pixels, depth, sigma in pixels, opacity
@@ -168,7 +168,7 @@ def random_scene(
     generator = torch.Generator().manual_seed(seed)
     pose = random_rotation(generator), torch.randn(3, generator=generator, dtype=torch.float64)
     view = make_view(width, height, principal, *pose, sh_degree=degree, **options)
-    crowd = scattered(count, view, generator) + corner_cases(view)
+    crowd = split_randomly(count, view, generator) + corner_cases(view)
     focal = view.width / (2 * view.tanfovx)
 
     def normal(*shape):
@@ -240,7 +240,7 @@ def away_from_cutoffs(scene: Scene, margin: float) -> Scene:
         scene = scene.rows(keep)
 
 
-def convert(view: View, dtype: torch.dtype, device: str = "cpu") -> View:
+def convert(view: ReferenceCamera, dtype: torch.dtype, device: str = "cpu") -> ReferenceCamera:
     names = ("viewmatrix", "projmatrix", "campos", "background")
     return replace(view, **{name: getattr(view, name).to(device, dtype) for name in names})
 
@@ -289,7 +289,7 @@ def run_reference(scene: Scene, dtype: torch.dtype = torch.float64, cutoffs: Cut
     )
 
 
-def settings(backend: Backend, view: View, dtype: torch.dtype = torch.float32, **options):
+def settings(backend: Backend, view: ReferenceCamera, dtype: torch.dtype = torch.float32, **options):
     """The rasterizer's settings for a view."""
     view = convert(view, dtype, backend.device)
     return backend.package.GaussianRasterizationSettings(

@@ -27,7 +27,7 @@ MIN_TRANSMITTANCE = 1e-4  # a Gaussian that would bring T below this ends the pi
 
 
 @dataclass(frozen=True)
-class View:
+class ReferenceCamera:
     """A camera and how to render from it; tensors of one dtype."""
 
     width: int
@@ -87,7 +87,7 @@ class Splats:
 
 
 def render(
-    view: View,
+    view: ReferenceCamera,
     means3D: Tensor,  # (N, 3) world
     opacities: Tensor,  # (N, 1)
     *,
@@ -124,14 +124,14 @@ def render(
     return collect(view, means3D, order, splats, colors, carrier, blend, color_margin)
 
 
-def depth_order(view: View, means3D: Tensor) -> Tensor:
+def depth_order(view: ReferenceCamera, means3D: Tensor) -> Tensor:
     """Indices of what lies in front of the near plane, front to back, ties in input order."""
     depth = to_camera(view, means3D.detach())[:, 2]
     order = torch.argsort(depth, stable=True)
     return order[depth[order] > NEAR]
 
 
-def to_camera(view: View, points: Tensor) -> Tensor:
+def to_camera(view: ReferenceCamera, points: Tensor) -> Tensor:
     return points @ view.viewmatrix[:3, :3] + view.viewmatrix[3, :3]
 
 
@@ -157,7 +157,9 @@ def symmetric(packed: Tensor) -> Tensor:
     return packed[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3)
 
 
-def project(view: View, means: Tensor, covariance: Tensor, opacity: Tensor, offset: Tensor) -> Splats:
+def project(
+    view: ReferenceCamera, means: Tensor, covariance: Tensor, opacity: Tensor, offset: Tensor
+) -> Splats:
     """EWA: the mean through the full projection, the covariance through its Jacobian at the mean."""
     camera = to_camera(view, means)
     clip = means @ view.projmatrix[:3] + view.projmatrix[3]
@@ -234,8 +236,10 @@ class Blend:
     weights (M, P): alpha * before.
     """
 
-    def __init__(self, view: View, splats: Splats, importance: Tensor | None, blended: Tensor | None):
-        power = gaussian_power(pixel_centres(view), splats)
+    def __init__(
+        self, view: ReferenceCamera, splats: Splats, importance: Tensor | None, blended: Tensor | None
+    ):
+        power = gaussian_power(pixel_centers(view), splats)
         self.strength = splats.opacity[:, None] * power.exp()
         self.modulated = self.strength if importance is None else importance[:, None] * self.strength
         alpha = self.modulated.clamp_max(MAX_ALPHA)
@@ -257,7 +261,7 @@ class Blend:
         return torch.stack([skip, stop, clamp]).detach().amin(dim=(0, 2))
 
 
-def pixel_centres(view: View) -> Tensor:
+def pixel_centers(view: ReferenceCamera) -> Tensor:
     """(P, 2), row-major."""
     dtype = view.viewmatrix.dtype
     y, x = torch.meshgrid(
@@ -281,7 +285,7 @@ def removal_energy(blend: Blend, colors: Tensor, background: Tensor) -> Tensor:
     return change.square().sum(dim=(1, 2))
 
 
-def radius_and_reach(view: View, splats: Splats) -> tuple[Tensor, Tensor]:
+def radius_and_reach(view: ReferenceCamera, splats: Splats) -> tuple[Tensor, Tensor]:
     """(M,) ceil of 3 sigma along the long axis; (M,) bool: the box around {o G >= 1/255} meets the image."""
     xx, yy = splats.covariance[:, 0, 0], splats.covariance[:, 1, 1]
     middle = (xx + yy) / 2

@@ -12,7 +12,7 @@ import report
 from utils.images import write_png
 
 VOID = {"meta", "img", "br", "hr"}
-COLOUR = (200, 60, 120)
+COLOR = (200, 60, 120)
 
 
 class Page(HTMLParser):
@@ -110,11 +110,11 @@ def error_of(split, view):
     return 5 * (view + 1) + (split == "train")
 
 
-def add_pictures(folder, iteration=1000, counts=(4, 8), size=(30, 40)):
+def add_images(folder, iteration=1000, counts=(4, 8), size=(30, 40)):
     for split, count in zip(("test", "train"), counts):
         for view in range(count):
             for kind, off in (("gt", 0), ("renders", error_of(split, view))):
-                picture = np.full((*size, 3), COLOUR, np.uint8) - np.uint8(off)
+                picture = np.full((*size, 3), COLOR, np.uint8) - np.uint8(off)
                 write_png(folder / split / f"ours_{iteration}" / kind / f"{view:05d}.png", picture)
 
 
@@ -133,7 +133,7 @@ def write_finished_run(folder):
     ply.parent.mkdir(parents=True)
     header = b"ply\nformat binary_little_endian 1.0\nelement vertex 4321\nend_header\n"
     ply.write_bytes(header + bytes(1_199_932))
-    add_pictures(folder)
+    add_images(folder)
     return folder
 
 

@@ -37,7 +37,7 @@ class Model:
     )
 
 
-def quantised_photo(seed: int, width: int = SIZE[0], height: int = SIZE[1], channels: int = 3) -> np.ndarray:
+def quantized_photo(seed: int, width: int = SIZE[0], height: int = SIZE[1], channels: int = 3) -> np.ndarray:
     """(H, W, channels) uint8 noise."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
 
@@ -95,7 +95,7 @@ def write_colmap_scene(source: Path, model: Model | None = None, text: bool = Fa
     model = model or Model()
     (write_text if text else write_binary)(source / "sparse/0", model)
     for index, (name, *_) in enumerate(model.images):
-        write_photo(source / "images" / name, quantised_photo(index))
+        write_photo(source / "images" / name, quantized_photo(index))
     return source
 
 
@@ -114,7 +114,7 @@ def write_blender_scene(source: Path, train: int = 3, test: int = 2, angle: floa
             for i in range(count)
         ]
         for i in range(count):
-            write_photo(source / split / f"r_{i}.png", quantised_photo(i, channels=4))
+            write_photo(source / split / f"r_{i}.png", quantized_photo(i, channels=4))
         (source / f"transforms_{split}.json").write_text(
             json.dumps({"camera_angle_x": angle, "frames": frames})
         )

@@ -180,8 +180,8 @@ def test_render_knows_the_flags_of_scene_and_pipeline():
     given = given_flags(
         render_parser(), ["-m", "x", "--iteration", "7", "--skip_train", "-w", "--antialiasing"]
     )
-    film = {"video": "", "frames": 240, "fps": 30}
+    video = {"video": "", "frames": 240, "fps": 30}
     assert given == {"model_path": "x", "iteration": 7, "skip_train": True, "skip_test": False, "ply": "", "cameras": "",
-                     "depth": False, "white_background": True, "antialiasing": True} | film  # fmt: skip
+                     "depth": False, "white_background": True, "antialiasing": True} | video  # fmt: skip
     with pytest.raises(ValueError, match="--iterations"):
         given_flags(render_parser(), ["--iterations", "7"])

@@ -20,7 +20,7 @@ from scene_files import (
     SIZE,
     Model,
     blender_pose,
-    quantised_photo,
+    quantized_photo,
     write_binary,
     write_colmap_scene,
     write_photo,
@@ -198,41 +198,41 @@ def encoded(image, suffix=".png", *options):
     return cv2.imencode(suffix, image, *options)[1].tobytes()
 
 
-GREY = quantised_photo(5)[..., 0]
+GRAY = quantized_photo(5)[..., 0]
 photo("photo is missing", lambda path: None, "view_0.png", "not found")
 photo("photo is empty", lambda path: path.write_bytes(b""), "view_0.png")
 photo("photo is text", lambda path: path.write_text("hello"), "view_0.png")
-photo("photo is cut", lambda path: path.write_bytes(encoded(quantised_photo(1))[:-200]), "view_0.png")
+photo("photo is cut", lambda path: path.write_bytes(encoded(quantized_photo(1))[:-200]), "view_0.png")
 photo("photo is a folder", lambda path: path.mkdir(), "view_0.png")
 photo("photo is a link to itself", lambda path: path.symlink_to(path), "view_0.png")
 photo(
     "photo of another shape",
-    lambda path: write_photo(path, quantised_photo(1, 16, 24)),
+    lambda path: write_photo(path, quantized_photo(1, 16, 24)),
     "view_0.png",
     "16x24",
 )
 photo(
-    "photo of floats", lambda path: path.write_bytes(encoded(GREY.astype(np.float32), ".tiff")), "view_0.png"
+    "photo of floats", lambda path: path.write_bytes(encoded(GRAY.astype(np.float32), ".tiff")), "view_0.png"
 )
-photo("photo of 16 bits", lambda path: path.write_bytes(encoded(GREY.astype(np.uint16) * 257)))
-photo("photo in grey", lambda path: path.write_bytes(encoded(GREY)))
-photo("photo in CMYK", lambda path: Image.fromarray(quantised_photo(1)).convert("CMYK").save(path, "JPEG"))
-photo("photo with alpha", lambda path: write_photo(path, quantised_photo(1, channels=4)))
-photo("photo with a palette", lambda path: Image.fromarray(quantised_photo(1)).convert("P").save(path))
-photo("photo that moves", lambda path: Image.fromarray(quantised_photo(1)).save(path, "GIF", save_all=True))
+photo("photo of 16 bits", lambda path: path.write_bytes(encoded(GRAY.astype(np.uint16) * 257)))
+photo("photo in grey", lambda path: path.write_bytes(encoded(GRAY)))
+photo("photo in CMYK", lambda path: Image.fromarray(quantized_photo(1)).convert("CMYK").save(path, "JPEG"))
+photo("photo with alpha", lambda path: write_photo(path, quantized_photo(1, channels=4)))
+photo("photo with a palette", lambda path: Image.fromarray(quantized_photo(1)).convert("P").save(path))
+photo("photo that moves", lambda path: Image.fromarray(quantized_photo(1)).save(path, "GIF", save_all=True))
 
 
 def rotated_by_exif(path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(quantised_photo(1)).save(path, "JPEG", exif=exif)
+    Image.fromarray(quantized_photo(1)).save(path, "JPEG", exif=exif)
 
 
 photo("photo rotated by EXIF", rotated_by_exif)
 
 
 def bomb(path):
-    data = bytearray(encoded(GREY))
+    data = bytearray(encoded(GRAY))
     data[16:24] = struct.pack(">II", 60_000, 60_000)
     path.write_bytes(bytes(data))
 

@@ -18,8 +18,7 @@ import numpy as np
 import pytest
 from test_cli import fails, run, run_here, scene, trained  # noqa: F401  a trained run
 
-from viewer import browser
-from viewer.browser import BrowserSplats, Shown, WebViewer
+from viewer.browser import BrowserSplats, RenderedView, WebViewer
 
 SECONDS_TO_START = 120
 
@@ -54,13 +53,13 @@ def page():
     viewer = WebViewer("127.0.0.1", 8300, modes=("colour", "depth"), scores=("opacity",), trains=True)
     viewer.wishes = []
 
-    def show(wish):
-        viewer.wishes.append(wish)
-        return Shown(np.zeros((wish.height, wish.width, 3), np.uint8), [])
+    def show(request):
+        viewer.wishes.append(request)
+        return RenderedView(np.zeros((request.height, request.width, 3), np.uint8), [])
 
     nobody = np.zeros((1, 3))
     splats = BrowserSplats(nobody, np.eye(3)[None], nobody, np.ones((1, 1)))
-    viewer.answer = lambda: viewer.serve(show, lambda wish: splats, "so far")
+    viewer.answer = lambda: viewer.serve(show, lambda request: splats, "so far")
     yield viewer
     viewer.close()
 
@@ -80,10 +79,10 @@ def test_nobody_looks_and_nothing_is_drawn(page):
 def test_a_browser_gets_a_picture_of_what_its_camera_sees(page, monkeypatch):
     browser = welcome(page, monkeypatch, Browser())
     page.answer()
-    (wish,) = page.wishes
-    assert (wish.width, wish.height, wish.mode, wish.prune_share) == (400, 200, "colour", 0)
-    assert np.tan(wish.fov_x / 2) == pytest.approx(2 * np.tan(wish.fov_y / 2))
-    assert np.allclose(wish.world_to_camera @ [0, 0, 0, 1], [0, 0, 4, 1])
+    (request,) = page.wishes
+    assert (request.width, request.height, request.mode, request.prune_share) == (400, 200, "colour", 0)
+    assert np.tan(request.fov_x / 2) == pytest.approx(2 * np.tan(request.fov_y / 2))
+    assert np.allclose(request.world_to_camera @ [0, 0, 0, 1], [0, 0, 4, 1])
     page.answer()
     assert len(browser.pictures) == 1  # nothing has changed
 
@@ -91,14 +90,14 @@ def test_a_browser_gets_a_picture_of_what_its_camera_sees(page, monkeypatch):
 def test_pictures_are_small_while_the_camera_moves_and_full_when_it_rests(page, monkeypatch):
     browser = welcome(page, monkeypatch, Browser())
     page.answer()
-    monkeypatch.setattr(browser, "SECONDS_STILL", 60.0)
+    monkeypatch.setattr("viewer.browser.SECONDS_STILL", 60.0)
     page._watchers[0].pixels_per_second = 1e5
     browser.move(1.0, 0, -4)
     page.answer()
     assert browser.pictures[-1].shape[1] < 400
     page.answer()
     assert len(browser.pictures) == 2
-    monkeypatch.setattr(browser, "SECONDS_STILL", 0.0)
+    monkeypatch.setattr("viewer.browser.SECONDS_STILL", 0.0)
     page.answer()
     assert browser.pictures[-1].shape == (200, 400, 3)
 
@@ -109,7 +108,7 @@ def test_a_changed_control_asks_for_a_new_picture(page, monkeypatch):
     page._controls._mode.value = "depth"
     page._outdate()
     page.answer()
-    assert [wish.mode for wish in page.wishes] == ["colour", "depth"]
+    assert [request.mode for request in page.wishes] == ["colour", "depth"]
 
 
 def test_pausing_goes_on_answering_and_ends(page, monkeypatch):
@@ -210,7 +209,7 @@ def test_hostile_messages_end_their_connection_and_nothing_else(page, monkeypatc
 
 
 def test_without_viser_it_says_what_to_install(run_here, trained, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(browser.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("viewer.browser.importlib.util.find_spec", lambda name: None)
     assert fails(run_here("view.py", "-m", trained[0]), "pip install viser")
 
 

@@ -69,18 +69,18 @@ def test_matrices_are_computed_once_per_device():
 
 def test_ground_truth_scales_and_reorders():
     image = torch.randint(0, 256, (30, 40, 3), dtype=torch.uint8)
-    truth = make_camera(image=image).ground_truth(torch.ones(3), "cpu")
-    assert truth.dtype == torch.float32 and truth.is_contiguous()
-    torch.testing.assert_close(truth, image.permute(2, 0, 1) / 255)
+    gt_image = make_camera(image=image).ground_truth(torch.ones(3), "cpu")
+    assert gt_image.dtype == torch.float32 and gt_image.is_contiguous()
+    torch.testing.assert_close(gt_image, image.permute(2, 0, 1) / 255)
 
 
 def test_ground_truth_composites_over_the_background():
     image = torch.randint(0, 256, (30, 40, 4), dtype=torch.uint8)
     background = torch.tensor([0.1, 0.5, 0.9])
-    truth = make_camera(image=image).ground_truth(background, "cpu")
+    gt_image = make_camera(image=image).ground_truth(background, "cpu")
     color, alpha = image[..., :3].double() / 255, image[..., 3:].double() / 255
     expected = (color * alpha + background.double() * (1 - alpha)).permute(2, 0, 1).float()
-    torch.testing.assert_close(truth, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(gt_image, expected, atol=1e-6, rtol=0)
 
 
 def test_ground_truth_leaves_the_stored_image_alone():

@@ -23,8 +23,8 @@ UP = np.array([0.0, 0.0, 1.0])
 def ring(count=8, radius=3.0, height=1.0, share=1.0):
     """Cameras on a circle around TARGET that look at it."""
     turns = np.linspace(0, 2 * np.pi * share, count, endpoint=False)
-    centres = TARGET + np.stack([radius * np.cos(turns), radius * np.sin(turns), np.full(count, height)], 1)
-    poses = [camera_to_world(look_at(centre, TARGET, UP)) for centre in centres]
+    centers = TARGET + np.stack([radius * np.cos(turns), radius * np.sin(turns), np.full(count, height)], 1)
+    poses = [camera_to_world(look_at(center, TARGET, UP)) for center in centers]
     return [Camera(f"{i}.png", 64, 48, 50.0, 51.0, 32.0, 24.0, pose) for i, pose in enumerate(poses)]
 
 
@@ -52,10 +52,10 @@ def test_a_path_is_made_of_proper_cameras(kind):
 
 
 def test_an_orbit_keeps_distance_and_height():
-    centres = poses_of(camera_path(ring(share=0.4), "orbit", 24))[:, :3, 3] - TARGET
-    np.testing.assert_allclose(centres[:, 2], 1.0, atol=0.01)
-    np.testing.assert_allclose(np.linalg.norm(centres[:, :2], axis=1), 3.0, atol=0.05)
-    steps = np.linalg.norm(np.diff(centres, axis=0), axis=1)
+    centers = poses_of(camera_path(ring(share=0.4), "orbit", 24))[:, :3, 3] - TARGET
+    np.testing.assert_allclose(centers[:, 2], 1.0, atol=0.01)
+    np.testing.assert_allclose(np.linalg.norm(centers[:, :2], axis=1), 3.0, atol=0.05)
+    steps = np.linalg.norm(np.diff(centers, axis=0), axis=1)
     assert steps.max() < 1.01 * steps.min(), "and goes all the way round"
 
 
@@ -86,14 +86,14 @@ def test_a_film_of_a_run(run_here, trained):  # noqa: F811
     av = pytest.importorskip("av")
     folder = trained[0]
     process = run_here("render.py", "-m", folder, "--video", "orbit", "--frames", 6, "--fps", 12)
-    film = folder / "video/ours_12/orbit.mp4"
-    assert process.returncode == 0 and f"6 frames: {film}" in process.stdout
-    with av.open(str(film)) as container:
+    video = folder / "video/ours_12/orbit.mp4"
+    assert process.returncode == 0 and f"6 frames: {video}" in process.stdout
+    with av.open(str(video)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
         assert container.streams.video[0].average_rate == 12
     assert len(frames) == 6 and frames[0].shape == (36, 48, 3)
     assert np.abs(frames[0].astype(int) - frames[3]).mean() > 1, "the camera moves"
-    assert [path.name for path in film.parent.iterdir()] == ["orbit.mp4"]
+    assert [path.name for path in video.parent.iterdir()] == ["orbit.mp4"]
 
 
 def test_films_are_refused_before_rendering(run_here, trained, monkeypatch):  # noqa: F811

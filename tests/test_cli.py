@@ -206,10 +206,10 @@ def test_rendering_writes_pictures_and_their_photos(run_here, scene, trained):
             pictures = sorted((folder / split / "ours_12" / kind).iterdir())
             assert [path.name for path in pictures] == [f"{index:05d}.png" for index in range(count)]
             assert all(cv2.imread(str(path)).shape == (HEIGHT, WIDTH, 3) for path in pictures)
-    truth = cv2.imread(str(folder / "test" / "ours_12" / "gt" / "00001.png"))
-    assert np.array_equal(truth, cv2.imread(str(scene / "images" / "view_8.png")))
+    gt_image = cv2.imread(str(folder / "test" / "ours_12" / "gt" / "00001.png"))
+    assert np.array_equal(gt_image, cv2.imread(str(scene / "images" / "view_8.png")))
     shown = cv2.imread(str(folder / "test" / "ours_12" / "renders" / "00001.png"))
-    assert 0 < np.abs(shown.astype(int) - truth).mean() < 100
+    assert 0 < np.abs(shown.astype(int) - gt_image).mean() < 100
 
 
 def test_rendering_flags_win_over_the_record_and_old_pictures_go(run_here, trained):

@@ -22,7 +22,7 @@ def look(run, views):
     """Take in some views of a model that stays as it is; which cameras they were."""
     cameras = []
     for iteration in range(run.iteration + 1, run.iteration + views + 1):
-        view = train.show_and_differentiate(run, iteration)
+        view = train.forward_backward(run, iteration)
         cameras += [camera for camera in run.scene.train if camera.image_name == view.name]
         with torch.no_grad():
             density_control.collect(run, iteration, view)
@@ -47,8 +47,8 @@ def test_a_round_adds_up_removal_energies_and_errors_of_all_its_views(place, tmp
         for rendering, camera in zip(renderings, cameras)
     ]
     share = (sum(squares) / len(run.model)).item()
-    assert close(run.model.statistics["energy"], energy)
-    assert run.totals["error_share"].item() == pytest.approx(share, rel=1e-4)
+    assert close(run.model.statistics["contribution"], energy)
+    assert run.totals["mean_error_per_gaussian"].item() == pytest.approx(share, rel=1e-4)
     scores = density_control.pruning_scores(run)
     assert close(scores, energy / share)
     look(run, views - 1)  # an incomplete round changes nothing
@@ -65,21 +65,21 @@ def test_sensitivity_is_how_the_loss_changes_with_the_factor_on_an_opacity(place
     run = new_run(place, tmp_path, importance_gate="soft", densify_from_iter=1000, **flags)
     train.set_schedules(run, 1)
     views = len(place.train)
-    cameras, energy = look(run, views), run.model.statistics["energy"].clone()
+    cameras, energy = look(run, views), run.model.statistics["contribution"].clone()
     losses, slopes = [], torch.zeros(len(run.model))
     for camera in cameras:
         factor = torch.ones(len(run.model), 1, requires_grad=True)
         s = 1 if importance == "none" else run.model.importance.detach()
         image = render(camera, run.model, torch.zeros(3), importance=factor * s).image
-        truth = camera.ground_truth(torch.zeros(3), run.model.device)
-        losses.append(policy.training_loss(image, truth, run.settings.optimization.lambda_dssim)[0])
+        gt_image = camera.ground_truth(torch.zeros(3), run.model.device)
+        losses.append(policy.training_loss(image, gt_image, run.settings.optimization.lambda_dssim)[0])
         slopes += torch.autograd.grad(losses[-1], factor)[0][:, 0].abs()
     assert close(energy, slopes.double()) and energy.max() > 0
     share = (sum(losses) / len(run.model)).item()
-    assert run.totals["error_share"].item() == pytest.approx(share, rel=1e-5)
+    assert run.totals["mean_error_per_gaussian"].item() == pytest.approx(share, rel=1e-5)
     run.model.tags["birth"] -= 1000  # old enough
     run.settings.pruning.prune_energy = density_control.pruning_scores(run).median().item()
-    streaks, doomed = density_control.judge(run, 600)
+    streaks, prune_mask = density_control.select_for_pruning(run, 600)
     assert torch.equal(streaks == 1, density_control.pruning_scores(run) < run.settings.pruning.prune_energy)
 
 

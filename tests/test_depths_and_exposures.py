@@ -16,7 +16,7 @@ import subfunction as policy
 from arguments import OptimizationSettings
 from gaussian_model import GaussianModel
 from scene import load_scene
-from scene.lenses import BentLens
+from scene.lenses import DistortedLens
 from scene_files import SIZE, Model, write_colmap_scene
 from utils.exposures import Exposures
 from utils.rendering import render
@@ -77,8 +77,8 @@ def test_maps_of_bent_photos_are_straightened_too(source):
     values = np.arange(SIZE[0] * SIZE[1], dtype=np.uint16).reshape(SIZE[1], SIZE[0]) * 100
     write_depth(source / "depths/view_0.png", values, SIZE)
     write_parameters(source, view_0=entry())
-    lens = BentLens("SIMPLE_RADIAL", *SIZE, bends)
-    expected = lens.straighten(values.astype(np.float32) / 2**16)
+    lens = DistortedLens("SIMPLE_RADIAL", *SIZE, bends)
+    expected = lens.undistort(values.astype(np.float32) / 2**16)
     np.testing.assert_allclose(load(source).train[0].invdepth[0], expected, atol=1e-6)
 
 
@@ -178,7 +178,7 @@ def test_exposures_come_back_from_their_file(tmp_path):
         exposures.matrices += torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0))
     exposures.save(tmp_path)
     found = Exposures.load(tmp_path, torch.device("cpu"))
-    assert torch.equal(found.matrices, exposures.matrices) and found.places == exposures.places
+    assert torch.equal(found.matrices, exposures.matrices) and found.indices == exposures.indices
     (tmp_path / "exposure.json").write_text('{"b.png": [[1, 2, 3], [4, 5, 6], [7, 8, 9]]}')
     with pytest.raises(ValueError, match="exposure.json: b.png needs three rows of four finite numbers"):
         Exposures.load(tmp_path, torch.device("cpu"))
@@ -223,7 +223,7 @@ def test_exposures_are_learnt_saved_rendered_and_resumed(darkened, tmp_path, run
     assert run_here("train.py", *flags, "-m", whole, "--checkpoint_iterations", 40).returncode == 0
     exposures = Exposures.load(whole, torch.device("cpu"))
     gains = {
-        name: exposures.matrices[place].diagonal().mean().item() for name, place in exposures.places.items()
+        name: exposures.matrices[place].diagonal().mean().item() for name, place in exposures.indices.items()
     }
     dark = [gains[f"view_{index}.png"] for index in range(0, VIEWS, 2)]
     bright = [gains[f"view_{index}.png"] for index in range(1, VIEWS, 2)]

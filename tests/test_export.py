@@ -81,11 +81,11 @@ def test_a_half_turn_shows_the_same_from_the_turned_side():
     """Colours of directions, turned alike, stay."""
     original, directions = random_splats(), torch.randn(COUNT, 3, generator=torch.Generator().manual_seed(0))
     other = splat_formats.turned(original)
-    colours = []
+    colors = []
     for found, seen in ((original, directions), (other, directions * torch.tensor([1.0, -1, -1]))):
         sh = torch.from_numpy(np.concatenate([found.sh_dc[:, None], found.sh_rest], 1))
-        colours.append(sh_to_rgb(3, sh, torch.nn.functional.normalize(seen, dim=1)))
-    torch.testing.assert_close(*colours)
+        colors.append(sh_to_rgb(3, sh, torch.nn.functional.normalize(seen, dim=1)))
+    torch.testing.assert_close(*colors)
     matrices = (quats_to_matrices(torch.from_numpy(found.quats)) for found in (original, other))
     turn = torch.diag(torch.tensor([1.0, -1, -1]))
     one, two = matrices

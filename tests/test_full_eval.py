@@ -18,7 +18,7 @@ import pytest
 from test_tables import read_csv
 from tiny_scene import write_tiny_scene
 
-from evaluation.child_processes import Crew
+from evaluation.child_processes import ChildProcesses
 from utils.commands import run_command
 
 SHORT = "-- --iterations 12 --densify_from_iter 2 --densification_interval 3".split()
@@ -157,7 +157,7 @@ def test_overwriting_leaves_nothing_of_the_earlier_training(monkeypatch, fakes, 
 
 def test_several_runs_at_once_share_the_threads(monkeypatch, fakes, scene, tmp_path):
     calls = []
-    monkeypatch.setattr(Crew, "__init__", lambda self, threads: calls.append(threads))
+    monkeypatch.setattr(ChildProcesses, "__init__", lambda self, threads: calls.append(threads))
     for jobs, threads in ((1, 0), (1, 3), (2, 8), (3, 8), (8, 2)):
         full_eval.work_through([], SimpleNamespace(jobs=jobs, threads=threads, output_path=tmp_path))
     assert calls == [0, 3, 4, 2, 1]
@@ -232,7 +232,7 @@ def test_the_real_commands(monkeypatch, project_dir, scene, tmp_path):
     assert drawn == {"tiny_quality.png", "tiny_test_00000.png", "tiny_test_00001.png"}
     assert f"3 plots: {plots}\n" in process.stdout
 
-    monkeypatch.setattr(Crew, "call", lambda *_: pytest.fail("there was nothing left to do"))
+    monkeypatch.setattr(ChildProcesses, "call", lambda *_: pytest.fail("there was nothing left to do"))
     monkeypatch.setattr(full_eval, "draw", lambda output, rows, quiet: None)
     again = call(monkeypatch, *arguments)
     assert again.code == 0 and "0 of 2 runs have something left to do" in again.out

@@ -16,8 +16,8 @@ STANDARD_COLUMNS = (
 
 def random_model(count=7, sh_degree=3, seed=0):
     random = np.random.default_rng(seed)
-    points, colours = random.normal(size=(count, 3)), random.integers(0, 256, (count, 3), dtype=np.uint8)
-    model = GaussianModel.from_points(points, colours, sh_degree, 0.1, CPU)
+    points, colors = random.normal(size=(count, 3)), random.integers(0, 256, (count, 3), dtype=np.uint8)
+    model = GaussianModel.from_points(points, colors, sh_degree, 0.1, CPU)
     generator = torch.Generator().manual_seed(seed)
     for name, values in model.raw.items():
         model.raw[name] = values + 0.1 * torch.randn(values.shape, generator=generator)
@@ -28,11 +28,11 @@ def training_model(optimizer_type="default", steps=3, **options):
     model = random_model(**options)
     model.start_training(OptimizationSettings(optimizer_type=optimizer_type))
     for step in range(steps):
-        optimise_once(model, step)
+        optimize_once(model, step)
     return model
 
 
-def optimise_once(model, seed=0):
+def optimize_once(model, seed=0):
     generator = torch.Generator().manual_seed(seed)
     sum(
         (model.raw[n] * torch.randn(model.raw[n].shape, generator=generator)).sum() for n in model.raw
@@ -103,9 +103,9 @@ def test_ply_of_nothing_round_trips(tmp_path):
 def test_an_export_without_importance_takes_no_memory_and_no_gradients():
     model = random_model(count=4)
     model.start_training(OptimizationSettings())
-    exported = model.exported("sampled")
-    assert not exported.means.requires_grad
-    assert all(exported.raw[name].data_ptr() == values.data_ptr() for name, values in model.raw.items())
+    baked = model.baked("sampled")
+    assert not baked.means.requires_grad
+    assert all(baked.raw[name].data_ptr() == values.data_ptr() for name, values in model.raw.items())
 
 
 def test_ply_without_a_column_is_refused_by_name(tmp_path):
@@ -154,7 +154,7 @@ def test_keep_moves_parameters_moments_and_statistics_together(optimizer_type, s
         for moment, old in zip(moments(model, name), old_moments[name]):
             assert torch.equal(moment, old[mask])
     assert model.statistics["gradient_sum"].tolist() == [0, 2, 3, 6]
-    optimise_once(model)  # the optimizer holds the new tensors
+    optimize_once(model)  # the optimizer holds the new tensors
     assert not torch.equal(model.raw["means"], before["means"][mask])
 
 
@@ -174,7 +174,7 @@ def test_appended_rows_start_without_history(optimizer_type):
         assert torch.equal(moment[:7], before) and not moment[7:].any()
     assert torch.equal(model.optimizer.state[model.raw["scales"]]["step"], steps)
     assert model.statistics["gradient_views"].tolist() == [5] * 7 + [0, 0]
-    optimise_once(model)
+    optimize_once(model)
 
 
 def test_the_optimizer_forgets_replaced_tensors():
@@ -222,7 +222,7 @@ def test_training_goes_on_from_its_state_as_if_never_stopped(optimizer_type):
     settings = OptimizationSettings(optimizer_type=optimizer_type)
     again = GaussianModel.from_state(state, settings, ImportanceSettings(), 1.0, CPU)
     for either in (model, again):
-        optimise_once(either, 11)
+        optimize_once(either, 11)
     for name in model.raw:
         assert torch.equal(model.raw[name], again.raw[name])
     assert torch.equal(model.statistics["max_radius"], again.statistics["max_radius"])

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from scene_files import quantised_photo, write_photo
+from scene_files import quantized_photo, write_photo
 from utils.images import read_image, resize_image, write_png
 
 
@@ -19,39 +19,39 @@ def jpeg_turned_by_exif(image: np.ndarray) -> bytes:
 
 
 def test_rgb_is_read_in_order(tmp_path):
-    image = quantised_photo(0)
+    image = quantized_photo(0)
     write_photo(tmp_path / "a.png", image)
     assert np.array_equal(read_image(tmp_path / "a.png"), image)
 
 
 def test_alpha_is_kept_straight(tmp_path):
-    image = quantised_photo(0, channels=4)
+    image = quantized_photo(0, channels=4)
     write_photo(tmp_path / "a.png", image)
     assert np.array_equal(read_image(tmp_path / "a.png"), image)
 
 
 def test_opaque_alpha_is_dropped(tmp_path):
-    image = quantised_photo(0, channels=4)
+    image = quantized_photo(0, channels=4)
     image[..., 3] = 255
     write_photo(tmp_path / "a.png", image)
     assert np.array_equal(read_image(tmp_path / "a.png"), image[..., :3])
 
 
 def test_grey_becomes_three_channels(tmp_path):
-    image = quantised_photo(0)[..., 0]
+    image = quantized_photo(0)[..., 0]
     write_photo(tmp_path / "a.png", image)
     assert np.array_equal(read_image(tmp_path / "a.png"), np.stack([image] * 3, axis=2))
 
 
 def test_16_bit_becomes_8_bit(tmp_path):
-    image = quantised_photo(0)
+    image = quantized_photo(0)
     noise = np.random.default_rng(0).integers(-128, 129, image.shape)
     write_photo(tmp_path / "a.png", np.clip(image.astype(int) * 257 + noise, 0, 65535).astype(np.uint16))
     assert np.array_equal(read_image(tmp_path / "a.png"), image)
 
 
 def test_exif_orientation_is_not_applied(tmp_path):
-    image = cv2.GaussianBlur(quantised_photo(0), (7, 7), 0)
+    image = cv2.GaussianBlur(quantized_photo(0), (7, 7), 0)
     (tmp_path / "a.jpg").write_bytes(jpeg_turned_by_exif(image))
     assert cv2.imread(str(tmp_path / "a.jpg")).shape != image.shape, "the file does not test anything"
     assert read_image(tmp_path / "a.jpg").shape == image.shape
@@ -70,7 +70,7 @@ def test_what_is_no_image_is_named(tmp_path, content):
 
 
 def test_cut_off_image_is_refused_and_not_half_read(tmp_path):
-    write_photo(tmp_path / "a.png", quantised_photo(0))
+    write_photo(tmp_path / "a.png", quantized_photo(0))
     content = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match="is damaged"):
@@ -78,7 +78,7 @@ def test_cut_off_image_is_refused_and_not_half_read(tmp_path):
 
 
 def test_float_image_is_refused(tmp_path):
-    write_photo(tmp_path / "a.tiff", quantised_photo(0).astype(np.float32))
+    write_photo(tmp_path / "a.tiff", quantized_photo(0).astype(np.float32))
     with pytest.raises(
         ValueError, match="a.tiff: images need 8 or 16 bits per channel, this one holds float32"
     ):
@@ -86,13 +86,13 @@ def test_float_image_is_refused(tmp_path):
 
 
 def test_halving_averages_2x2_blocks():
-    image = quantised_photo(0)
+    image = quantized_photo(0)
     blocks = image.reshape(8, 2, 12, 2, 3).mean(axis=(1, 3))
     assert np.abs(resize_image(image, 12, 8) - blocks).max() <= 0.5
 
 
 def test_same_size_is_untouched():
-    image = quantised_photo(0)
+    image = quantized_photo(0)
     assert np.array_equal(resize_image(image, 24, 16), image)
 
 
@@ -111,7 +111,7 @@ def test_hidden_colours_do_not_bleed_when_alpha_is_resized():
 
 @pytest.mark.parametrize("channels", [3, 4])
 def test_png_round_trip(tmp_path, channels):
-    image = quantised_photo(5, channels=channels)
+    image = quantized_photo(5, channels=channels)
     write_png(tmp_path / "deep/a.png", image)
     assert np.array_equal(read_image(tmp_path / "deep/a.png"), image)
 

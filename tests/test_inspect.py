@@ -12,42 +12,42 @@ from arguments import DensificationSettings, make_settings
 from gaussian_model import GaussianModel, ply_size
 from scene import Cameras, viewer_entries
 from scene.camera import camera_to_world, cameras_of_entries
-from training.viewers import subject_in_training
-from utils.colormaps import INFERNO, colour_range, coloured, false_colours
+from training.viewers import inspect_in_training
+from utils.colormaps import INFERNO, color_range, colorize, apply_colormap
 from utils.images import to_bytes
 from utils.rendering import render
-from viewer.browser import Wish
-from viewer.inspect import MODES, REMOVED_COLOUR, SCORES, browser_splats, picture, plain_subject
-from viewer.inspect import subject_with_tags
+from viewer.browser import ViewRequest
+from viewer.inspect import MODES, REMOVED_COLOR, SCORES, browser_splats, answer_request, inspect_model
+from viewer.inspect import inspect_with_tags
 
 # Colours
 
 
 def test_low_is_blue_and_high_is_red():
-    blue, middle, red = false_colours(torch.tensor([0.0, 0.5, 1.0]), "linear", 0.0, 1.0).astype(int)
+    blue, middle, red = apply_colormap(torch.tensor([0.0, 0.5, 1.0]), "linear", 0.0, 1.0).astype(int)
     assert blue[2] > blue[0] and red[0] > red[2] and middle[1] > max(blue[1], red[1])
-    assert (false_colours(torch.tensor([float("nan")]), "linear", 0.0, 1.0) == blue).all()
+    assert (apply_colormap(torch.tensor([float("nan")]), "linear", 0.0, 1.0) == blue).all()
 
 
 def test_a_log_scale_has_equal_ratios():
-    shown = false_colours(torch.tensor([0.0, 1.0, 10.0, 100.0]), "log", 1.0, 100.0)
-    assert (shown[1:] == false_colours(torch.tensor([0.0, 0.5, 1.0]), "linear", 0.0, 1.0)).all()
+    shown = apply_colormap(torch.tensor([0.0, 1.0, 10.0, 100.0]), "log", 1.0, 100.0)
+    assert (shown[1:] == apply_colormap(torch.tensor([0.0, 0.5, 1.0]), "linear", 0.0, 1.0)).all()
     assert (shown[0] == shown[1]).all()
 
 
 def test_ranges_leave_out_tails_and_what_is_no_number():
     values = torch.cat([torch.linspace(1, 2, 999), torch.tensor([1e9, float("nan"), 0.0])])
-    low, high = colour_range(values, "log")
+    low, high = color_range(values, "log")
     assert 1 <= low < 1.05 and 1.95 < high <= 2
-    assert colour_range(values, "unit") == (0.0, 1.0)
+    assert color_range(values, "unit") == (0.0, 1.0)
     for scale in ("linear", "log"):
         for few in (torch.tensor([]), torch.tensor([3.0]), torch.full((4,), float("nan"))):
-            low, high = colour_range(few, scale)
+            low, high = color_range(few, scale)
             assert low < high
 
 
 def test_coloured_keeps_the_shape_and_clips():
-    shown = coloured(np.array([[-1.0, 0.0], [1.0, 2.0]]), INFERNO)
+    shown = colorize(np.array([[-1.0, 0.0], [1.0, 2.0]]), INFERNO)
     assert shown.shape == (2, 2, 3) and shown.dtype == np.uint8
     assert (shown[0, 0] == shown[0, 1]).all() and (shown[1, 0] == shown[1, 1]).all()
 
@@ -68,26 +68,28 @@ def wish_from(camera, **changes):
     about = {"mode": "colour", "prune_by": "opacity", "prune_share": 0.0, "mark_pruned": False}
     about |= {"iteration": -1, "view": camera.image_name} | changes
     size = (camera.width, camera.height, camera.FoVx, camera.FoVy)
-    return Wish(*size, camera.world_to_camera, **about)
+    return ViewRequest(*size, camera.world_to_camera, **about)
 
 
 def test_colours_are_those_of_the_saved_file(grown):
-    subject, camera = subject_in_training(grown), grown.scene.train[0]
-    shown = picture(subject, wish_from(camera))
+    inspected, camera = inspect_in_training(grown), grown.scene.train[0]
+    shown = answer_request(inspected, wish_from(camera))
     with torch.no_grad():
-        model = grown.model.exported("sampled")
-        expected = to_bytes(render(camera, model, subject.background, **vars(grown.settings.pipeline)).image)
+        model = grown.model.baked("sampled")
+        expected = to_bytes(
+            render(camera, model, inspected.background, **vars(grown.settings.pipeline)).image
+        )
     assert np.abs(shown.image.astype(int) - expected).max() <= 1 and shown.notes == []
 
 
 def test_every_mode_shows_a_picture_of_the_size_wished_for(grown):
-    subject, camera = subject_in_training(grown), grown.scene.train[1]
-    pictures = {mode: picture(subject, wish_from(camera, mode=mode)) for mode in MODES}
+    inspected, camera = inspect_in_training(grown), grown.scene.train[1]
+    pictures = {mode: answer_request(inspected, wish_from(camera, mode=mode)) for mode in MODES}
     for mode, shown in pictures.items():
         assert shown.image.shape == (camera.height, camera.width, 3) and shown.image.std() > 1, mode
         assert mode == "colour" or len(shown.notes) == 1, mode
-    truth = to_bytes(camera.ground_truth(subject.background, "cpu"))
-    assert np.array_equal(pictures["photo of the view"].image, truth)
+    gt_image = to_bytes(camera.ground_truth(inspected.background, "cpu"))
+    assert np.array_equal(pictures["photo of the view"].image, gt_image)
     assert (
         "red" in pictures["importance"].notes[0]
         and camera.image_name in pictures["error of the view"].notes[0]
@@ -96,54 +98,54 @@ def test_every_mode_shows_a_picture_of_the_size_wished_for(grown):
 
 def test_what_is_not_known_is_said_and_the_colours_are_shown(grown):
     settings = make_settings({})
-    subject = plain_subject(grown.model.exported("sampled"), settings, lambda: Cameras([]))
+    inspected = inspect_model(grown.model.baked("sampled"), settings, lambda: Cameras([]))
     camera = grown.scene.train[0]
-    plain = picture(subject, wish_from(camera)).image
+    plain = answer_request(inspected, wish_from(camera)).image
     for mode in ("age", "importance", "generation", "error", "removal energy", "photo of the view"):
-        shown = picture(subject, wish_from(camera, mode=mode))
+        shown = answer_request(inspected, wish_from(camera, mode=mode))
         assert np.array_equal(shown.image, plain) and shown.notes[0].startswith(f"{mode}: "), mode
-    shown = picture(subject, wish_from(camera, prune_by="age", prune_share=0.5))
+    shown = answer_request(inspected, wish_from(camera, prune_by="age", prune_share=0.5))
     assert np.array_equal(shown.image, plain) and "pruning by age" in shown.notes[0]
 
 
 def test_errors_of_a_finished_model_are_those_of_the_reference(grown):
-    cameras, model = grown.scene.train, grown.model.exported("sampled")
-    subject = plain_subject(model, grown.settings, lambda: cameras)
+    cameras, model = grown.scene.train, grown.model.baked("sampled")
+    inspected = inspect_model(model, grown.settings, lambda: cameras)
     grown.model = model
-    found, largest = subject.score("error"), torch.zeros(len(model), dtype=torch.float64)
+    found, largest = inspected.score("error"), torch.zeros(len(model), dtype=torch.float64)
     for camera in cameras:
         with torch.no_grad():
-            image = render(camera, model, subject.background, **subject.flags).image
-            truth = camera.ground_truth(subject.background, "cpu")
-            losses = policy.training_loss(image, truth, 0.2)[1]
+            image = render(camera, model, inspected.background, **inspected.flags).image
+            gt_image = camera.ground_truth(inspected.background, "cpu")
+            losses = policy.training_loss(image, gt_image, 0.2)[1]
             error = policy.pixel_error(losses, DensificationSettings().error_metric, 0.2)
         largest = torch.maximum(largest, explicit_errors(grown, camera, error))
     assert torch.allclose(found.double(), largest, rtol=1e-3, atol=1e-5)
-    assert (subject.score("removal energy") >= 0).all() and subject.score("removal energy").max() > 0
+    assert (inspected.score("removal energy") >= 0).all() and inspected.score("removal energy").max() > 0
 
 
 def test_pruning_leaves_the_highest_and_names_count_and_size(grown, tmp_path):
-    subject, camera = subject_in_training(grown), grown.scene.train[0]
+    inspected, camera = inspect_in_training(grown), grown.scene.train[0]
     count = len(grown.model)
-    shown = picture(subject, wish_from(camera, prune_by="opacity", prune_share=0.25))
+    shown = answer_request(inspected, wish_from(camera, prune_by="opacity", prune_share=0.25))
     left = count - round(0.25 * count)
     assert f"{left:,} left, {ply_size(left, 3) / 1e6:.1f} MB" in shown.notes[0]
-    splats = browser_splats(subject, wish_from(camera, prune_by="opacity", prune_share=0.25))
+    splats = browser_splats(inspected, wish_from(camera, prune_by="opacity", prune_share=0.25))
     assert len(splats.centers) == left and splats.covariances.shape == (left, 3, 3)
-    keep = subject.score("opacity").detach().sort(descending=True).values[:left].numpy()
-    gates = subject.gates is None or (subject.gates == 1).all()
+    keep = inspected.score("opacity").detach().sort(descending=True).values[:left].numpy()
+    gates = inspected.gates is None or (inspected.gates == 1).all()
     assert not gates or np.allclose(np.sort(splats.opacities[:, 0])[::-1], keep)
 
 
 def test_marked_gaussians_stay_in_a_colour_of_their_own(grown):
-    wish = wish_from(grown.scene.train[0], prune_share=0.5, mark_pruned=True)
-    splats = browser_splats(subject_in_training(grown), wish)
-    marked = np.abs(splats.rgbs - REMOVED_COLOUR).max(1) < 1e-5
+    request = wish_from(grown.scene.train[0], prune_share=0.5, mark_pruned=True)
+    splats = browser_splats(inspect_in_training(grown), request)
+    marked = np.abs(splats.rgbs - REMOVED_COLOR).max(1) < 1e-5
     assert len(splats.rgbs) == len(grown.model) and marked.sum() == round(0.5 * len(grown.model))
 
 
 def test_covariances_for_the_browser_are_symmetric_and_have_the_squared_scales(grown):
-    splats = browser_splats(subject_in_training(grown), wish_from(grown.scene.train[0]))
+    splats = browser_splats(inspect_in_training(grown), wish_from(grown.scene.train[0]))
     values = np.linalg.eigvalsh(splats.covariances.astype(np.float64))
     expected = np.sort(grown.model.scales.detach().numpy().astype(np.float64) ** 2, axis=1)
     assert np.allclose(values, expected, rtol=1e-3, atol=1e-9)
@@ -151,12 +153,12 @@ def test_covariances_for_the_browser_are_symmetric_and_have_the_squared_scales(g
 
 def test_a_wide_canvas_holds_a_tall_photo_in_its_middle(grown):
     camera = grown.scene.train[0]
-    wish = wish_from(camera, mode="photo of the view")
-    wide = Wish(**vars(wish) | {"width": 4 * camera.width})
-    image = picture(subject_in_training(grown), wide).image
+    request = wish_from(camera, mode="photo of the view")
+    wide = ViewRequest(**vars(request) | {"width": 4 * camera.width})
+    image = answer_request(inspect_in_training(grown), wide).image
     margin = (image.shape[1] - camera.width) // 2
     assert not image[:, :margin].any() and not image[:, -margin:].any()
-    assert np.array_equal(image[:, margin:-margin], picture(subject_in_training(grown), wish).image)
+    assert np.array_equal(image[:, margin:-margin], answer_request(inspect_in_training(grown), request).image)
 
 
 def test_scores_follow_the_gaussians_of_a_checkpoint(grown):
@@ -164,14 +166,14 @@ def test_scores_follow_the_gaussians_of_a_checkpoint(grown):
         grown.model.state_tensors(), grown.settings.optimization, grown.settings.importance,
         grown.scene.extent, grown.model.device,
     )  # fmt: skip
-    subject = subject_with_tags(again, 12, grown.settings, lambda: Cameras([]))
+    inspected = inspect_with_tags(again, 12, grown.settings, lambda: Cameras([]))
     for name in ("age", "generation", "importance"):
-        assert torch.equal(subject.score(name), subject_in_training(grown).score(name)), name
+        assert torch.equal(inspected.score(name), inspect_in_training(grown).score(name)), name
     assert set(SCORES) == {"opacity", "importance", "error", "removal energy", "age", "generation"}
 
 
 def test_a_ply_is_as_large_as_foretold(grown, tmp_path):
-    model = grown.model.exported("soft")
+    model = grown.model.baked("soft")
     for count in (len(model), 10, 1):
         model.keep(torch.arange(len(model)) >= len(model) - count)
         model.save_ply(tmp_path / "a.ply")
@@ -183,7 +185,7 @@ def test_a_ply_is_as_large_as_foretold(grown, tmp_path):
 
 def test_cameras_come_back_from_their_file(grown):
     for camera, again in zip(
-        grown.scene.train, cameras_of_entries(viewer_entries(grown.scene.train.blank), "file")
+        grown.scene.train, cameras_of_entries(viewer_entries(grown.scene.train.without_images), "file")
     ):
         assert np.allclose(camera.world_to_camera, again.world_to_camera) and again.image is None
         assert (again.image_name, again.width, again.fx) == (camera.image_name, camera.width, camera.fx)
@@ -193,7 +195,7 @@ def test_cameras_come_back_from_their_file(grown):
     "change", [{"width": 0}, {"fx": "wide"}, {"position": [0, 0, float("nan")]}, {"rotation": [1, 2]}, None]
 )
 def test_damaged_cameras_are_refused_with_the_files_name(grown, change):
-    entry = viewer_entries(grown.scene.train.blank)[0]
+    entry = viewer_entries(grown.scene.train.without_images)[0]
     entries = [7] if change is None else [entry | change]
     with pytest.raises(ValueError, match="cameras.json: not a list of cameras"):
         cameras_of_entries(entries, "cameras.json")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from scene.colmap_records import CAMERA_MODELS
-from scene.lenses import MODELS, BentLens, FieldOfView, PhotoSized, Pinhole, make_lens
+from scene.lenses import MODELS, DistortedLens, FieldOfView, PhotoSized, Pinhole, make_lens
 
 WIDTH, HEIGHT = 640, 480
 RAY = (0.31, -0.22)  # x/z, y/z
@@ -53,7 +53,7 @@ def parameters(model: str) -> tuple[float, ...]:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_rays_meet_the_photo_where_colmap_says(model):
-    lens = BentLens(model, WIDTH, HEIGHT, parameters(model))
+    lens = DistortedLens(model, WIDTH, HEIGHT, parameters(model))
     assert lens.project(np.array(RAY)) == pytest.approx(PROJECTED[model], abs=1e-9)
 
 
@@ -63,7 +63,7 @@ def test_models_agree_with_pycolmap_everywhere():
     for model in MODELS:
         camera = pycolmap.Camera(model=model, width=WIDTH, height=HEIGHT, params=parameters(model))
         expected = [camera.img_from_cam(np.append(ray, 1)) for ray in rays]
-        found = BentLens(model, WIDTH, HEIGHT, parameters(model)).project(rays)
+        found = DistortedLens(model, WIDTH, HEIGHT, parameters(model)).project(rays)
         np.testing.assert_allclose(found, expected, atol=1e-9, err_msg=model)
 
 
@@ -75,11 +75,11 @@ def test_every_model_of_colmap_but_the_panorama_has_a_straight_picture():
 # Straightening
 
 
-def photo_of_a_wall(lens: BentLens) -> np.ndarray:
+def photo_of_a_wall(lens: DistortedLens) -> np.ndarray:
     """A photo through `lens` of a wall with a smooth pattern, computed ray by ray."""
     x, y = np.meshgrid(np.arange(WIDTH) + 0.5, np.arange(HEIGHT) + 0.5)
     target, step = np.stack([x, y], -1), 1e-5
-    rays = (target - [lens.straight.cx, lens.straight.cy]) / 500
+    rays = (target - [lens.undistorted.cx, lens.undistorted.cy]) / 500
     for _ in range(20):  # Newton's method: the ray that each pixel of the photo sees
         at = lens.project(rays)
         slopes = [(lens.project(rays + np.eye(2)[axis] * step) - at) / step for axis in (0, 1)]
@@ -100,19 +100,19 @@ def pattern(rays: np.ndarray) -> np.ndarray:
     "model", ["SIMPLE_RADIAL", "OPENCV", "FULL_OPENCV", "OPENCV_FISHEYE", "THIN_PRISM_FISHEYE", "FOV", "EUCM"]
 )
 def test_a_straightened_photo_is_that_of_the_pinhole_camera(model):
-    lens = BentLens(model, WIDTH, HEIGHT, parameters(model))
-    straight = lens.straighten(photo_of_a_wall(lens))
-    camera = lens.straight
+    lens = DistortedLens(model, WIDTH, HEIGHT, parameters(model))
+    undistorted = lens.undistort(photo_of_a_wall(lens))
+    camera = lens.undistorted
     x, y = np.meshgrid(np.arange(WIDTH) + 0.5, np.arange(HEIGHT) + 0.5)
     expected = pattern(np.stack([(x - camera.cx) / camera.fx, (y - camera.cy) / camera.fy], -1))
-    assert np.abs(straight - expected).max() < 3, "interpolation and 8 bits cost so much"
+    assert np.abs(undistorted - expected).max() < 3, "interpolation and 8 bits cost so much"
 
 
 @pytest.mark.parametrize("k1", [-0.2, -0.02, 0.02, 0.2])
 def test_the_straight_picture_is_the_widest_without_a_missing_pixel(k1):
     """Barrel distortion (k1 < 0) lets it zoom out, pincushion makes it zoom in."""
-    lens = BentLens("SIMPLE_RADIAL", WIDTH, HEIGHT, (500.0, 330.0, 235.0, k1))
-    camera = lens.straight
+    lens = DistortedLens("SIMPLE_RADIAL", WIDTH, HEIGHT, (500.0, 330.0, 235.0, k1))
+    camera = lens.undistorted
     corners = np.array([[0, 0], [WIDTH, 0], [0, HEIGHT], [WIDTH, HEIGHT]], float)
     places = lens.project((corners - [camera.cx, camera.cy]) / [camera.fx, camera.fy])
     margins = np.concatenate([places, [WIDTH, HEIGHT] - places])
@@ -124,34 +124,34 @@ def test_the_straight_picture_is_the_widest_without_a_missing_pixel(k1):
 
 
 def test_a_fisheye_of_180_degrees_keeps_a_sensible_part():
-    lens = BentLens("SIMPLE_FISHEYE", 400, 400, (400 / np.pi, 200.0, 200.0))
-    assert 20 < lens.straight.fx < 400 / np.pi
-    assert lens.straighten(np.full((400, 400, 3), 9, np.uint8)).min() == 9
+    lens = DistortedLens("SIMPLE_FISHEYE", 400, 400, (400 / np.pi, 200.0, 200.0))
+    assert 20 < lens.undistorted.fx < 400 / np.pi
+    assert lens.undistort(np.full((400, 400, 3), 9, np.uint8)).min() == 9
 
 
 def test_a_distortion_that_folds_the_picture_is_refused():
-    lens = BentLens("SIMPLE_RADIAL", WIDTH, HEIGHT, (500.0, 320.0, 240.0, -1e6))
+    lens = DistortedLens("SIMPLE_RADIAL", WIDTH, HEIGHT, (500.0, 320.0, 240.0, -1e6))
     with pytest.raises(ValueError, match=r"a SIMPLE_RADIAL camera with \[500.0, .*\] shows no straight"):
-        _ = lens.straight
+        _ = lens.undistorted
 
 
 def test_masks_and_alpha_are_straightened_alike():
-    lens = BentLens("SIMPLE_RADIAL", 64, 48, (50.0, 32.0, 24.0, -0.2))
+    lens = DistortedLens("SIMPLE_RADIAL", 64, 48, (50.0, 32.0, 24.0, -0.2))
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 4), dtype=np.uint8)
-    straight = lens.straighten(image)
-    assert straight.shape == image.shape
-    assert np.array_equal(lens.straighten(image[..., 3]), straight[..., 3])
+    undistorted = lens.undistort(image)
+    assert undistorted.shape == image.shape
+    assert np.array_equal(lens.undistort(image[..., 3]), undistorted[..., 3])
 
 
 # Sizes
 
 
 def test_a_lens_of_the_halved_photo_is_the_same_lens():
-    lens = BentLens("OPENCV", WIDTH, HEIGHT, parameters("OPENCV"))
+    lens = DistortedLens("OPENCV", WIDTH, HEIGHT, parameters("OPENCV"))
     half = lens.at_size(WIDTH // 2, HEIGHT // 2)
     ray = np.array(RAY)
     np.testing.assert_allclose(half.project(ray), lens.project(ray) / 2)
-    assert half.straight.fx == pytest.approx(lens.straight.fx / 2, rel=1e-6)
+    assert half.undistorted.fx == pytest.approx(lens.undistorted.fx / 2, rel=1e-6)
     with pytest.raises(ValueError, match="another aspect ratio"):
         lens.at_size(WIDTH, HEIGHT // 2)
 
@@ -159,9 +159,9 @@ def test_a_lens_of_the_halved_photo_is_the_same_lens():
 def test_without_distortion_it_is_a_pinhole():
     lens = make_lens("OPENCV", WIDTH, HEIGHT, (500.0, 510.0, 330.0, 235.0, 0.0, 0.0, 0.0, 0.0))
     assert lens == Pinhole(WIDTH, HEIGHT, 500.0, 510.0, 330.0, 235.0)
-    assert isinstance(make_lens("SIMPLE_FISHEYE", WIDTH, HEIGHT, (500.0, 330.0, 235.0)), BentLens)
+    assert isinstance(make_lens("SIMPLE_FISHEYE", WIDTH, HEIGHT, (500.0, 330.0, 235.0)), DistortedLens)
     image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    assert lens.straighten(image) is image
+    assert lens.undistort(image) is image
 
 
 def test_intrinsics_without_a_size_take_the_photos():
@@ -172,14 +172,14 @@ def test_intrinsics_without_a_size_take_the_photos():
 
 
 def test_straightening_is_what_opencv_does():
-    lens = BentLens("OPENCV", WIDTH, HEIGHT, parameters("OPENCV"))
+    lens = DistortedLens("OPENCV", WIDTH, HEIGHT, parameters("OPENCV"))
     names = MODELS["OPENCV"][1].split()
     values = dict(zip(names, lens.parameters))
     matrix = np.array([[500, 0, 330 - 0.5], [0, 510, 235 - 0.5], [0, 0, 1.0]])
-    new = np.array([[lens.straight.fx, 0, 329.5], [0, lens.straight.fy, 234.5], [0, 0, 1.0]])
+    new = np.array([[lens.undistorted.fx, 0, 329.5], [0, lens.undistorted.fy, 234.5], [0, 0, 1.0]])
     bends = np.array([values[name] for name in ("k1", "k2", "p1", "p2")])
     maps = cv2.initUndistortRectifyMap(matrix, bends, None, new, (WIDTH, HEIGHT), cv2.CV_32FC1)
     image = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     image = cv2.GaussianBlur(image, (9, 9), 3)
     expected = cv2.remap(image, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    assert np.abs(lens.straighten(image).astype(int) - expected).max() <= 2
+    assert np.abs(lens.undistort(image).astype(int) - expected).max() <= 2

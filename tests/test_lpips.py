@@ -142,26 +142,28 @@ def test_equal_pictures_are_at_distance_zero(random_lpips):
 def test_agrees_with_the_reference_package(random_lpips, random_state):
     reference = reference_lpips(random_state)
     for kind in ("shifted", "darker", "blurred"):
-        image, truth = (picture[None] for picture in pictures(kind, 45, 38))
+        image, gt_image = (picture[None] for picture in pictures(kind, 45, 38))
         for normalize in (False, True):
             with torch.no_grad():
-                expected = reference(image, truth, normalize=normalize).item()
-            assert random_lpips(image, truth, normalize=normalize).item() == pytest.approx(expected, rel=1e-4)
+                expected = reference(image, gt_image, normalize=normalize).item()
+            assert random_lpips(image, gt_image, normalize=normalize).item() == pytest.approx(
+                expected, rel=1e-4
+            )
 
 
 @pytest.mark.parametrize("case", REFERENCE_VALUES, ids=lambda case: f"{case[0]}-{case[1]}x{case[2]}")
 def test_agrees_with_values_of_the_reference_package(trained_lpips, case):
-    image, truth = (picture[None] for picture in pictures(*case))
-    values = [trained_lpips(image, truth, normalize=normalize).item() for normalize in (False, True)]
+    image, gt_image = (picture[None] for picture in pictures(*case))
+    values = [trained_lpips(image, gt_image, normalize=normalize).item() for normalize in (False, True)]
     assert values == pytest.approx(REFERENCE_VALUES[case], abs=1e-4)
 
 
 def test_agrees_with_the_reference_package_on_trained_weights(trained_lpips, trained_weights):
     reference = reference_lpips(read_vgg16(trained_weights))
-    image, truth = (picture[None] for picture in pictures("blurred", 64, 96))
+    image, gt_image = (picture[None] for picture in pictures("blurred", 64, 96))
     with torch.no_grad():
-        expected = reference(image, truth).item()
-    assert trained_lpips(image, truth).item() == pytest.approx(expected, abs=1e-5)
+        expected = reference(image, gt_image).item()
+    assert trained_lpips(image, gt_image).item() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 15, 20), (1, 3, 20, 15), (1, 1, 20, 20), (3, 20, 20)])

@@ -11,7 +11,7 @@ import torch
 import subfunction as policy
 from scene import load_scene
 from scene.views import find_mask
-from scene_files import SIZE, blender_pose, quantised_photo, write_colmap_scene, write_photo
+from scene_files import SIZE, blender_pose, quantized_photo, write_colmap_scene, write_photo
 from utils.losses import l1, psnr
 
 LEFT_OUT = np.zeros((SIZE[1], SIZE[0]), np.uint8)
@@ -39,7 +39,7 @@ def test_a_jpgs_mask_may_be_a_png_in_the_same_subfolder(tmp_path):
 
 def test_the_alpha_of_a_photo_is_a_mask(tmp_path):
     write_colmap_scene(tmp_path)
-    photo = np.dstack([quantised_photo(1), np.where(LEFT_OUT, 200, 100).astype(np.uint8)])
+    photo = np.dstack([quantized_photo(1), np.where(LEFT_OUT, 200, 100).astype(np.uint8)])
     write_photo(tmp_path / "images/view_0.png", photo)
     camera = load(tmp_path).train[0]
     assert np.array_equal(camera.image, photo[..., :3]) and np.array_equal(camera.mask, LEFT_OUT == 255)
@@ -68,7 +68,7 @@ def test_a_mask_of_another_shape_is_refused(tmp_path):
 def test_transforms_name_their_masks(tmp_path):
     frames = []
     for index in range(2):
-        write_photo(tmp_path / f"images/{index}.png", quantised_photo(index))
+        write_photo(tmp_path / f"images/{index}.png", quantized_photo(index))
         frames.append({"file_path": f"images/{index}.png", "transform_matrix": blender_pose(index)})
     frames[1]["mask_path"] = "elsewhere/m.png"
     write_photo(tmp_path / "elsewhere/m.png", LEFT_OUT)
@@ -87,21 +87,21 @@ def masked(tmp_path):
 
 
 def test_what_is_left_out_has_no_loss_no_gradient_and_no_error(masked):
-    truth = masked.ground_truth(torch.zeros(3), "cpu")
-    image = torch.rand(truth.shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    gt_image = masked.ground_truth(torch.zeros(3), "cpu")
+    image = torch.rand(gt_image.shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
     spoilt = image.detach().clone()
     spoilt[:, :, :6] = 0.5
-    loss, losses = policy.training_loss(masked.counted(image, truth), truth, 0.2)
-    assert loss == policy.training_loss(masked.counted(spoilt, truth), truth, 0.2)[0]
+    loss, losses = policy.training_loss(masked.masked(image, gt_image), gt_image, 0.2)
+    assert loss == policy.training_loss(masked.masked(spoilt, gt_image), gt_image, 0.2)[0]
     loss.backward()
     assert (image.grad[:, :, :6] == 0).all() and (image.grad[:, :, 6:] != 0).any()
-    error = masked.counted(policy.pixel_error(losses, "mixed", 0.2), 0.0)
+    error = masked.masked(policy.pixel_error(losses, "mixed", 0.2), 0.0)
     assert (error[:, :, :6] == 0).all() and (error[:, :, 6:] > 0).all()
 
 
 def test_measures_are_means_over_what_counts(masked):
-    truth = masked.ground_truth(torch.zeros(3), "cpu")
-    image = torch.rand(truth.shape, generator=torch.Generator().manual_seed(0))
-    right = (image[:, :, 6:], truth[:, :, 6:])
-    torch.testing.assert_close(l1(image, truth, masked.mask), l1(*right))
-    torch.testing.assert_close(psnr(image, truth, masked.mask), psnr(*right))
+    gt_image = masked.ground_truth(torch.zeros(3), "cpu")
+    image = torch.rand(gt_image.shape, generator=torch.Generator().manual_seed(0))
+    right = (image[:, :, 6:], gt_image[:, :, 6:])
+    torch.testing.assert_close(l1(image, gt_image, masked.mask), l1(*right))
+    torch.testing.assert_close(psnr(image, gt_image, masked.mask), psnr(*right))

@@ -15,7 +15,7 @@ from tiny_scene import write_tiny_scene
 from training import density_control
 from training import monitoring
 from training.density_control import collect, densify_and_prune
-from training.resume import find_origin, resume
+from training.resume import find_resume_point, resume
 from training.run import choose_background, save_state, start
 from utils.importance import INPUTS, gate
 from utils.progress import Progress
@@ -34,7 +34,7 @@ def new_run(scene, tmp_path, **flags):
 def learn(run, iterations):
     for iteration in range(run.iteration + 1, run.iteration + iterations + 1):
         train.set_schedules(run, iteration)
-        view = train.show_and_differentiate(run, iteration)
+        view = train.forward_backward(run, iteration)
         with torch.no_grad():
             collect(run, iteration, view)
             densify_and_prune(run, iteration)
@@ -51,7 +51,7 @@ def explicit_errors(run, camera, error, importance=None):
 def reference_rendering(run, camera, importance=None):
     """The view in float64, on black."""
     model, matrices = run.model, camera.matrices(run.model.device)
-    view = reference.View(
+    view = reference.ReferenceCamera(
         camera.width,
         camera.height,
         camera.width / (2 * camera.fx),
@@ -79,11 +79,11 @@ def reference_rendering(run, camera, importance=None):
 SHARE_OF_DSSIM = {"l1": 0.0, "dssim": 1.0, "mixed": 0.3}  # in E(u)
 
 
-def pixel_errors(image, truth, share):
+def pixel_errors(image, gt_image, share):
     """E(u) (H, W) by its definition, from the pictures alone."""
-    image, truth = image.double(), truth.double()
-    dssim = 1 - plain_ssim_map(image[None], truth[None], "same")[0].mean(0)
-    return (1 - share) * (image - truth).abs().mean(0) + share * dssim
+    image, gt_image = image.double(), gt_image.double()
+    dssim = 1 - plain_ssim_map(image[None], gt_image[None], "same")[0].mean(0)
+    return (1 - share) * (image - gt_image).abs().mean(0) + share * dssim
 
 
 @pytest.mark.parametrize("metric", SHARE_OF_DSSIM)
@@ -91,7 +91,7 @@ def test_e_k_of_a_training_step_is_the_sum_over_the_pixels(scene, tmp_path, metr
     run = new_run(scene, tmp_path, variant="no_tag", error_metric=metric, lambda_dssim=0.3)
     learn(run, 3)
     camera = scene.train[run.views.remaining[-1]]
-    view = train.show_and_differentiate(run, 4)
+    view = train.forward_backward(run, 4)
     error = pixel_errors(view.image, camera.ground_truth(torch.zeros(3), "cpu"), SHARE_OF_DSSIM[metric])
     expected = explicit_errors(run, camera, error)
     found = view.carrier.grad[:, 0] / run.settings.densification.aux_scale
@@ -103,7 +103,7 @@ def test_the_scale_of_the_auxiliary_loss_is_undone_to_the_bit(scene, tmp_path):
     errors = []
     for scale in (2.0**-10, 2.0**-20):
         run = new_run(scene, tmp_path, variant="no_tag", aux_scale=scale)
-        view = train.show_and_differentiate(run, 1)
+        view = train.forward_backward(run, 1)
         with torch.no_grad():
             collect(run, 1, view)
         errors.append(run.model.statistics["error"])
@@ -114,7 +114,7 @@ def test_e_k_changes_no_other_gradient(scene, tmp_path):
     gradients = []
     for densify_by in ("gradient", "error"):
         run = new_run(scene, tmp_path, densify_by=densify_by)
-        view = train.show_and_differentiate(run, 1)
+        view = train.forward_backward(run, 1)
         assert (view.carrier is not None) == (densify_by == "error")
         gradients.append({name: values.grad for name, values in run.model.raw.items()})
         gradients[-1]["screen"] = view.render.means2d.grad
@@ -130,7 +130,7 @@ def test_e_k_of_several_views_is_their_largest_not_their_sum(scene, tmp_path):
         if not run.views.remaining:
             run.views.remaining = list(range(len(scene.train)))
             camera = scene.train[run.views.remaining[-1]]
-        view = train.show_and_differentiate(run, iteration)
+        view = train.forward_backward(run, iteration)
         largest = torch.maximum(largest, explicit_errors(run, camera, view.error))
         with torch.no_grad():
             collect(run, iteration, view)
@@ -149,7 +149,7 @@ def test_views_of_all_sizes_count_alike(scene, tmp_path):
     for place in (scene, Twice()):
         run = new_run(scene, tmp_path, variant="no_tag")
         run.scene = place
-        view = train.show_and_differentiate(run, 1)
+        view = train.forward_backward(run, 1)
         with torch.no_grad():
             collect(run, 1, view)
         found.append(run.model.statistics["error"])
@@ -163,7 +163,7 @@ def gone_on_with(run, folder):
     """What a later command makes of the run's checkpoint."""
     path = folder / f"chkpnt{run.iteration}.safetensors"
     save_state(run, path)
-    return resume(find_origin({"start_checkpoint": str(path)}), run.scene, folder)
+    return resume(find_resume_point({"start_checkpoint": str(path)}), run.scene, folder)
 
 
 def test_tags_through_clone_split_prune_and_resume(scene, tmp_path):
@@ -223,7 +223,7 @@ def grown_run(scene, tmp_path, **flags):
 
 
 def count(run):
-    return len(run.model.exported(run.settings.importance.importance_gate))
+    return len(run.model.baked(run.settings.importance.importance_gate))
 
 
 @pytest.mark.parametrize("budget", [80, 133])
@@ -236,7 +236,7 @@ def test_a_budget_is_used_but_never_exceeded(scene, tmp_path, budget, densify_by
 
 def test_a_round_prunes_no_more_than_its_cap(scene, tmp_path):
     run = new_run(scene, tmp_path, prune_opacity=0.99, prune_cap=0.05)  # all are low
-    assert int(density_control.judge(run, 600)[1].sum()) == math.ceil(0.05 * len(run.model))
+    assert int(density_control.select_for_pruning(run, 600)[1].sum()) == math.ceil(0.05 * len(run.model))
 
 
 @pytest.mark.parametrize("importance", ["none", "full"])
@@ -356,7 +356,7 @@ def test_the_price_of_the_undecided_reaches_the_network(scene, tmp_path):
     for price in (0.0, 2.0):
         run = importance_run(scene, tmp_path, 2, importance_start=0.9, lambda_binary=price)
         train.set_schedules(run, 3)
-        loss = train.show_and_differentiate(run, 3).loss.item()
+        loss = train.forward_backward(run, 3).loss.item()
         gradients.append(run.model.network.bias.grad.item())
     slope = (1 - 2 * 0.9) * 0.9 * (1 - 0.9)  # of s (1 - s) by the logit of s, where all s are 0.9
     assert gradients[1] - gradients[0] == pytest.approx(2.0 * loss * slope, rel=1e-3)
@@ -370,7 +370,7 @@ def test_the_share_of_the_error_never_rises(scene, tmp_path):
             with torch.no_grad():
                 run.model.raw["opacities"].fill_(-8.0)
         learn(run, len(scene.train))
-        shares.append(run.totals["error_share"].item())
+        shares.append(run.totals["mean_error_per_gaussian"].item())
     assert shares == sorted(shares, reverse=True) and shares[1] < shares[0]
     assert shares[2] == shares[1], "the spoilt round"
 
@@ -385,7 +385,7 @@ def test_settled_importance_leaves_what_a_file_would_hold(scene, tmp_path, kind)
         run.model.network.out.copy_(torch.linspace(-1, 1, 32))
     s = run.model.importance
     assert (s < 0.5).any() and (s > 0.5).any()
-    expected, before = run.model.exported(kind), len(run.model)
+    expected, before = run.model.baked(kind), len(run.model)
     train.set_schedules(run, 20)
     assert run.model.network is None and "latents" not in run.model.raw
     assert {group["name"] for group in run.model.optimizer.param_groups} == set(expected.raw)
@@ -443,13 +443,13 @@ def test_the_exported_file_shows_what_the_importance_leaves(scene, tmp_path):
     run = importance_run(scene, tmp_path, importance_gate="soft")
     with torch.no_grad():
         run.model.network.bias.fill_(0.3)
-    exported, background = run.model.exported("soft"), choose_background(run)
-    exported.save_ply(tmp_path / "x.ply")
+    baked, background = run.model.baked("soft"), choose_background(run)
+    baked.save_ply(tmp_path / "x.ply")
     read = GaussianModel.load_ply(tmp_path / "x.ply", run.model.device)
-    read.active_sh_degree = exported.active_sh_degree
+    read.active_sh_degree = baked.active_sh_degree
     camera = scene.train[0]
     with torch.no_grad():
-        folded = render(camera, exported, background).image
+        folded = render(camera, baked, background).image
         assert torch.allclose(render(camera, read, background).image, folded, atol=1e-5)
         trained = render(camera, run.model, background, importance=run.model.importance).image
         assert (
@@ -491,25 +491,25 @@ def test_what_nobody_can_see_is_not_exported(scene, tmp_path):
         run.model.network.hidden_bias.zero_()
         run.model.raw["latents"].zero_()
         run.model.raw["latents"][:10] = 1.0
-    exported = run.model.exported("sampled")
-    assert len(exported) == 10
-    assert torch.allclose(exported.opacities, run.model.opacities[:10], atol=1e-6)
-    assert (run.model.exported("soft").opacities >= SMALLEST_ALPHA * 0.999).all()
+    baked = run.model.baked("sampled")
+    assert len(baked) == 10
+    assert torch.allclose(baked.opacities, run.model.opacities[:10], atol=1e-6)
+    assert (run.model.baked("soft").opacities >= SMALLEST_ALPHA * 0.999).all()
 
 
 def test_importance_prunes_without_any_opacity_rule(scene, tmp_path):
     run = importance_run(scene, tmp_path, prune_by="importance", tag_lifespan=0, tag_patience=1, prune_cap=0)
     with torch.no_grad():
         run.model.raw["opacities"].fill_(-9.0)
-    assert not density_control.judge(run, 100)[1].any()
+    assert not density_control.select_for_pruning(run, 100)[1].any()
     network, run.model.network = run.model.network, None  # as before importance is learnt: nobody is judged
     for kind in ("fixed", "quantile"):
         run.settings.pruning.prune_threshold, run.settings.pruning.prune_quantile = kind, 0.5
-        assert not density_control.judge(run, 100)[1].any(), kind
+        assert not density_control.select_for_pruning(run, 100)[1].any(), kind
     run.model.network, run.settings.pruning.prune_threshold = network, "fixed"
     with torch.no_grad():
         run.model.network.bias.fill_(-9.0)
-    assert density_control.judge(run, 100)[1].all()
+    assert density_control.select_for_pruning(run, 100)[1].all()
 
 
 @pytest.mark.parametrize(("kind", "gone"), [("gradient", [1]), ("importance", [0]), ("both", [0, 1])])
@@ -523,10 +523,10 @@ def test_a_low_energy_or_a_low_importance_prunes_by_both(scene, tmp_path, kind, 
         network.bias.fill_(-1.0)
         latents.fill_(1.0)
         latents[0] = 0.0  # s = sigmoid(-1) < 1/2
-    totals["round_start"].fill_(8), totals["error_share"].fill_(4.0)
-    run.model.statistics["energy"].fill_(1.0)
-    run.model.statistics["energy"][1] = 0.03  # 0.0075 of the share of one Gaussian, less than 0.01
-    assert density_control.judge(run, 100)[1].nonzero()[:, 0].tolist() == gone
+    totals["round_start"].fill_(8), totals["mean_error_per_gaussian"].fill_(4.0)
+    run.model.statistics["contribution"].fill_(1.0)
+    run.model.statistics["contribution"][1] = 0.03  # 0.0075 of the share of one Gaussian, less than 0.01
+    assert density_control.select_for_pruning(run, 100)[1].nonzero()[:, 0].tolist() == gone
 
 
 # Variants

@@ -18,7 +18,7 @@ from tiny_scene import HEIGHT, VIEWS, WIDTH, write_tiny_scene
 import train
 from scene import Camera, load_scene
 from scene import memory
-from scene.photo_cache import Cameras, Shelf, pixel_bytes
+from scene.photo_cache import Cameras, PhotoCache, pixel_bytes
 
 PHOTO = 3 * WIDTH * HEIGHT  # bytes
 
@@ -40,8 +40,8 @@ def counting():
 
 def test_a_shelf_holds_what_it_has_room_for_and_gives_up_what_is_longest_unused():
     read, reader = counting()
-    shelf = Shelf(reader, room=2 * 300)
-    assert [shelf.get(number).image_name for number in (0, 1, 0, 2, 0, 1)] == [
+    cache = PhotoCache(reader, room=2 * 300)
+    assert [cache.get(number).image_name for number in (0, 1, 0, 2, 0, 1)] == [
         "0.png", "1.png", "0.png", "2.png", "0.png", "1.png"
     ]  # fmt: skip
     assert read == [0, 1, 2, 1]  # 1 was the longest unused when 2 came
@@ -49,17 +49,17 @@ def test_a_shelf_holds_what_it_has_room_for_and_gives_up_what_is_longest_unused(
 
 def test_one_photo_is_held_whatever_its_size():
     read, reader = counting()
-    shelf = Shelf(reader, room=0)
-    assert shelf.get(3) is shelf.get(3) and read == [3]
+    cache = PhotoCache(reader, room=0)
+    assert cache.get(3) is cache.get(3) and read == [3]
 
 
 def test_what_is_expected_is_read_once():
     read, reader = counting()
-    shelf = Shelf(reader, room=1e9)
-    shelf.expect([4, 5])
-    shelf.expect([5, 4])
+    cache = PhotoCache(reader, room=1e9)
+    cache.expect([4, 5])
+    cache.expect([5, 4])
     assert (
-        shelf.get(5).image_name == "5.png" and shelf.get(4).image_name == "4.png" and sorted(read) == [4, 5]
+        cache.get(5).image_name == "5.png" and cache.get(4).image_name == "4.png" and sorted(read) == [4, 5]
     )
 
 
@@ -67,10 +67,10 @@ def test_what_cannot_be_read_ahead_is_said_when_it_is_asked_for():
     def broken(number):
         raise OSError("gone")
 
-    shelf = Shelf(broken, room=1e9)
-    shelf.expect([0])
+    cache = PhotoCache(broken, room=1e9)
+    cache.expect([0])
     with pytest.raises(OSError, match="gone"):
-        shelf.get(0)
+        cache.get(0)
 
 
 def test_cameras_are_a_sequence():
@@ -84,7 +84,10 @@ def test_photos_without_room_are_the_same_photos(scene, capsys):
     near, far = load_scene(scene, eval=True), load_scene(scene, eval=True, max_memory_gb=1e-6)
     said = capsys.readouterr().out
     assert f"{VIEWS} photos take 0.0 GB" in said and "--max_memory_gb" in said
-    assert all(blank.image is None for blank in far.train.blank) and near.extent == far.extent
+    assert (
+        all(without_images.image is None for without_images in far.train.without_images)
+        and near.extent == far.extent
+    )
     for one, other in zip(near.train + near.test, far.train + far.test, strict=True):
         assert one.image_name == other.image_name and torch.equal(one.image, other.image)
     assert near.median_pixels == far.median_pixels == WIDTH * HEIGHT
@@ -92,8 +95,10 @@ def test_photos_without_room_are_the_same_photos(scene, capsys):
 
 def test_half_of_the_memory_is_for_photos(scene):
     for share, kept in ((1.01, True), (0.99, False)):
-        cameras = load_scene(scene, max_memory_gb=2 * share * VIEWS * PHOTO / 1e9, quiet=True).train.blank
-        assert all((blank.image is not None) == kept for blank in cameras)
+        cameras = load_scene(
+            scene, max_memory_gb=2 * share * VIEWS * PHOTO / 1e9, quiet=True
+        ).train.without_images
+        assert all((without_images.image is not None) == kept for without_images in cameras)
 
 
 def test_training_comes_to_the_same_bytes(run_here, scene, tmp_path):  # noqa: F811

@@ -10,7 +10,7 @@ from arguments import VARIANTS, make_settings
 from evaluation import tables
 from evaluation.plan import plan, steps_left
 from utils.files import write_json
-from utils.run_folder import pictures_path, point_cloud_path
+from utils.run_folder import images_path, point_cloud_path
 
 ITERATIONS = 12
 SHORT = f"-- --iterations {ITERATIONS} --densify_from_iter 2 --densification_interval 3".split()
@@ -103,7 +103,7 @@ def leave(run, finished=True, pictures=True, measured=True, lpips_missing="left 
     path.parent.mkdir(parents=True)
     path.write_bytes(b"")
     for split, views in config["views"].items() if pictures else ():
-        for place in (pictures_path(run.folder, split, ITERATIONS, kind) for kind in ("renders", "gt")):
+        for place in (images_path(run.folder, split, ITERATIONS, kind) for kind in ("renders", "gt")):
             place.mkdir(parents=True)
             for index in range(views):
                 (place / f"{index:05d}.png").write_bytes(b"")
@@ -130,7 +130,7 @@ def test_what_is_done_is_not_repeated(run):
     run, options = run
     leave(run)
     assert steps_left(run, options) == {}
-    (pictures_path(run.folder, "test", ITERATIONS, "renders") / "00000.png").unlink()
+    (images_path(run.folder, "test", ITERATIONS, "renders") / "00000.png").unlink()
     assert list(steps_left(run, options)) == ["rendering", "measuring"]
 
 

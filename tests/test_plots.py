@@ -16,7 +16,7 @@ from utils.images import read_image, write_png
 HEIGHT, WIDTH = 90, 120
 
 
-def add_pictures(folder, values, patch, seed=0, split="test"):
+def add_images(folder, values, patch, seed=0, split="test"):
     """Views of noise; the render of each lacks a patch (rows, columns) more or less, by `values` (LPIPS)."""
     per_view = {"PSNR": {}, "LPIPS": {}}
     for index, value in enumerate(values):
@@ -39,11 +39,11 @@ def evaluated(tmp_path):
         for seed in seeds:
             size = int(4000 * (1 - 3 * gain)) + 10 * seed
             folder = write_run(tmp_path, row=row, seed=seed, psnr=27 - 5 * gain + seed / 9, gaussians=size)
-            add_pictures(folder, [0.1, 0.1 + gain, 0.12, 0.1 + 2 * gain, 0.1 + 1.5 * gain], patch)
+            add_images(folder, [0.1, 0.1 + gain, 0.12, 0.1 + 2 * gain, 0.1 + 1.5 * gain], patch)
     return tmp_path
 
 
-def colours(path):
+def colors(path):
     return len(np.unique(read_image(path).reshape(-1, 3), axis=0))
 
 
@@ -54,7 +54,7 @@ def test_every_scene_gets_its_plots(evaluated):
     assert drawn == [evaluated / "plots" / name for name in names]
     for path in drawn:
         height, width, _ = read_image(path).shape
-        assert height > 400 and width > 800 and colours(path) > 50
+        assert height > 400 and width > 800 and colors(path) > 50
 
 
 def test_quality_shows_every_row_at_its_mean_with_its_range(evaluated):
@@ -105,7 +105,7 @@ def test_what_was_not_measured_is_not_drawn(tmp_path):
 def test_views_are_chosen_by_psnr_or_from_training_if_need_be(tmp_path):
     patch = (slice(0, 9), slice(0, 9))
     for row, values in (("3dgs", [0.1, 0.1]), ("tag", [0.1, 0.3])):
-        add_pictures(write_run(tmp_path, row=row), values, patch, split="train")
+        add_images(write_run(tmp_path, row=row), values, patch, split="train")
     rows = tables.read_rows(tmp_path)
     assert plots.most_different_views(tmp_path, rows, 1) == [("train", "00001.png")]
     assert plots.most_different_views(tmp_path, rows[:1]) == []

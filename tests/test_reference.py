@@ -61,9 +61,9 @@ def test_pixel_centres_lie_at_one_half():
 
 
 def test_principal_point_moves_the_picture_by_whole_pixels():
-    centred, moved = make_view(16, 12), make_view(16, 12, principal=(3.0, -2.0))
-    inputs = dots(centred, [(7.2, 6.1), (6.0, 8.5)], [2.0, 3.0], [0.6, 0.7], [RED, GREEN])
-    plain = reference.render(centred, **inputs).color
+    centered, moved = make_view(16, 12), make_view(16, 12, principal=(3.0, -2.0))
+    inputs = dots(centered, [(7.2, 6.1), (6.0, 8.5)], [2.0, 3.0], [0.6, 0.7], [RED, GREEN])
+    plain = reference.render(centered, **inputs).color
     shifted = reference.render(moved, **inputs).color
     torch.testing.assert_close(shifted[:, :10, 3:], plain[:, 2:, :13], rtol=0, atol=1e-6)
 

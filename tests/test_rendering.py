@@ -14,8 +14,8 @@ BACKGROUND = torch.tensor([0.1, 0.2, 0.3])
 @pytest.fixture
 def model():
     random = np.random.default_rng(0)
-    colours = random.integers(0, 256, (40, 3), dtype=np.uint8)
-    model = GaussianModel.from_points(random.uniform(-1, 1, (40, 3)), colours, 3, 0.4, CPU)
+    colors = random.integers(0, 256, (40, 3), dtype=np.uint8)
+    model = GaussianModel.from_points(random.uniform(-1, 1, (40, 3)), colors, 3, 0.4, CPU)
     generator = torch.Generator().manual_seed(0)
     for name in ("sh_rest", "quats", "scales"):
         model.raw[name] = model.raw[name] + 0.3 * torch.randn(model.raw[name].shape, generator=generator)

@@ -7,7 +7,7 @@ import base64
 import cv2
 import numpy as np
 import pytest
-from report_folder import COLOUR, add_pictures, error_of, made, write_finished_run
+from report_folder import COLOR, add_images, error_of, made, write_finished_run
 
 from evaluation.report import images
 
@@ -33,7 +33,7 @@ def test_pictures_errors_and_captions(run):
     assert order == held_out + training
     render, photo, error = (decode(a["src"]) for a in images[:3])  # of held-out view 2
     for picture, off in ((render, error_of("test", 2)), (photo, 0)):
-        assert np.abs(picture.reshape(-1, 3).mean(0) - (np.array(COLOUR) - off)).max() < 3
+        assert np.abs(picture.reshape(-1, 3).mean(0) - (np.array(COLOR) - off)).max() < 3
     level = round(error_of("test", 2) / 255 / 0.2 * 255)  # 41 / 255 is the largest error: 0.2 is full scale
     expected = cv2.applyColorMap(np.full((1, 1), level, np.uint8), cv2.COLORMAP_INFERNO)[0, 0, ::-1]
     assert np.abs(error.reshape(-1, 3).mean(0) - expected).max() < 6
@@ -58,12 +58,12 @@ def test_views_are_evenly_spaced_by_psnr():
 
 
 def test_the_newest_rendered_iteration_unless_another_is_asked_for(run):
-    add_pictures(run, 400, counts=(1, 0))
+    add_images(run, 400, counts=(1, 0))
     assert len(made(run).all("img")) == 21
     assert len(made(run, "--iteration", "400").all("img")) == 3
 
 
 def test_large_pictures_shrink_and_small_ones_stay(run):
     assert (made(run).all("img")[0]["width"], made(run).all("img")[0]["height"]) == ("40", "30")
-    add_pictures(run, 2000, counts=(1, 0), size=(1200, 900))
+    add_images(run, 2000, counts=(1, 0), size=(1200, 900))
     assert (made(run).all("img")[0]["width"], made(run).all("img")[0]["height"]) == ("375", "500")

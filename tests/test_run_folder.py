@@ -67,8 +67,8 @@ def test_removing_results_touches_nothing_else(tmp_path):
     ours = [
         run_folder.point_cloud_path(tmp_path, 7),
         run_folder.checkpoint_path(tmp_path, 5),
-        run_folder.pictures_path(tmp_path, "test", 7, "renders") / "00000.png",
-        run_folder.pictures_path(tmp_path, "train", 7, "gt") / "00001.png",
+        run_folder.images_path(tmp_path, "test", 7, "renders") / "00000.png",
+        run_folder.images_path(tmp_path, "train", 7, "gt") / "00001.png",
         tmp_path / "results.json",
     ]
     users = [
@@ -94,8 +94,8 @@ def test_a_checkpoint_alone_counts_as_a_result(tmp_path):
 def test_pictures_of_an_earlier_rendering_go_others_stay(tmp_path):
     touch(tmp_path / "00012.png")
     touch(tmp_path / "mine.png")
-    run_folder.remove_pictures(tmp_path)
-    run_folder.remove_pictures(tmp_path / "missing")
+    run_folder.remove_images(tmp_path)
+    run_folder.remove_images(tmp_path / "missing")
     assert [path.name for path in tmp_path.iterdir()] == ["mine.png"]
 
 

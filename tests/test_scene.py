@@ -9,7 +9,7 @@ from scene import load_scene
 from scene.lenses import Pinhole
 from scene.load import hold_out
 from scene.views import target_size
-from scene_files import SIZE, Model, quantised_photo, write_blender_scene, write_colmap_scene, write_photo
+from scene_files import SIZE, Model, quantized_photo, write_blender_scene, write_colmap_scene, write_photo
 
 
 def load(source, **options):
@@ -29,7 +29,7 @@ def test_colmap_scene(tmp_path):
     assert (camera.image_name, camera.width, camera.height) == ("view_0.png", *SIZE)
     assert (camera.fx, camera.fy, camera.cx, camera.cy) == (20.0, 21.0, 11.0, 8.5)
     assert camera.image.dtype == torch.uint8
-    assert np.array_equal(camera.image, quantised_photo(1)), "view_0 is the second image of the model"
+    assert np.array_equal(camera.image, quantized_photo(1)), "view_0 is the second image of the model"
     assert scene.source == tmp_path and len(scene.points) == 3
 
 
@@ -61,7 +61,7 @@ def test_intrinsics_follow_the_scaled_image(tmp_path):
 def test_other_image_folder_with_scaled_photos(tmp_path):
     write_colmap_scene(tmp_path)
     for path in (tmp_path / "images").iterdir():
-        write_photo(tmp_path / "images_4" / path.name, quantised_photo(0, 6, 4))
+        write_photo(tmp_path / "images_4" / path.name, quantized_photo(0, 6, 4))
     camera = load(tmp_path, images="images_4").train[0]
     assert (camera.width, camera.height) == (6, 4)
     assert (camera.fx, camera.fy, camera.cx, camera.cy) == (5.0, 5.25, 2.75, 2.125)
@@ -70,7 +70,7 @@ def test_other_image_folder_with_scaled_photos(tmp_path):
 
 def test_other_aspect_ratio_is_refused(tmp_path):
     write_colmap_scene(tmp_path)
-    write_photo(tmp_path / "images/view_2.png", quantised_photo(0, SIZE[1], SIZE[0]))
+    write_photo(tmp_path / "images/view_2.png", quantized_photo(0, SIZE[1], SIZE[0]))
     with pytest.raises(
         ValueError, match=r"view_2.png: the image is 16x24 pixels, but its camera is 24x16: another aspect"
     ):
@@ -123,7 +123,7 @@ def test_notice_about_wide_images_comes_once(tmp_path, capsys):
     model = Model(cameras={1: ("SIMPLE_PINHOLE", 1700, 10, (900.0, 850.0, 5.0))})
     write_colmap_scene(tmp_path, model)
     for path in (tmp_path / "images").iterdir():
-        write_photo(path, quantised_photo(0, 1700, 10))
+        write_photo(path, quantized_photo(0, 1700, 10))
     scene = load_scene(tmp_path)
     assert scene.train[0].width == 1600 and scene.train[0].fx == pytest.approx(900 * 1600 / 1700)
     assert capsys.readouterr().out.count("scaled down to 1600; -r 1 keeps their full size") == 1

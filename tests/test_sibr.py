@@ -51,8 +51,8 @@ class Client:
         return data
 
     def answer(self, width: int, height: int) -> tuple[np.ndarray, str]:
-        picture = np.frombuffer(self.read(3 * width * height), np.uint8).reshape(height, width, 3)
-        return picture, self.read(struct.unpack("<I", self.read(4))[0]).decode()
+        image = np.frombuffer(self.read(3 * width * height), np.uint8).reshape(height, width, 3)
+        return image, self.read(struct.unpack("<I", self.read(4))[0]).decode()
 
 
 def request_for(camera, **changes):
@@ -73,10 +73,10 @@ def test_training_shows_what_its_cameras_see(scene, tmp_path, viewer):  # noqa: 
     client, camera = Client(viewer), scene.train[2]
     client.ask(**request_for(camera))
     viewers.Viewers(viewer).show(run)
-    picture, name = client.answer(camera.width, camera.height)
+    image, name = client.answer(camera.width, camera.height)
     with torch.no_grad():
         expected = to_bytes(render(camera, run.model, torch.zeros(3)).image)
-    assert np.abs(picture.astype(int) - expected).max() <= 1 and expected.std() > 5
+    assert np.abs(image.astype(int) - expected).max() <= 1 and expected.std() > 5
     assert name == "/scenes/tiny"
     assert "is watching" in viewer.said[0]
 

@@ -17,7 +17,7 @@ from scene import load_scene, structure_from_motion
 from scene.camera import camera_to_world
 from scene.structure_from_motion import Outcome, are_numbered, choose_matching, doubts, find_photos
 from scene.structure_from_motion import last_words, progress_in
-from scene_files import quantised_photo, write_photo
+from scene_files import quantized_photo, write_photo
 
 LINE = "I20261126 17:15:05.714590 140515865511616 feature_extraction.cc:270] "
 
@@ -32,14 +32,14 @@ def outcome(**changes):
 
 def test_photos_are_found_in_subfolders_too(tmp_path):
     for name in ("b/2.JPG", "a.png", "b/1.jpg"):
-        write_photo(tmp_path / name.lower(), quantised_photo(0))
+        write_photo(tmp_path / name.lower(), quantized_photo(0))
     (tmp_path / "b/2.jpg").rename(tmp_path / "b/2.JPG")
     (tmp_path / "notes.txt").touch()
     assert find_photos(tmp_path) == ["a.png", "b/1.jpg", "b/2.JPG"]
 
 
 def test_too_few_photos_or_no_folder(tmp_path):
-    write_photo(tmp_path / "input/a.png", quantised_photo(0))
+    write_photo(tmp_path / "input/a.png", quantized_photo(0))
     with pytest.raises(ValueError, match="input holds 1 photos .*; at least 3 are needed"):
         find_photos(tmp_path / "input")
     with pytest.raises(FileNotFoundError, match="photos are expected in .*nowhere"):
@@ -140,13 +140,13 @@ WIDTH, HEIGHT, FOCAL, PHOTOS = 400, 300, 380.0, 9
 def camera_pose(index):
     """Rotation (3, 3) and translation (3,), world to camera, of a camera that looks into the corner at the origin."""
     angle = np.radians(25 + 5 * index)
-    centre = np.array([3.2 * np.cos(angle), 3.2 * np.sin(angle), 1.2 + 0.15 * (index % 3)])
-    forward = np.array([0.3, 0.3, 0.5]) - centre
+    center = np.array([3.2 * np.cos(angle), 3.2 * np.sin(angle), 1.2 + 0.15 * (index % 3)])
+    forward = np.array([0.3, 0.3, 0.5]) - center
     forward /= np.linalg.norm(forward)
     right = np.cross(forward, (0, 0, 1))
     right /= np.linalg.norm(right)
     rotation = np.stack([right, np.cross(forward, right), forward])
-    return rotation, -rotation @ centre
+    return rotation, -rotation @ center
 
 
 def photo_of_a_corner(index):
@@ -186,15 +186,15 @@ def test_the_cameras_are_where_they_were(converted):
     """Up to a similarity, which no photo tells."""
     found = load_scene(converted, quiet=True)
     assert len(found.train) == PHOTOS and len(found.points) > 500
-    centres = np.stack([camera_to_world(camera.world_to_camera)[:3, 3] for camera in found.train])
+    centers = np.stack([camera_to_world(camera.world_to_camera)[:3, 3] for camera in found.train])
     expected = np.stack(
         [-rotation.T @ translation for rotation, translation in map(camera_pose, range(PHOTOS))]
     )
-    centred, target = centres - centres.mean(0), expected - expected.mean(0)
-    u, sizes, vt = np.linalg.svd(centred.T @ target)
+    centered, target = centers - centers.mean(0), expected - expected.mean(0)
+    u, sizes, vt = np.linalg.svd(centered.T @ target)
     sign = np.diag([1, 1, np.sign(np.linalg.det(u @ vt))])
-    scale = (sizes * sign.diagonal()).sum() / (centred**2).sum()
-    error = np.linalg.norm(scale * centred @ u @ sign @ vt - target, axis=1)
+    scale = (sizes * sign.diagonal()).sum() / (centered**2).sum()
+    error = np.linalg.norm(scale * centered @ u @ sign @ vt - target, axis=1)
     assert error.max() < 0.02 * np.linalg.norm(target, axis=1).max()
     assert found.train[0].fx / found.train[0].width == pytest.approx(FOCAL / WIDTH, rel=0.05)
 
@@ -226,6 +226,6 @@ def test_the_same_command_finds_nothing_left_to_do(converted):
 def test_photos_without_a_common_view_are_refused(tmp_path):
     pytest.importorskip("pycolmap")
     for index in range(3):
-        write_photo(tmp_path / f"input/{index}.png", quantised_photo(index, 64, 48))
+        write_photo(tmp_path / f"input/{index}.png", quantized_photo(index, 64, 48))
     with pytest.raises(ValueError, match="failed: .*no two photos see enough|failed: .+colmap.log"):
         convert.main(["-s", str(tmp_path), "--quiet", "--no_gpu"])

@@ -117,12 +117,12 @@ def test_halves_along_the_longest_axis_have_their_parents_mean_covariance_and_ma
     axes = quats_to_matrices(turn[None])[0]
     for parent in (0, 1):
         means, scales = children["means"][parent::2], children["scales"][parent::2].exp()
-        centre = parents["means"][parent]
-        assert torch.allclose(means.mean(0), centre, atol=1e-6)
+        center = parents["means"][parent]
+        assert torch.allclose(means.mean(0), center, atol=1e-6)
         assert scales.amax(1).tolist() == pytest.approx([0.5 * length] * 2)
         assert (means[0] - means[1]).norm().item() == pytest.approx(math.sqrt(1 - length**2), abs=1e-6)
         own = [axes @ torch.diag(size**2) @ axes.T for size in scales]
-        apart = [torch.outer(mean - centre, mean - centre) for mean in means]
+        apart = [torch.outer(mean - center, mean - center) for mean in means]
         expected = axes @ torch.diag(sizes[parent] ** 2) @ axes.T
         assert torch.allclose(sum(own + apart) / 2, expected, atol=1e-6)
         mass = (children["opacities"][parent::2].sigmoid()[:, 0] * scales.prod(1)).sum()
@@ -207,22 +207,22 @@ def test_opacity_reset_lowers_only():
 
 def test_loss_is_the_mix_of_l1_and_dssim():
     generator = torch.Generator().manual_seed(0)
-    image, truth = torch.rand(2, 3, 17, 23, generator=generator)
-    ssim = fused_ssim(image[None], truth[None]).item()
-    l1 = (image - truth).abs().mean().item()
-    loss, losses = policy.training_loss(image, truth, 0.2)
+    image, gt_image = torch.rand(2, 3, 17, 23, generator=generator)
+    ssim = fused_ssim(image[None], gt_image[None]).item()
+    l1 = (image - gt_image).abs().mean().item()
+    loss, losses = policy.training_loss(image, gt_image, 0.2)
     assert loss.item() == pytest.approx(0.8 * l1 + 0.2 * (1 - ssim), rel=1e-5)
     assert losses.ssim.shape == image.shape and losses.ssim.mean().item() == pytest.approx(ssim, rel=1e-5)
-    assert torch.equal(losses.l1, (image - truth).abs())
-    assert policy.training_loss(truth, truth, 0.2)[0].item() == pytest.approx(0, abs=1e-6)
+    assert torch.equal(losses.l1, (image - gt_image).abs())
+    assert policy.training_loss(gt_image, gt_image, 0.2)[0].item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("metric", ["l1", "dssim", "mixed"])
 def test_pixel_error_is_what_its_metric_says_and_mixed_adds_up_to_the_loss(metric):
-    image, truth = torch.rand(2, 3, 17, 23, generator=torch.Generator().manual_seed(1))
-    loss, losses = policy.training_loss(image, truth, 0.2)
+    image, gt_image = torch.rand(2, 3, 17, 23, generator=torch.Generator().manual_seed(1))
+    loss, losses = policy.training_loss(image, gt_image, 0.2)
     error = policy.pixel_error(losses, metric, 0.2)
-    l1, dssim = (image - truth).abs().mean(0, keepdim=True), (1 - losses.ssim).mean(0, keepdim=True)
+    l1, dssim = (image - gt_image).abs().mean(0, keepdim=True), (1 - losses.ssim).mean(0, keepdim=True)
     expected = {"l1": l1, "dssim": dssim, "mixed": 0.8 * l1 + 0.2 * dssim}[metric]
     assert error.shape == (1, 17, 23)
     assert torch.allclose(error, expected, atol=1e-6)
@@ -360,14 +360,14 @@ def test_room_is_what_cap_and_budget_leave():
 def test_the_highest_candidates_are_taken_and_the_earlier_of_equals():
     scores = torch.tensor([1.0, 9.0, 5.0, 5.0, float("nan"), 5.0])
     candidates = torch.tensor([True, False, True, True, False, True])
-    assert policy.highest(candidates, scores, 2).tolist() == [False, False, True, True, False, False]
-    assert torch.equal(policy.highest(candidates, scores, 4), candidates)
-    assert not policy.highest(candidates, scores, 0).any()
+    assert policy.top_k(candidates, scores, 2).tolist() == [False, False, True, True, False, False]
+    assert torch.equal(policy.top_k(candidates, scores, 4), candidates)
+    assert not policy.top_k(candidates, scores, 0).any()
 
 
 def test_children_are_born_now_one_generation_on():
     rows = tags(birth=[0, 600], generation=[0, 3], low_streak=[4, 1]) | {"means": torch.zeros(2, 3)}
-    children = policy.newborn(rows, 900)
+    children = policy.with_newborn_tags(rows, 900)
     assert children["birth"].tolist() == [900, 900]
     assert children["generation"].tolist() == [1, 4]
     assert children["low_streak"].tolist() == [0, 0]
@@ -380,14 +380,14 @@ def test_children_are_born_now_one_generation_on():
 @pytest.mark.parametrize("importance", [1.0, 0.4])
 def test_two_clones_one_behind_the_other_are_as_opaque_as_their_parent(importance):
     opacities = torch.tensor([[0.01], [0.3], [0.9], [0.999999]])
-    shared = policy.shared_opacities(opacities, importance).sigmoid()
+    shared = policy.opacity_after_clone(opacities, importance).sigmoid()
     together = 1 - (1 - importance * shared) ** 2
     assert torch.allclose(together, importance * opacities, atol=1e-5)
     assert ((shared > 0) & (shared < 1)).all()
 
 
 def test_shared_opacities_of_the_extremes_are_finite():
-    assert torch.isfinite(policy.shared_opacities(torch.tensor([[0.0], [1.0]]), 1.0)).all()
+    assert torch.isfinite(policy.opacity_after_clone(torch.tensor([[0.0], [1.0]]), 1.0)).all()
 
 
 def test_decay_takes_a_constant_and_stops_above_zero():
@@ -434,17 +434,17 @@ def test_settling_leaves_what_the_budget_has_room_for():
     s = torch.tensor([0.1, 0.9, 0.3, 0.7])
     thresholds = {0: 0.5, 1: 0.5, 2: 0.5, 3: 0.3, 4: 0.1, 9: 0.1}
     for budget, threshold in thresholds.items():
-        assert policy.settling_threshold(s, budget) == pytest.approx(threshold)
-    assert int((s >= policy.settling_threshold(s, 3)).sum()) == 3
+        assert policy.baking_threshold(s, budget) == pytest.approx(threshold)
+    assert int((s >= policy.baking_threshold(s, 3)).sum()) == 3
 
 
 def test_relative_energy_is_in_shares_of_the_squared_error_and_skips_the_newborn():
-    collected = {"energy": torch.tensor([2.0, 0.5, 0.0, 1.0])}
+    collected = {"contribution": torch.tensor([2.0, 0.5, 0.0, 1.0])}
     births = torch.tensor([0, 0, 100, 101])
-    share = policy.relative_energy(collected, births, torch.tensor(100.0), torch.tensor(2.0))
+    share = policy.relative_contribution(collected, births, torch.tensor(100.0), torch.tensor(2.0))
     assert share[:3].tolist() == [1.0, 0.25, 0.0]
     assert share[3].isnan()
-    before = policy.relative_energy(collected, births, torch.tensor(-1.0), torch.tensor(math.inf))
+    before = policy.relative_contribution(collected, births, torch.tensor(-1.0), torch.tensor(math.inf))
     assert before.isnan().all()  # no round is complete: nobody is judged
 
 
@@ -461,11 +461,11 @@ THINNING = {"prune_by": "gradient", "prune_keep": 0.25, "densify_until_iter": 10
 def test_thinning_takes_the_same_share_in_every_round_and_ends_at_its_goal():
     count, left = 1600, []
     for rounds in (4, 3, 2, 1):
-        count = policy.thinned(count, 100, rounds)
+        count = policy.next_count(count, 100, rounds)
         left.append(count)
     assert left == [800, 400, 200, 100]
-    assert policy.thinned(90, 100, 3) == 90
-    assert policy.thinned(103, 100, 1) == 100
+    assert policy.next_count(90, 100, 3) == 90
+    assert policy.next_count(103, 100, 1) == 100
 
 
 def test_thinning_rounds_are_those_after_growth_and_before_the_end_of_pruning_or_of_the_run():

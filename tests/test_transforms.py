@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from scene import load_scene
-from scene.lenses import BentLens
-from scene_files import SIZE, blender_pose, quantised_photo, write_blender_scene, write_photo
+from scene.lenses import DistortedLens
+from scene_files import SIZE, blender_pose, quantized_photo, write_blender_scene, write_photo
 from utils.ply import write_point_cloud
 
 
@@ -65,7 +65,7 @@ def test_pose_is_turned_from_opengl(tmp_path):
 
 def test_alpha_survives(tmp_path):
     camera = load(write_blender_scene(tmp_path)).train[2]
-    assert np.array_equal(camera.image, quantised_photo(2, channels=4))
+    assert np.array_equal(camera.image, quantized_photo(2, channels=4))
 
 
 def test_file_path_with_extension(tmp_path):
@@ -205,7 +205,7 @@ def write_transforms(source, count=4, frames=(), **content):
     """transforms.json with `count` photos of SIZE; `frames` holds what the first frames have of their own."""
     listed = []
     for index in range(count):
-        write_photo(source / f"images/{index}.png", quantised_photo(index))
+        write_photo(source / f"images/{index}.png", quantized_photo(index))
         listed.append({"file_path": f"images/{index}.png", "transform_matrix": blender_pose(index)})
     for frame, own in zip(listed, frames):
         frame.update(own)
@@ -223,7 +223,7 @@ def test_pixel_intrinsics_and_poses(tmp_path):
         11,
         8.5,
     )
-    assert np.array_equal(camera.image, quantised_photo(1))
+    assert np.array_equal(camera.image, quantized_photo(1))
     world = np.array(blender_pose(1)) @ (0.25, 0.5, -3.0, 1.0)
     np.testing.assert_allclose(camera.world_to_camera @ world, (0.25, -0.5, 3.0, 1.0), atol=1e-12)
 
@@ -249,9 +249,9 @@ def test_intrinsics_of_unknown_size_are_in_pixels_of_the_photo(tmp_path):
 )
 def test_distorted_photos_are_straightened(tmp_path, content, model, bends):
     camera = load(write_transforms(tmp_path, **content)).train[2]
-    lens = BentLens(model, *SIZE, (20.0, 21.0, 11.0, 8.5, *bends))
-    assert np.array_equal(camera.image, lens.straighten(quantised_photo(2)))
-    assert (camera.fx, camera.fy) == pytest.approx((lens.straight.fx, lens.straight.fy))
+    lens = DistortedLens(model, *SIZE, (20.0, 21.0, 11.0, 8.5, *bends))
+    assert np.array_equal(camera.image, lens.undistort(quantized_photo(2)))
+    assert (camera.fx, camera.fy) == pytest.approx((lens.undistorted.fx, lens.undistorted.fy))
 
 
 def test_missing_photos_are_reported_and_left_out(tmp_path, capsys):
@@ -289,8 +289,8 @@ def test_points_of_the_file_that_is_named_or_given(tmp_path):
 def test_random_points_lie_around_the_cameras(tmp_path, capsys):
     scene = load_scene(write_transforms(tmp_path), seed=3)
     assert f"No points in {tmp_path}: starting from 100000 random points (seed 3)" in capsys.readouterr().out
-    centres = np.stack([camera.camera_center.numpy() for camera in scene.train])
-    offsets = scene.points.xyz - centres.mean(0)
+    centers = np.stack([camera.camera_center.numpy() for camera in scene.train])
+    offsets = scene.points.xyz - centers.mean(0)
     assert np.abs(offsets).max() <= 3 * scene.extent and np.abs(offsets).max() > 2.9 * scene.extent
 
 

@@ -13,7 +13,7 @@ WIDTH, HEIGHT, TRAVEL = 320, 180, 600
 
 
 @pytest.fixture(scope="module")
-def filmed(tmp_path_factory):
+def recorded(tmp_path_factory):
     """A video that pans over a wall: slowly at first, then fast, then it stands still; every third frame blurred."""
     wall = np.random.default_rng(0).integers(0, 256, (HEIGHT // 6, (WIDTH + TRAVEL) // 6, 3), dtype=np.uint8)
     wall = cv2.resize(wall, (WIDTH + TRAVEL, HEIGHT), interpolation=cv2.INTER_CUBIC)
@@ -27,8 +27,8 @@ def filmed(tmp_path_factory):
     return path, places
 
 
-def test_motion_and_sharpness_are_seen(filmed):
-    path, places = filmed
+def test_motion_and_sharpness_are_seen(recorded):
+    path, places = recorded
     seen = []
     sharpness, motion = look_through(path, seen.append)
     assert seen == list(range(1, len(places) + 1)) and frame_count(path) == len(places)
@@ -37,8 +37,8 @@ def test_motion_and_sharpness_are_seen(filmed):
     np.testing.assert_allclose(motion[1:] * WIDTH, np.diff(places), atol=1.5)
 
 
-def test_frames_are_sharp_and_evenly_spread(filmed, tmp_path):
-    path, places = filmed
+def test_frames_are_sharp_and_evenly_spread(recorded, tmp_path):
+    path, places = recorded
     written = extract_frames(path, tmp_path, 12)
     chosen = [int(file.stem.removeprefix("frame_")) for file in written]
     assert len(chosen) == 12 and all(index % 3 for index in chosen)
@@ -47,8 +47,8 @@ def test_frames_are_sharp_and_evenly_spread(filmed, tmp_path):
     assert read_image(written[0]).shape == (HEIGHT, WIDTH, 3)
 
 
-def test_more_frames_than_there_are_is_all_of_them(filmed, tmp_path):
-    path, places = filmed
+def test_more_frames_than_there_are_is_all_of_them(recorded, tmp_path):
+    path, places = recorded
     assert len(extract_frames(path, tmp_path, 1000)) == len(places)
 
 

@@ -52,8 +52,8 @@ def make_thin_scene(seed: int) -> ThinScene:
     thread = np.array([[x, y, 0.0] for x in np.linspace(-1.2, 0, 5) for y in np.linspace(-1.2, 1.2, 25)])
     floaters = random.uniform((0.4, -1.2, -0.3), (1.3, 1.2, 0.3), (FLOATERS, 3))
     bare = _gaussians(wall, WALL, (0.2, 0.2, 0.01), 0.95)
-    truth = GaussianModel(_joined(bare, _gaussians(thread, THREAD, (0.07, 0.08, 0.02), 0.2)))
-    cameras = [_photo(truth, angle, random) for angle in np.linspace(-0.35, 0.35, 9)]
+    gt_image = GaussianModel(_joined(bare, _gaussians(thread, THREAD, (0.07, 0.08, 0.02), 0.2)))
+    cameras = [_photo(gt_image, angle, random) for angle in np.linspace(-0.35, 0.35, 9)]
     held_out = cameras.pop(4)
     points = PointCloud(
         np.concatenate([wall, thread, floaters]),
@@ -61,15 +61,15 @@ def make_thin_scene(seed: int) -> ThinScene:
     )
     scene = Scene(Cameras(cameras), Cameras([held_out]), points, extent=2.0, source=Path())
     with torch.no_grad():
-        clean, without = (render(held_out, model, torch.zeros(3)).image for model in (truth, bare))
+        clean, without = (render(held_out, model, torch.zeros(3)).image for model in (gt_image, bare))
     return ThinScene(scene, clean, without)
 
 
 def _gaussians(
-    points: np.ndarray, colour: tuple[int, ...], scale: tuple[float, ...], opacity: float
+    points: np.ndarray, color: tuple[int, ...], scale: tuple[float, ...], opacity: float
 ) -> GaussianModel:
-    colours = np.tile(np.array(colour, np.uint8), (len(points), 1))
-    model = GaussianModel.from_points(points, colours, 0, opacity, CPU)
+    colors = np.tile(np.array(color, np.uint8), (len(points), 1))
+    model = GaussianModel.from_points(points, colors, 0, opacity, CPU)
     model.raw["scales"] = torch.tensor(scale).log().repeat(len(points), 1)
     return model
 
@@ -78,14 +78,14 @@ def _joined(first: GaussianModel, second: GaussianModel) -> dict[str, Tensor]:
     return {name: torch.cat([values, second.raw[name]]) for name, values in first.raw.items()}
 
 
-def _photo(truth: GaussianModel, angle: float, random: np.random.Generator) -> Camera:
+def _photo(gt_image: GaussianModel, angle: float, random: np.random.Generator) -> Camera:
     cosine, sine = math.cos(angle), math.sin(angle)
     pose = np.eye(4)
     pose[:3, :3] = [[cosine, 0, -sine], [0, 1, 0], [sine, 0, cosine]]
     pose[2, 3] = DISTANCE
     intrinsics = (SIZE, SIZE, FOCAL, FOCAL, SIZE / 2, SIZE / 2)
     with torch.no_grad():
-        picture = render(Camera("", *intrinsics, pose), truth, torch.zeros(3)).image
+        picture = render(Camera("", *intrinsics, pose), gt_image, torch.zeros(3)).image
     picture = picture + NOISE * torch.from_numpy(random.normal(size=picture.shape)).float()
     photo = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
     return Camera(f"{angle:.2f}", *intrinsics, pose, photo)

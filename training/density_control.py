@@ -27,15 +27,15 @@ def collect(run: Training, iteration: int, view: TrainingView) -> None:
         totals["pixel_error"] += policy.typical_error(view.error)
         totals["error_views"] += 1
     if policy.collects_energy(iteration, settings.densification, settings.pruning):
-        squared_error = (view.image - view.truth).square().sum()
-        collect_worth(run, iteration, view.render.rasterizer.statistics.removal_energy, squared_error)
+        squared_error = (view.image - view.gt_image).square().sum()
+        collect_contribution(run, iteration, view.render.rasterizer.statistics.removal_energy, squared_error)
     if policy.collects_sensitivity(iteration, settings.densification, settings.pruning):
-        collect_worth(run, iteration, (view.gates * view.gates.grad)[:, 0].abs(), view.loss)
+        collect_contribution(run, iteration, (view.gates * view.gates.grad)[:, 0].abs(), view.loss)
 
 
-def collect_worth(run: Training, iteration: int, worth: Tensor, error: Tensor) -> None:
+def collect_contribution(run: Training, iteration: int, contribution: Tensor, error: Tensor) -> None:
     """Add what Gaussians (N,) are worth in a view, and its error, to the sums over the round."""
-    run.model.statistics["energy_so_far"] += worth
+    run.model.statistics["contribution_so_far"] += contribution
     run.totals["error_so_far"] += error
     if not run.views.remaining:
         finish_round(run, iteration)
@@ -43,13 +43,15 @@ def collect_worth(run: Training, iteration: int, worth: Tensor, error: Tensor) -
 
 def finish_round(run: Training, iteration: int) -> None:
     """Every view was seen since the last round: its sums are complete."""
-    energy, totals = run.model.statistics["energy_so_far"], run.totals
+    contribution, totals = run.model.statistics["contribution_so_far"], run.totals
     totals["round_start"] = totals["next_round_start"]
-    totals["error_share"] = torch.minimum(totals["error_share"], totals["error_so_far"] / len(run.model))
+    totals["mean_error_per_gaussian"] = torch.minimum(
+        totals["mean_error_per_gaussian"], totals["error_so_far"] / len(run.model)
+    )
     totals["next_round_start"] = torch.full_like(totals["next_round_start"], iteration)
     totals["error_so_far"] = torch.zeros_like(totals["error_so_far"])
     run.model.reset_statistics("round")
-    run.model.statistics["energy"] = energy
+    run.model.statistics["contribution"] = contribution
 
 
 def densify_and_prune(run: Training, iteration: int) -> None:
@@ -74,43 +76,43 @@ def densify(run: Training, iteration: int) -> tuple[int, int]:
     pixel_error = totals["pixel_error"] / totals["error_views"].clamp_min(1)
     candidates = policy.densification_candidates(scores, pixel_error, settings)
     room = policy.growth_room(len(model), run.budget_at(iteration), settings)
-    chosen = policy.highest(candidates, scores, room)
+    densify_mask = policy.top_k(candidates, scores, room)
     large = policy.is_large(model.scales, settings.percent_dense * run.scene.extent)
     if settings.clone_opacity == "corrected":
-        share_opacities(run, chosen & ~large)
-    model.tags["low_streak"][chosen] = 0
-    clones = policy.newborn(model.rows(chosen & ~large), iteration)
-    parents = policy.newborn(model.rows(chosen & large), iteration)
-    model.keep(~(chosen & large))
+        correct_opacities(run, densify_mask & ~large)
+    model.tags["low_streak"][densify_mask] = 0
+    clones = policy.with_newborn_tags(model.rows(densify_mask & ~large), iteration)
+    parents = policy.with_newborn_tags(model.rows(densify_mask & large), iteration)
+    model.keep(~(densify_mask & large))
     model.append(clones)
     model.append(policy.split_children(parents, settings, run.generator))
     return len(clones["means"]), len(parents["means"])
 
 
-def share_opacities(run: Training, cloned: Tensor) -> None:  # (N,) bool
+def correct_opacities(run: Training, cloned: Tensor) -> None:  # (N,) bool
     """Make parents, before they are copied, as opaque as one of two that take their place must be."""
     model, importance = run.model, 1.0
     if model.network is not None and run.settings.importance.importance_gate == "soft":
         importance = model.importance[cloned]
     raw = model.raw["opacities"].detach().clone()
-    raw[cloned] = policy.shared_opacities(model.opacities[cloned], importance)
+    raw[cloned] = policy.opacity_after_clone(model.opacities[cloned], importance)
     model.overwrite("opacities", raw, moments="keep")
 
 
 def prune(run: Training, iteration: int) -> int:
     """Drop what has had a low score for long enough, or is oversized; how many."""
-    streaks, doomed = judge(run, iteration)
+    streaks, prune_mask = select_for_pruning(run, iteration)
     run.model.tags["low_streak"] = streaks
-    run.model.keep(~doomed)
+    run.model.keep(~prune_mask)
     if len(run.model) == 0:
         raise ValueError(
-            f"iteration {iteration} pruned the last of {len(doomed)} Gaussians; "
+            f"iteration {iteration} pruned the last of {len(prune_mask)} Gaussians; "
             "does the scene's scale fit its cameras?"
         )
-    return int(doomed.sum())
+    return int(prune_mask.sum())
 
 
-def judge(run: Training, iteration: int) -> tuple[Tensor, Tensor]:
+def select_for_pruning(run: Training, iteration: int) -> tuple[Tensor, Tensor]:
     """Low streaks (N,) after this pruning round, and which Gaussians (N,) bool go."""
     settings, model, scores = run.settings.pruning, run.model, pruning_scores(run)
     unwanted = is_low(run, iteration, scores)
@@ -120,9 +122,9 @@ def judge(run: Training, iteration: int) -> tuple[Tensor, Tensor]:
     if policy.prunes_large(iteration, run.settings.densification):
         sizes = (model.scales, model.statistics["max_radius"])
         oversized = policy.is_oversized(*sizes, run.scene.extent, settings)
-    doomed = policy.prunable(model.tags | {"low_streak": streaks}, oversized, iteration, settings)
-    room = pruning_room(run, iteration, doomed & (unwanted | oversized))
-    return streaks, policy.highest(doomed, -scores.nan_to_num(0.0), room)
+    prune_mask = policy.prunable(model.tags | {"low_streak": streaks}, oversized, iteration, settings)
+    room = pruning_room(run, iteration, prune_mask & (unwanted | oversized))
+    return streaks, policy.top_k(prune_mask, -scores.nan_to_num(0.0), room)
 
 
 def pruning_room(run: Training, iteration: int, unwanted: Tensor) -> int:  # (N,) bool
@@ -136,7 +138,7 @@ def pruning_room(run: Training, iteration: int, unwanted: Tensor) -> int:  # (N,
     if not run.totals["grown"]:
         run.totals["grown"].fill_(count)
     goal = run.budget or round(pruning.prune_keep * run.totals["grown"].item())
-    room = count - policy.thinned(count, goal, policy.thinning_rounds(iteration, run.settings))
+    room = count - policy.next_count(count, goal, policy.thinning_rounds(iteration, run.settings))
     return room if run.budget else max(room, min(cap, int(unwanted.sum())))
 
 
@@ -149,8 +151,8 @@ def pruning_scores(run: Training) -> Tensor:
         unknown = torch.full((len(model),), math.nan, device=model.device)  # before it is learnt
         return unknown if model.network is None else model.importance[:, 0]
     totals = run.totals
-    return policy.relative_energy(
-        model.statistics, model.tags["birth"], totals["round_start"], totals["error_share"]
+    return policy.relative_contribution(
+        model.statistics, model.tags["birth"], totals["round_start"], totals["mean_error_per_gaussian"]
     )
 
 
@@ -165,7 +167,7 @@ def is_low(run: Training, iteration: int, scores: Tensor) -> Tensor:
     return low
 
 
-def start_or_settle_importance(run: Training, iteration: int) -> None:
+def start_or_bake_importance(run: Training, iteration: int) -> None:
     """Importance is learnt for a time; then what it leaves out goes, and the rest is trained on without gates."""
     settings, model = run.settings, run.model
     end = policy.importance_end(settings)
@@ -173,8 +175,8 @@ def start_or_settle_importance(run: Training, iteration: int) -> None:
         model.start_importance(settings.importance, run.scene.extent, run.generator)
     if iteration >= end and model.network is not None:
         before = len(model)
-        threshold = policy.settling_threshold(model.importance[:, 0], run.budget)
-        model.settle_importance(settings.importance.importance_gate, threshold)
+        threshold = policy.baking_threshold(model.importance[:, 0], run.budget)
+        model.bake_importance(settings.importance.importance_gate, threshold)
         run.history.step(iteration, 0, 0, before - len(model), len(model))
 
 

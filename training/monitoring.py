@@ -31,7 +31,7 @@ def report(
 ) -> None:
     """Show and log how it goes: every few iterations only, as reading a number waits for the device."""
     if iteration % Progress.INTERVAL == 0 or iteration == run.settings.optimization.iterations:
-        decibels = psnr(view.image.clamp(0, 1), view.truth).item()
+        decibels = psnr(view.image.clamp(0, 1), view.gt_image).item()
         numbers = (iteration, view.loss.item(), decibels, len(run.model))
         progress.update(*numbers)
         log.training(*numbers)
@@ -57,7 +57,7 @@ def check_numbers(run: Training, iteration: int, name: str, visible: Tensor, pro
 
 def measure(run: Training, iteration: int, progress: Progress, log: TensorBoardLog) -> None:
     """L1 and PSNR on all held-out views and on a few training views."""
-    model = run.model.exported(run.settings.importance.importance_gate)
+    model = run.model.baked(run.settings.importance.importance_gate)
     for name, cameras in (("test", run.scene.test), ("train", measured_cameras(run))):
         if not cameras:
             continue
@@ -68,8 +68,8 @@ def measure(run: Training, iteration: int, progress: Progress, log: TensorBoardL
             if run.exposures is not None:
                 image = run.exposures.apply(image, camera.image_name)
             image = image.clamp(0, 1)
-            truth = camera.ground_truth(background, model.device)
-            pair = (image, truth, camera.mask_on(model.device))
+            gt_image = camera.ground_truth(background, model.device)
+            pair = (image, gt_image, camera.mask_on(model.device))
             sums += torch.stack([l1(*pair), psnr(*pair)]).cpu()
         error, decibels = (sums / len(cameras)).tolist()
         progress.say(f"[ITER {iteration}] Evaluating {name}: L1 {error:.6f} PSNR {decibels:.4f}")
@@ -87,7 +87,7 @@ def export_gap_iterations(run: Training) -> set[int]:
 def report_export_gap(run: Training, iteration: int, progress: Progress) -> None:
     """How far the pictures of the saved file, which every measure is taken of, are from those trained on."""
     kind, generator = run.settings.importance.importance_gate, torch.Generator().manual_seed(iteration)
-    saved, flags = run.model.exported(kind), vars(run.settings.pipeline)
+    saved, flags = run.model.baked(kind), vars(run.settings.pipeline)
     background, differences = choose_background(run, measuring=True), []
     for camera in measured_cameras(run):
         gates = gate(run.model.importance, kind, generator)  # not of the run's own chances
@@ -120,7 +120,7 @@ def record_distributions(run: Training, iteration: int) -> None:
     if policy.collects_error(iteration, run.settings.densification):
         values["E_k"] = policy.reduced_errors(model.statistics, run.settings.densification)
     if policy.collects_energy(iteration, run.settings.densification, run.settings.pruning):
-        values["removal energy"] = model.statistics["energy"]
+        values["removal energy"] = model.statistics["contribution"]
     together = None
     if model.network is not None:
         values["s_k"] = model.importance
@@ -138,15 +138,15 @@ def correlation(first: Tensor, second: Tensor) -> float | None:
 
 def floaters(run: Training) -> dict[str, float]:
     """Shares of the blending weight over a few training views."""
-    model = run.model.exported(run.settings.importance.importance_gate)
+    model = run.model.baked(run.settings.importance.importance_gate)
     weights = torch.zeros(len(model), device=model.device)
     depths = torch.full((len(model),), float("inf"), device=model.device)
     for camera in measured_cameras(run):
         with torch.enable_grad():
             background = choose_background(run, measuring=True)
-            shown = render(camera, model, background, statistics=True, **vars(run.settings.pipeline))
-            torch.autograd.grad(shown.image.sum(), shown.means2d)  # the backward pass collects weights
-        weights += shown.rasterizer.statistics.weight_sum
-        centre = camera.matrices(model.device).camera_center
-        depths = torch.minimum(depths, (model.means - centre).norm(dim=1))
+            rendered = render(camera, model, background, statistics=True, **vars(run.settings.pipeline))
+            torch.autograd.grad(rendered.image.sum(), rendered.means2d)  # the backward pass collects weights
+        weights += rendered.rasterizer.statistics.weight_sum
+        center = camera.matrices(model.device).camera_center
+        depths = torch.minimum(depths, (model.means - center).norm(dim=1))
     return shares_of_weight(weights, model.opacities, depths)

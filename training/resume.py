@@ -34,7 +34,7 @@ FIXED_BY_CHECKPOINT += ("latent_size", "importance_width", "importance_frequenci
 
 
 @dataclass
-class Origin:
+class ResumePoint:
     """What a run begins from: the scene's points, or with a record the state of an earlier one."""
 
     settings: Settings
@@ -43,17 +43,17 @@ class Origin:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-def find_origin(given: dict[str, Any]) -> Origin:
+def find_resume_point(given: dict[str, Any]) -> ResumePoint:
     """By the flags given. ValueError where they do not fit the run that is to be gone on with."""
     if given.get("resume"):
-        return interrupted_run(given)
+        return resume_in_folder(given)
     if not given.get("start_checkpoint"):
-        return Origin(make_settings(given), given)
+        return ResumePoint(make_settings(given), given)
     tensors, record = load_checkpoint(given["start_checkpoint"])
-    return Origin(resumed_settings(given, record), given, tensors, record)
+    return ResumePoint(resumed_settings(given, record), given, tensors, record)
 
 
-def interrupted_run(given: dict[str, Any]) -> Origin:
+def resume_in_folder(given: dict[str, Any]) -> ResumePoint:
     """The run in the output folder: its newest checkpoint; without one it begins anew, with its settings."""
     if not given.get("model_path"):
         raise ValueError("--resume: which run? give its folder with -m")
@@ -74,9 +74,9 @@ def interrupted_run(given: dict[str, Any]) -> Origin:
     known = Settings().flat()
     all_given = dict.fromkeys(name for name in config.get("given", []) if name in known) | given
     if path is None:
-        return Origin(make_settings(given, recorded), all_given)
+        return ResumePoint(make_settings(given, recorded), all_given)
     settings = resumed_settings(given | {"start_checkpoint": str(path)}, record)
-    return Origin(settings, all_given, tensors, record)
+    return ResumePoint(settings, all_given, tensors, record)
 
 
 def refuse_differences(given: dict[str, Any], recorded: dict[str, Any], folder: Path) -> None:
@@ -128,9 +128,9 @@ def require_room(run: Training, record: dict[str, Any]) -> None:
         )
 
 
-def resume(origin: Origin, scene: Scene, folder: Path) -> Training:
+def resume(resume_point: ResumePoint, scene: Scene, folder: Path) -> Training:
     """The run of the checkpoint. ValueError if the scene has come to be another, or the checkpoint is damaged."""
-    settings, tensors, record = origin.settings, origin.tensors, origin.record
+    settings, tensors, record = resume_point.settings, resume_point.tensors, resume_point.record
     if record["training_views"] != len(scene.train):
         raise ValueError(
             f"{settings.run.start_checkpoint} was trained on {record['training_views']} views, "

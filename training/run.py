@@ -80,7 +80,7 @@ class TrainingView:
 
     render: RenderOutput
     image: Tensor  # (3, H, W) rendered, with the photo where a mask leaves it out
-    truth: Tensor  # (3, H, W)
+    gt_image: Tensor  # (3, H, W)
     loss: Tensor  # ()
     carrier: Tensor | None  # (N, 1) e_k, whose gradient is E_k times aux_scale
     gates: Tensor | None  # (N, 1) what opacities were multiplied by, with its gradient where that prunes
@@ -119,7 +119,7 @@ def new_exposures(settings: Settings, scene: Scene) -> Exposures | None:
     """One for every training view, where they are wanted."""
     if not settings.model.train_test_exp:
         return None
-    return Exposures([camera.image_name for camera in scene.train.blank], best_device())
+    return Exposures([camera.image_name for camera in scene.train.without_images], best_device())
 
 
 def check_output_folder(folder: Path, settings: Settings) -> None:
@@ -144,7 +144,7 @@ def write_inputs(run: Training) -> None:
     if run.settings.run.overwrite and not continues_in(run.folder, run.settings):
         run_folder.remove_results(run.folder)
     run_folder.write_cfg_args(run.folder, vars(run.settings.model))
-    write_json(run.folder / "cameras.json", viewer_entries((run.scene.test + run.scene.train).blank))
+    write_json(run.folder / "cameras.json", viewer_entries((run.scene.test + run.scene.train).without_images))
     write_point_cloud(run.folder / "input.ply", run.scene.points.xyz, run.scene.points.rgb)
     write_record(run, finished=False)
 
@@ -176,7 +176,7 @@ def write_record(run: Training, finished: bool) -> None:
 def save_if_due(run: Training, iteration: int, progress: Progress) -> None:
     if iteration in run.settings.run.save_iterations or iteration == run.settings.optimization.iterations:
         path = run_folder.point_cloud_path(run.folder, iteration)
-        model = run.model.exported(run.settings.importance.importance_gate)
+        model = run.model.baked(run.settings.importance.importance_gate)
         model.save_ply(path)
         if run.exposures is not None:
             run.exposures.save(run.folder)

@@ -13,9 +13,17 @@ from utils.images import to_bytes
 from utils.progress import Progress
 from utils.rendering import render
 from viewer.browser import WebViewer
-from viewer.inspect import MODES, SCORES, Subject, browser_splats, free_camera, picture, place_cameras
-from viewer.inspect import subject_with_tags
-from viewer.sibr import RemoteViewer, Request
+from viewer.inspect import (
+    MODES,
+    SCORES,
+    InspectedModel,
+    browser_splats,
+    free_camera,
+    answer_request,
+    place_cameras,
+)
+from viewer.inspect import inspect_with_tags
+from viewer.sibr import RemoteViewer, SibrRequest
 
 
 @dataclass
@@ -30,14 +38,14 @@ class Viewers:
         """Answer what they ask for, between two iterations; as long as they stop training, that is all there is."""
         last = run.iteration == run.settings.optimization.iterations
         if self.network is not None:
-            self.network.serve(
-                lambda request: picture_for(run, request), run.settings.model.source_path, last
-            )
+            self.network.serve(lambda request: render_for(run, request), run.settings.model.source_path, last)
         if self.page is not None and self.page.is_watched:
-            subject = functools.cache(lambda: subject_in_training(run))
+            inspected = functools.cache(lambda: inspect_in_training(run))
             status = f"iteration {run.iteration:,}, {len(run.model):,} Gaussians"
             self.page.serve(
-                lambda wish: picture(subject(), wish), lambda wish: browser_splats(subject(), wish), status
+                lambda request: answer_request(inspected(), request),
+                lambda request: browser_splats(inspected(), request),
+                status,
             )
 
     def close(self) -> None:
@@ -65,28 +73,28 @@ def open_network_viewer(run: Training, progress: Progress) -> RemoteViewer | Non
 def open_page(run: Training, progress: Progress) -> WebViewer:
     settings = run.settings.run
     page = WebViewer(settings.ip, settings.viewer_port, modes=MODES, scores=SCORES, trains=True)
-    place_cameras(page, (run.scene.test + run.scene.train).blank)
+    place_cameras(page, (run.scene.test + run.scene.train).without_images)
     progress.say(f"Training can be watched at {page.address}")
     return page
 
 
-def subject_in_training(run: Training) -> Subject:
+def inspect_in_training(run: Training) -> InspectedModel:
     """The model with what was collected of its Gaussians so far."""
-    subject = subject_with_tags(
+    inspected = inspect_with_tags(
         run.model, run.iteration, run.settings, lambda: run.scene.train + run.scene.test
     )
-    subject.measures = False
+    inspected.measures = False
     following = run.iteration + 1
     if policy.collects_error(following, run.settings.densification):
-        subject.known["error"] = policy.reduced_errors(run.model.statistics, run.settings.densification)
+        inspected.known["error"] = policy.reduced_errors(run.model.statistics, run.settings.densification)
     if policy.collects_energy(following, run.settings.densification, run.settings.pruning):
-        subject.known["removal energy"] = run.model.statistics["energy"]
-    return subject
+        inspected.known["removal energy"] = run.model.statistics["contribution"]
+    return inspected
 
 
-def picture_for(run: Training, request: Request) -> bytes:
+def render_for(run: Training, request: SibrRequest) -> bytes:
     """What the network viewer asked for, as the saved file would show it."""
-    model = run.model.exported(run.settings.importance.importance_gate)
+    model = run.model.baked(run.settings.importance.importance_gate)
     background = choose_background(run, measuring=True)
     flags = vars(run.settings.pipeline) | {"scaling_modifier": request.scaling}
     return to_bytes(render(free_camera(request), model, background, **flags).image).tobytes()

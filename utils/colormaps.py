@@ -10,7 +10,7 @@ TURBO, INFERNO = cv2.COLORMAP_TURBO, cv2.COLORMAP_INFERNO  # blue to red; black 
 TAIL = 0.01  # share of the values that may lie beyond either end of a scale
 
 
-def colour_range(values: Tensor, scale: str) -> tuple[float, float]:
+def color_range(values: Tensor, scale: str) -> tuple[float, float]:
     """Where a scale for these values (N,) begins and ends; NaN, and on a log scale 0, is left out.
 
     unit: 0 and 1 whatever the values are; linear and log: the values, but for a few at either end.
@@ -25,17 +25,17 @@ def colour_range(values: Tensor, scale: str) -> tuple[float, float]:
     return (low, high) if high > low else (low, low * 10 if scale == "log" else low + 1)
 
 
-def false_colours(values: Tensor, scale: str, low: float, high: float) -> np.ndarray:
+def apply_colormap(values: Tensor, scale: str, low: float, high: float) -> np.ndarray:
     """(..., 3) uint8 RGB of values (...), blue at `low`, red at `high`; what is no number is blue."""
     values = values.detach().float().nan_to_num(low)
     if scale == "log":
         values = values.clamp_min(low * 1e-3).log10()
         low, high = np.log10(low), np.log10(high)
-    return coloured(((values - low) / (high - low)).cpu().numpy(), TURBO)
+    return colorize(((values - low) / (high - low)).cpu().numpy(), TURBO)
 
 
-def coloured(values: np.ndarray, colours: int) -> np.ndarray:
+def colorize(values: np.ndarray, colors: int) -> np.ndarray:
     """(..., 3) uint8 RGB of values (...), which are clipped to [0, 1]."""
-    grey = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
-    flat = cv2.applyColorMap(grey.reshape(-1, 1), colours)
-    return np.ascontiguousarray(flat[..., ::-1].reshape(*grey.shape, 3))
+    gray = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    flat = cv2.applyColorMap(gray.reshape(-1, 1), colors)
+    return np.ascontiguousarray(flat[..., ::-1].reshape(*gray.shape, 3))

@@ -21,16 +21,16 @@ class Exposures:
     """The exposures of some views, by image name; the identity for all others and before training."""
 
     def __init__(self, names: list[str], device: torch.device) -> None:
-        self.places = {name: place for place, name in enumerate(names)}
+        self.indices = {name: index for index, name in enumerate(names)}
         identity = torch.eye(3, 4, device=device).repeat(len(names), 1, 1)
         self.matrices = identity.requires_grad_()  # (V, 3, 4)
         self.optimizer = torch.optim.Adam([self.matrices], lr=0.0)
 
     def apply(self, image: Tensor, name: str) -> Tensor:
         """The picture (3, H, W) as the view called `name` was exposed."""
-        if name not in self.places:
+        if name not in self.indices:
             return image
-        matrix = self.matrices[self.places[name]]
+        matrix = self.matrices[self.indices[name]]
         return torch.einsum("ij,jhw->ihw", matrix[:, :3], image) + matrix[:, 3, None, None]
 
     def step(self, rate: float) -> None:
@@ -54,7 +54,7 @@ class Exposures:
 
     def save(self, folder: Path) -> None:
         matrices = self.matrices.detach().cpu().tolist()
-        write_json(folder / FILE, {name: matrices[place] for name, place in self.places.items()})
+        write_json(folder / FILE, {name: matrices[index] for name, index in self.indices.items()})
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> Exposures:

@@ -18,7 +18,7 @@ INPUTS = {  # what each kind of network sees
 }
 
 
-class ImportanceNetwork(nn.Module):
+class ImportanceMLP(nn.Module):
     """logit(s_k) = MLP(x_k) with one hidden layer; x_k are features of the Gaussian and its latent."""
 
     def __init__(
@@ -28,13 +28,13 @@ class ImportanceNetwork(nn.Module):
         width: int,
         frequencies: int,  # octaves that encode the position
         start: float,  # s_k of every Gaussian before training
-        centre: Tensor,  # (3,) world; features are relative to it
+        center: Tensor,  # (3,) world; features are relative to it
         extent: float,  # world units
         generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.kind, self.frequencies, self.extent = kind, frequencies, extent
-        self.register_buffer("centre", centre.detach().clone())
+        self.register_buffer("center", center.detach().clone())
         sizes = {"features": 3 + 6 * frequencies + 3 + 2 + 3 + 3, "latents": latent_size}
         inputs = sum(sizes[name] for name in INPUTS[kind])
         self.bias = nn.Parameter(torch.tensor([math.log(start / (1 - start))]))
@@ -46,7 +46,7 @@ class ImportanceNetwork(nn.Module):
             # Above 0: latents alone start at 0, and units that are all 0 would never learn.
             self.hidden_bias = nn.Parameter(torch.empty(width).uniform_(0, bound, generator=generator))
             self.out = nn.Parameter(torch.zeros(1, width))  # s is the same for all until this has moved
-        self.to(centre.device)
+        self.to(center.device)
 
     def forward(self, raw: dict[str, Tensor]) -> Tensor:
         """s (N, 1) of Gaussians given by raw parameters. Differentiable in the network and the latents."""
@@ -61,7 +61,7 @@ class ImportanceNetwork(nn.Module):
         return torch.addmm(self.bias, hidden, self.out.T).sigmoid()
 
     def _features(self, raw: dict[str, Tensor]) -> Tensor:
-        position = (raw["means"] - self.centre) / self.extent
+        position = (raw["means"] - self.center) / self.extent
         position = position / (1 + position.norm(dim=1, keepdim=True))  # the far background stays bounded
         log_scales = raw["scales"] - math.log(self.extent)
         large, small = log_scales.amax(1), log_scales.amin(1)

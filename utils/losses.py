@@ -7,20 +7,20 @@ from torch import Tensor
 
 def l1(
     image: Tensor,  # (..., 3, H, W)
-    truth: Tensor,  # same shape
+    gt_image: Tensor,  # same shape
     counts: Tensor | None = None,  # (H, W) bool: only these pixels do; None: all
 ) -> Tensor:
     """Mean absolute difference, a scalar."""
-    return masked_mean((image - truth).abs(), counts).mean()
+    return masked_mean((image - gt_image).abs(), counts).mean()
 
 
 def psnr(
     image: Tensor,  # (..., 3, H, W) in [0, 1]
-    truth: Tensor,  # same shape
+    gt_image: Tensor,  # same shape
     counts: Tensor | None = None,  # (H, W) bool: only these pixels do; None: all
 ) -> Tensor:
     """Peak signal-to-noise ratio in decibels, (...): one per picture, of all channels. Infinite if equal."""
-    return -10 * masked_mean((image - truth).square(), counts).log10()
+    return -10 * masked_mean((image - gt_image).square(), counts).log10()
 
 
 def masked_mean(values: Tensor, counts: Tensor | None) -> Tensor:  # (..., C, H, W) -> (...)

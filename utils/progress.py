@@ -24,7 +24,7 @@ class Progress:
     def __init__(self, first: int, last: int, quiet: bool = False, terminal: bool | None = None) -> None:
         """`first`: iterations already done. `terminal`: None finds out from stderr."""
         self._done, self._last, self._quiet = first, last, quiet
-        self._shown, self._shown_time = first, time.monotonic()  # by the last line
+        self._format, self._format_time = first, time.monotonic()  # by the last line
         self._averages: dict[str, float] = {}
         terminal = sys.stderr.isatty() if terminal is None else terminal
         live = terminal and not quiet
@@ -41,7 +41,7 @@ class Progress:
             self._bar.update(advanced)
         elif not self._quiet and (self._seconds() >= SECONDS_BETWEEN_LINES or iteration == self._last):
             print(self._line(gaussians), flush=True)
-            self._shown, self._shown_time = iteration, time.monotonic()
+            self._format, self._format_time = iteration, time.monotonic()
 
     def say(self, text: str) -> None:
         """Print a line without tearing the bar apart."""
@@ -55,7 +55,7 @@ class Progress:
             self._bar.close()
 
     def _seconds(self) -> float:
-        return time.monotonic() - self._shown_time
+        return time.monotonic() - self._format_time
 
     def _numbers(self, gaussians: int) -> str:
         return (
@@ -63,7 +63,7 @@ class Progress:
         )
 
     def _line(self, gaussians: int) -> str:
-        rate = (self._done - self._shown) / max(
+        rate = (self._done - self._format) / max(
             self._seconds(), 1e-9
         )  # recent: growth makes iterations slower
         left = tqdm.format_interval((self._last - self._done) / max(rate, 1e-9))
@@ -87,7 +87,7 @@ class Counter:
     """Progress of work that is done elsewhere: a bar on a terminal, a timed line now and then elsewhere."""
 
     def __init__(self, title: str, total: int, quiet: bool = False) -> None:
-        self._title, self._shown, self._quiet = title, (0, total), quiet
+        self._title, self._format, self._quiet = title, (0, total), quiet
         self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
         live = sys.stderr.isatty() and not quiet
         self._bar = tqdm(desc=title, total=total or None, dynamic_ncols=True) if live else None
@@ -101,9 +101,9 @@ class Counter:
         if self._bar is not None:
             self._bar.total = total or None
             self._bar.update(done - self._bar.n)
-        elif not self._quiet and time.monotonic() >= self._next_line and self._shown != (done, total):
+        elif not self._quiet and time.monotonic() >= self._next_line and self._format != (done, total):
             print(f"{self._title} [{done}/{total or '?'}]", flush=True)
-            self._next_line, self._shown = time.monotonic() + SECONDS_BETWEEN_LINES, (done, total)
+            self._next_line, self._format = time.monotonic() + SECONDS_BETWEEN_LINES, (done, total)
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:

@@ -66,13 +66,13 @@ def render(
         opacities=model.opacities,
         importance=importance,
         error_carrier=error_carrier,
-        **_colours(model, matrices.camera_center, convert_SHs_python),
+        **_colors(model, matrices.camera_center, convert_SHs_python),
         **_shapes(model, scaling_modifier, compute_cov3D_python),
     )
     return RenderOutput(image, invdepth, radii, means2d, rest[0] if rest else None, rasterizer)
 
 
-def _colours(model: Any, camera_center: Tensor, in_torch: bool) -> dict[str, Tensor]:
+def _colors(model: Any, camera_center: Tensor, in_torch: bool) -> dict[str, Tensor]:
     if not in_torch:
         return {"dc": model.sh_dc, "shs": model.sh_rest}
     directions = torch.nn.functional.normalize(model.means - camera_center, dim=-1)

@@ -74,7 +74,7 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("chkpnt*.safetensors"))
 
 
-def pictures_path(folder: Path, split: str, iteration: int, kind: str) -> Path:
+def images_path(folder: Path, split: str, iteration: int, kind: str) -> Path:
     """Folder of pictures; split: `train` or `test`; kind: `renders` or `gt`."""
     return folder / split / f"ours_{iteration}" / kind
 
@@ -134,8 +134,8 @@ def claimed(folder: Path) -> Iterator[None]:
 
 def remove_leftovers(folder: Path) -> None:
     """Delete what a run was writing when it was killed, where it writes; by names that only `utils.files` gives."""
-    for place in (folder, *folder.glob("point_cloud/iteration_*")):
-        for path in place.glob(LEFTOVERS):
+    for parent in (folder, *folder.glob("point_cloud/iteration_*")):
+        for path in parent.glob(LEFTOVERS):
             if re.fullmatch(r"\..+\.[0-9a-f]{8}\.part", path.name):
                 path.unlink()
 
@@ -159,7 +159,7 @@ def remove_results(folder: Path) -> None:
             _remove_empty(path.parent, folder)
 
 
-def remove_pictures(folder: Path) -> None:
+def remove_images(folder: Path) -> None:
     """Delete the numbered pictures of an earlier rendering: it may have had more views."""
     for path in folder.glob("*.png"):
         if path.stem.isdigit():

@@ -49,11 +49,11 @@ def encode(
         (steps >> 8).astype(np.uint8),
     )
     images["quats.webp"] = pack_quats(quats[order])
-    scale_codes, scale_book = quantise(scales[order])
+    scale_codes, scale_book = quantize(scales[order])
     images["scales.webp"] = scale_codes
-    colour_codes, colour_book = quantise(sh_dc[order])
+    color_codes, color_book = quantize(sh_dc[order])
     alpha = np.clip(np.rint(opacities[order, None] * 255), 0, 255).astype(np.uint8)
-    images["sh0.webp"] = np.concatenate([colour_codes, alpha], 1)
+    images["sh0.webp"] = np.concatenate([color_codes, alpha], 1)
     meta = {
         "version": VERSION,
         "asset": {"generator": "error-driven-3dgs"},
@@ -61,12 +61,12 @@ def encode(
         "means": {"mins": low.tolist(), "maxs": high.tolist(), "files": ["means_l.webp", "means_u.webp"]},
         "scales": {"codebook": scale_book, "files": ["scales.webp"]},
         "quats": {"files": ["quats.webp"]},
-        "sh0": {"codebook": colour_book, "files": ["sh0.webp"]},
+        "sh0": {"codebook": color_book, "files": ["sh0.webp"]},
     }
     flat = {name: _as_image(pixels, width) for name, pixels in images.items()}
     if sh_rest.shape[1]:
         labels, palette = make_palette(sh_rest[order].reshape(len(means), -1))
-        codes, book = quantise(palette)
+        codes, book = quantize(palette)
         count = len(palette)
         rows = -(-count // ENTRIES_PER_ROW) * ENTRIES_PER_ROW
         entries = np.zeros((rows, sh_rest.shape[1], 3), np.uint8)
@@ -109,13 +109,13 @@ def _decode(meta, pixels) -> dict[str, np.ndarray]:
     low_bytes, high_bytes = (pixels(name)[:count, :3].astype(np.float64) for name in meta["means"]["files"])
     low, high = (np.array(meta["means"][key]) for key in ("mins", "maxs"))
     logs = low + (high_bytes * 256 + low_bytes) / 65535 * (high - low)
-    colours = pixels(meta["sh0"]["files"][0])[:count]
+    colors = pixels(meta["sh0"]["files"][0])[:count]
     found = {
         "means": np.sign(logs) * np.expm1(np.abs(logs)),
         "scales": np.array(meta["scales"]["codebook"])[pixels(meta["scales"]["files"][0])[:count, :3]],
         "quats": unpack_quats(pixels(meta["quats"]["files"][0])[:count]),
-        "opacities": colours[:, 3] / 255,
-        "sh_dc": np.array(meta["sh0"]["codebook"])[colours[:, :3]],
+        "opacities": colors[:, 3] / 255,
+        "sh_dc": np.array(meta["sh0"]["codebook"])[colors[:, :3]],
         "sh_rest": np.zeros((count, 0, 3)),
     }
     if "shN" in meta:
@@ -160,7 +160,7 @@ def unpack_quats(pixels: np.ndarray) -> np.ndarray:
     return quats
 
 
-def quantise(values: np.ndarray) -> tuple[np.ndarray, list[float]]:
+def quantize(values: np.ndarray) -> tuple[np.ndarray, list[float]]:
     """Codes (same shape, uint8) and the numbers that they stand for: quantiles, moved to the means of their cells."""
     flat = np.sort(values.ravel().astype(np.float64))
     book = np.unique(np.quantile(flat, (np.arange(CODES) + 0.5) / CODES))

@@ -48,8 +48,8 @@ def write_splat(path: Path, splats: Splats) -> None:
     order = np.argsort(-opacity * np.exp(splats.scales.sum(1)), kind="stable")
     rows = np.zeros(len(splats), SPLAT_ROW)
     rows["means"], rows["scales"] = splats.means[order], np.exp(splats.scales[order])
-    colour = np.concatenate([0.5 + C0 * splats.sh_dc, opacity[:, None]], 1)[order]
-    rows["rgba"] = np.clip(np.rint(colour * 255), 0, 255)
+    color = np.concatenate([0.5 + C0 * splats.sh_dc, opacity[:, None]], 1)[order]
+    rows["rgba"] = np.clip(np.rint(color * 255), 0, 255)
     rows["quats"] = np.clip(np.rint(_unit(splats.quats[order]) * 128 + 128), 0, 255)
     write_atomically(path, lambda file: file.write(rows.tobytes()))
 

@@ -14,13 +14,13 @@ import numpy as np
 QUALITY = "18"  # H.264's constant rate factor: hardly to be told from the pictures
 
 
-def require_film_writer() -> None:
+def require_video_writer() -> None:
     """ValueError, before anything is rendered, where PyAV is not installed."""
     if importlib.util.find_spec("av") is None:
         raise ValueError("films need PyAV, which is not installed: pip install av")
 
 
-def write_film(path: Path, pictures: Iterable[np.ndarray], fps: int) -> None:
+def write_video(path: Path, images: Iterable[np.ndarray], fps: int) -> None:
     """Write (H, W, 3) uint8 pictures of one size as a film, which appears under its name when it is complete.
 
     H.264 wants even sides: an odd one loses its last row or column.
@@ -32,12 +32,12 @@ def write_film(path: Path, pictures: Iterable[np.ndarray], fps: int) -> None:
     try:
         with av.open(str(partial), "w") as container:
             stream = None
-            for picture in pictures:
-                height, width = (side - side % 2 for side in picture.shape[:2])
+            for image in images:
+                height, width = (side - side % 2 for side in image.shape[:2])
                 if stream is None:
                     stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": QUALITY})
                     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-                even = np.ascontiguousarray(picture[:height, :width])
+                even = np.ascontiguousarray(image[:height, :width])
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
             if stream is not None:
                 container.mux(stream.encode())

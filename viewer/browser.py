@@ -26,7 +26,7 @@ JPEG_QUALITY = 90
 
 
 @dataclass(frozen=True)
-class Wish:
+class ViewRequest:
     """What one browser should show."""
 
     width: int  # pixels
@@ -43,7 +43,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Shown:
+class RenderedView:
     """A picture and what there is to say about it."""
 
     image: np.ndarray  # (H, W, 3) uint8
@@ -67,12 +67,12 @@ class _Watcher:
     moved: float = 0.0  # when, by time.monotonic
     asked: bool = True  # whether it waits for a picture
     sharp: bool = False  # whether the last one was of full size
-    shown: float = 0.0  # when
+    rendered: float = 0.0  # when
     splats: bool = False  # whether it draws by itself
     pixels_per_second: float = 1e6  # of the pictures so far
 
 
-Show = Callable[[Wish], Shown]
+Show = Callable[[ViewRequest], RenderedView]
 
 
 def require_viser() -> None:
@@ -199,7 +199,7 @@ class WebViewer:
     def is_watched(self) -> bool:
         return bool(self._watchers)
 
-    def serve(self, show: Show, splats: Callable[[Wish], BrowserSplats], status: str) -> None:
+    def serve(self, show: Show, splats: Callable[[ViewRequest], BrowserSplats], status: str) -> None:
         """Send every browser the picture it is due; while training is paused go on with that, until all have left."""
         while True:
             self._controls.say(status)
@@ -222,10 +222,10 @@ class WebViewer:
         if watcher.asked or (not watcher.sharp and now - watcher.moved > SECONDS_STILL):
             return True
         live = self._live and not self._controls.is_paused
-        return live and now - watcher.shown > SECONDS_LIVE
+        return live and now - watcher.rendered > SECONDS_LIVE
 
     def _answer(
-        self, client: Any, watcher: _Watcher, show: Show, splats: Callable[[Wish], BrowserSplats]
+        self, client: Any, watcher: _Watcher, show: Show, splats: Callable[[ViewRequest], BrowserSplats]
     ) -> None:
         camera = client.camera
         try:
@@ -235,29 +235,34 @@ class WebViewer:
             return
         if min(width, height) < 1:
             return
-        moving, watcher.asked = time.monotonic() - watcher.moved < SECONDS_STILL and watcher.shown > 0, False
+        moving, watcher.asked = (
+            time.monotonic() - watcher.moved < SECONDS_STILL and watcher.rendered > 0,
+            False,
+        )
         side = self._controls.side
         if moving:
             side = min(side, _quick_side(watcher.pixels_per_second * SECONDS_MOVING, width / height))
         factor = min(1.0, side / max(width, height))
-        wish = self._controls.wish(camera, max(1, round(width * factor)), max(1, round(height * factor)))
+        request = self._controls.request(
+            camera, max(1, round(width * factor)), max(1, round(height * factor))
+        )
         if self._controls.in_browser:
-            self._send_splats(client, watcher, splats(wish))
+            self._send_splats(client, watcher, splats(request))
             return
         if watcher.splats:
             self._server.scene.remove_by_name("/gaussians")
             watcher.splats = False
         before = time.monotonic()
-        shown = show(wish)
-        watcher.shown, watcher.sharp = time.monotonic(), not moving
-        watcher.pixels_per_second = wish.width * wish.height / max(watcher.shown - before, 1e-4)
-        client.scene.set_background_image(shown.image, format="jpeg", jpeg_quality=JPEG_QUALITY)
-        self._controls.note(shown.notes)
+        rendered = show(request)
+        watcher.rendered, watcher.sharp = time.monotonic(), not moving
+        watcher.pixels_per_second = request.width * request.height / max(watcher.rendered - before, 1e-4)
+        client.scene.set_background_image(rendered.image, format="jpeg", jpeg_quality=JPEG_QUALITY)
+        self._controls.note(rendered.notes)
 
     def _send_splats(self, client: Any, watcher: _Watcher, splats: BrowserSplats) -> None:
         client.scene.set_background_image(None)
         self._server.scene.add_gaussian_splats("/gaussians", **vars(splats))
-        watcher.splats, watcher.sharp, watcher.shown = True, True, time.monotonic()
+        watcher.splats, watcher.sharp, watcher.rendered = True, True, time.monotonic()
 
 
 def _quick_side(pixels: float, aspect: float) -> float:
@@ -276,7 +281,7 @@ class _Controls:
         self._pause = gui.add_checkbox("pause training", False, visible=trains)
         self._iteration = gui.add_slider(
             "saved iteration", 0, last, 1, iterations.index(first) if first in iterations else last,
-            marks=tuple((place, str(value)) for place, value in enumerate(iterations)), visible=last > 0,
+            marks=tuple((index, str(value)) for index, value in enumerate(iterations)), visible=last > 0,
         )  # fmt: skip
         self._mode = gui.add_dropdown("show", modes)
         with gui.add_folder("What pruning would remove"):
@@ -302,9 +307,9 @@ class _Controls:
     def choose_view(self, name: str) -> None:
         self._view.value = name
 
-    def wish(self, camera: Any, width: int, height: int) -> Wish:
+    def request(self, camera: Any, width: int, height: int) -> ViewRequest:
         """By the controls, for a browser's camera."""
-        return Wish(
+        return ViewRequest(
             width,
             height,
             2 * math.atan(math.tan(camera.fov / 2) * width / height),

@@ -20,18 +20,18 @@ from scene import Camera, Cameras
 from scene.camera import camera_to_world
 from scene.camera_paths import focus, mean_up
 from scene.lenses import FieldOfView
-from utils.colormaps import INFERNO, colour_range, coloured, false_colours
+from utils.colormaps import INFERNO, color_range, colorize, apply_colormap
 from utils.images import resize_image, to_bytes
 from utils.importance import deterministic_gate
 from utils.progress import each
 from utils.rendering import render
 from utils.rotations import covariances
 from utils.sh import rgb_to_sh, sh_to_rgb
-from viewer.browser import BrowserSplats, Shown, WebViewer, Wish
+from viewer.browser import BrowserSplats, RenderedView, WebViewer, ViewRequest
 
-COLOUR, DEPTH, PHOTO, DIFFERENCE = "colour", "depth", "photo of the view", "error of the view"
+COLOR, DEPTH, PHOTO, DIFFERENCE = "colour", "depth", "photo of the view", "error of the view"
 MOST_VIEWS = 24  # that a finished model is measured on
-REMOVED_COLOUR = (1.0, 0.0, 1.0)
+REMOVED_COLOR = (1.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ SCORES = {
     "age": Score("linear", "a run in training or with a checkpoint of this iteration"),
     "generation": Score("linear", "a run in training or with a checkpoint of this iteration"),
 }
-MODES = (COLOUR, DEPTH, *SCORES, DIFFERENCE, PHOTO)
+MODES = (COLOR, DEPTH, *SCORES, DIFFERENCE, PHOTO)
 
 
 @dataclass
-class Subject:
+class InspectedModel:
     """A model at one iteration."""
 
     model: GaussianModel
@@ -72,38 +72,38 @@ class Subject:
         if name == "opacity":
             return self.model.opacities[:, 0]
         if name in ("error", "removal energy") and name not in self.known and self.measures:
-            self.known |= measured_scores(self, self.photos())
+            self.known |= measure_scores(self, self.photos())
         if name not in self.known:
             raise ValueError(f"not known of this model; it takes {SCORES[name].wanted}")
         return self.known[name]
 
 
-def plain_subject(model: GaussianModel, settings: Settings, photos: Callable[[], Cameras]) -> Subject:
+def inspect_model(model: GaussianModel, settings: Settings, photos: Callable[[], Cameras]) -> InspectedModel:
     """A model of which nothing is known but what its file holds; errors are measured when they are asked for."""
     background = torch.full((3,), float(settings.model.white_background), device=model.device)
-    return Subject(model, background, vars(settings.pipeline), photos=photos, measures=True)
+    return InspectedModel(model, background, vars(settings.pipeline), photos=photos, measures=True)
 
 
-def subject_with_tags(
+def inspect_with_tags(
     model: GaussianModel, iteration: int, settings: Settings, photos: Callable[[], Cameras]
-) -> Subject:
+) -> InspectedModel:
     """A model as training knows it: with ages, and with importances where it learns them."""
-    subject = plain_subject(model, settings, photos)
-    subject.known["age"] = iteration - model.tags["birth"]
-    subject.known["generation"] = model.tags["generation"]
+    inspected = inspect_model(model, settings, photos)
+    inspected.known["age"] = iteration - model.tags["birth"]
+    inspected.known["generation"] = model.tags["generation"]
     if model.network is not None:
         with torch.no_grad():
             importance = model.importance
-        subject.known["importance"] = importance[:, 0]
-        subject.gates = deterministic_gate(importance, settings.importance.importance_gate)
-    return subject
+        inspected.known["importance"] = importance[:, 0]
+        inspected.gates = deterministic_gate(importance, settings.importance.importance_gate)
+    return inspected
 
 
-def measured_scores(subject: Subject, cameras: Cameras) -> dict[str, Tensor]:
+def measure_scores(inspected: InspectedModel, cameras: Cameras) -> dict[str, Tensor]:
     """Largest E_k and summed removal energy (N,) over a few evenly spaced views. ValueError without views."""
     if not cameras:
         raise ValueError("it takes photos of the scene, which were not found")
-    model, settings = subject.model, DensificationSettings(densify_by="error")
+    model, settings = inspected.model, DensificationSettings(densify_by="error")
     count = min(MOST_VIEWS, len(cameras))
     energy = torch.zeros(len(model), device=model.device)
     model.reset_statistics("densification")
@@ -111,18 +111,18 @@ def measured_scores(subject: Subject, cameras: Cameras) -> dict[str, Tensor]:
         camera = cameras[index * len(cameras) // count]
         carrier = torch.zeros(len(model), 1, device=model.device, requires_grad=True)
         with torch.enable_grad():
-            shown = render(
-                camera, model, subject.background, importance=subject.gates, error_carrier=carrier,
-                statistics=True, **subject.flags,
+            rendered = render(
+                camera, model, inspected.background, importance=inspected.gates, error_carrier=carrier,
+                statistics=True, **inspected.flags,
             )  # fmt: skip
-            truth = camera.ground_truth(subject.background, model.device)
-            image = camera.counted(shown.image, truth)
-            _, losses = policy.training_loss(image, truth, OptimizationSettings.lambda_dssim)
+            gt_image = camera.ground_truth(inspected.background, model.device)
+            image = camera.masked(rendered.image, gt_image)
+            _, losses = policy.training_loss(image, gt_image, OptimizationSettings.lambda_dssim)
             error = policy.pixel_error(losses, settings.error_metric, OptimizationSettings.lambda_dssim)
-            auxiliary = policy.auxiliary_loss(camera.counted(error, 0.0), shown.error_image)
+            auxiliary = policy.auxiliary_loss(camera.masked(error, 0.0), rendered.error_image)
         (gradient,) = torch.autograd.grad(auxiliary, carrier)
         policy.accumulate_errors(model.statistics, gradient[:, 0], settings)
-        energy += shown.rasterizer.statistics.removal_energy
+        energy += rendered.rasterizer.statistics.removal_energy
     return {"error": policy.reduced_errors(model.statistics, settings), "removal energy": energy}
 
 
@@ -137,42 +137,44 @@ def free_camera(wanted: Any) -> Camera:
 
 
 @torch.no_grad()
-def picture(subject: Subject, wish: Wish) -> Shown:
+def answer_request(inspected: InspectedModel, request: ViewRequest) -> RenderedView:
     """What the wish asks for, or says why it cannot be shown beside the model's colours."""
     notes = []
-    if wish.mode in (PHOTO, DIFFERENCE):
+    if request.mode in (PHOTO, DIFFERENCE):
         try:
-            return of_the_view(subject, wish)
+            return compare_with_photo(inspected, request)
         except ValueError as problem:
-            notes.append(f"{wish.mode}: {problem}")
-    model, gates = dressed(subject, wish, notes)
-    shown = render(free_camera(wish), model, subject.background, importance=gates, **subject.flags)
-    image = to_bytes(shown.image)
-    if wish.mode == DEPTH:
-        nearest = colour_range(shown.invdepth[shown.invdepth > 0], "linear")[1]
-        image = false_colours(shown.invdepth[0], "linear", 0.0, nearest)
+            notes.append(f"{request.mode}: {problem}")
+    model, gates = styled(inspected, request, notes)
+    rendered = render(free_camera(request), model, inspected.background, importance=gates, **inspected.flags)
+    image = to_bytes(rendered.image)
+    if request.mode == DEPTH:
+        nearest = color_range(rendered.invdepth[rendered.invdepth > 0], "linear")[1]
+        image = apply_colormap(rendered.invdepth[0], "linear", 0.0, nearest)
         notes.append(f"inverse distance: red {nearest:.3g}, blue 0")
-    return Shown(image, notes)
+    return RenderedView(image, notes)
 
 
-def dressed(subject: Subject, wish: Wish, notes: list[str]) -> tuple[GaussianModel, Tensor | None]:
+def styled(
+    inspected: InspectedModel, request: ViewRequest, notes: list[str]
+) -> tuple[GaussianModel, Tensor | None]:
     """The model without what the wish prunes, in the colours it wants, and its gates; `notes` grows."""
-    model, gates = subject.model, subject.gates
+    model, gates = inspected.model, inspected.gates
     raw = {name: values.detach() for name, values in model.raw.items() if name != "latents"}
     degree = model.active_sh_degree
-    if wish.mode in SCORES:
+    if request.mode in SCORES:
         try:
-            raw, degree = raw | in_false_colours(subject, wish.mode, notes), 0
+            raw, degree = raw | false_color_sh(inspected, request.mode, notes), 0
         except ValueError as problem:
-            notes.append(f"{wish.mode}: {problem}")
-    if wish.prune_share > 0:
+            notes.append(f"{request.mode}: {problem}")
+    if request.prune_share > 0:
         try:
-            kept = after_pruning(subject, wish, notes)
+            kept = kept_after_pruning(inspected, request, notes)
         except ValueError as problem:
-            notes.append(f"pruning by {wish.prune_by}: {problem}")
+            notes.append(f"pruning by {request.prune_by}: {problem}")
         else:
-            if wish.mark_pruned:
-                mark = rgb_to_sh(raw["sh_dc"].new_tensor(REMOVED_COLOUR))
+            if request.mark_pruned:
+                mark = rgb_to_sh(raw["sh_dc"].new_tensor(REMOVED_COLOR))
                 raw["sh_dc"] = torch.where(kept[:, None, None], raw["sh_dc"], mark)
                 raw["sh_rest"] = raw["sh_rest"] * kept[:, None, None]
             else:
@@ -183,23 +185,23 @@ def dressed(subject: Subject, wish: Wish, notes: list[str]) -> tuple[GaussianMod
     return plain, gates
 
 
-def in_false_colours(subject: Subject, name: str, notes: list[str]) -> dict[str, Tensor]:
+def false_color_sh(inspected: InspectedModel, name: str, notes: list[str]) -> dict[str, Tensor]:
     """Colours of all Gaussians, as raw parameters, that show a score."""
-    values, scale = subject.score(name), SCORES[name].scale
-    low, high = colour_range(values, scale)
-    rgb = torch.from_numpy(false_colours(values, scale, low, high)).to(values.device) / 255
+    values, scale = inspected.score(name), SCORES[name].scale
+    low, high = color_range(values, scale)
+    rgb = torch.from_numpy(apply_colormap(values, scale, low, high)).to(values.device) / 255
     notes.append(f"{name}: blue {low:.3g}, red {high:.3g}{', equal ratios' if scale == 'log' else ''}")
-    rest = subject.model.sh_rest.detach()
+    rest = inspected.model.sh_rest.detach()
     return {"sh_dc": rgb_to_sh(rgb)[:, None], "sh_rest": torch.zeros_like(rest)}
 
 
-def after_pruning(subject: Subject, wish: Wish, notes: list[str]) -> Tensor:
+def kept_after_pruning(inspected: InspectedModel, request: ViewRequest, notes: list[str]) -> Tensor:
     """Which Gaussians (N,) bool are left when the share with the lowest scores goes; what is unknown stays."""
-    scores = subject.score(wish.prune_by)
+    scores = inspected.score(request.prune_by)
     known = ~scores.isnan()
-    kept = ~policy.highest(known, -scores, round(wish.prune_share * int(known.sum())))
+    kept = ~policy.top_k(known, -scores, round(request.prune_share * int(known.sum())))
     left = int(kept.sum())
-    size = ply_size(left, subject.model.sh_degree) / 1e6
+    size = ply_size(left, inspected.model.sh_degree) / 1e6
     lowest = scores[kept & known].min().item() if bool((kept & known).any()) else float("inf")
     notes.append(
         f"pruned {len(kept) - left:,} of {len(kept):,} below {lowest:.3g}: {left:,} left, {size:.1f} MB"
@@ -207,29 +209,31 @@ def after_pruning(subject: Subject, wish: Wish, notes: list[str]) -> Tensor:
     return kept
 
 
-def of_the_view(subject: Subject, wish: Wish) -> Shown:
+def compare_with_photo(inspected: InspectedModel, request: ViewRequest) -> RenderedView:
     """The chosen view's photo, or how far the model is from it, on a canvas of the size wished for."""
-    cameras = subject.photos()
-    names = [camera.image_name for camera in cameras.blank]
-    if wish.view not in names:
+    cameras = inspected.photos()
+    names = [camera.image_name for camera in cameras.without_images]
+    if request.view not in names:
         raise ValueError("choose a view whose photo is there")
-    camera = cameras[names.index(wish.view)]
-    truth = camera.ground_truth(subject.background, subject.model.device)
-    if wish.mode == PHOTO:
-        return Shown(on_canvas(to_bytes(truth), wish), [camera.image_name])
-    image = render(camera, subject.model, subject.background, importance=subject.gates, **subject.flags).image
-    error = camera.counted((image.clamp(0, 1) - truth).abs().mean(0, keepdim=True), 0.0)[0]
-    high = max(colour_range(error.flatten(), "linear")[1], 1e-3)
+    camera = cameras[names.index(request.view)]
+    gt_image = camera.ground_truth(inspected.background, inspected.model.device)
+    if request.mode == PHOTO:
+        return RenderedView(fit_to_canvas(to_bytes(gt_image), request), [camera.image_name])
+    image = render(
+        camera, inspected.model, inspected.background, importance=inspected.gates, **inspected.flags
+    ).image
+    error = camera.masked((image.clamp(0, 1) - gt_image).abs().mean(0, keepdim=True), 0.0)[0]
+    high = max(color_range(error.flatten(), "linear")[1], 1e-3)
     note = f"{camera.image_name}: error {error.mean().item():.4f} on average, brightest from {high:.3g}"
-    return Shown(on_canvas(coloured((error / high).cpu().numpy(), INFERNO), wish), [note])
+    return RenderedView(fit_to_canvas(colorize((error / high).cpu().numpy(), INFERNO), request), [note])
 
 
-def on_canvas(
+def fit_to_canvas(
     image: np.ndarray,  # (h, w, 3) uint8
-    wish: Wish,
+    request: ViewRequest,
 ) -> np.ndarray:
     """As large as fits into the picture wished for, in its middle."""
-    width, height = wish.width, wish.height
+    width, height = request.width, request.height
     factor = min(width / image.shape[1], height / image.shape[0])
     inner = resize_image(image, *(max(1, int(factor * side)) for side in image.shape[1::-1]))
     canvas = np.zeros((height, width, 3), np.uint8)
@@ -245,10 +249,10 @@ def place_cameras(page: WebViewer, cameras: Sequence[Camera]) -> None:
 
 
 @torch.no_grad()
-def browser_splats(subject: Subject, wish: Wish) -> BrowserSplats:
+def browser_splats(inspected: InspectedModel, request: ViewRequest) -> BrowserSplats:
     """The same Gaussians for a browser to draw, without the part of their colours that depends on direction."""
-    model, gates = dressed(subject, wish, [])
+    model, gates = styled(inspected, request, [])
     opacities = model.opacities if gates is None else model.opacities * gates
-    colours = sh_to_rgb(0, model.sh_dc, torch.zeros_like(model.means))
+    colors = sh_to_rgb(0, model.sh_dc, torch.zeros_like(model.means))
     full = covariances(model.scales, model.quats)[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3)
-    return BrowserSplats(*(values.cpu().numpy() for values in (model.means, full, colours, opacities)))
+    return BrowserSplats(*(values.cpu().numpy() for values in (model.means, full, colors, opacities)))

@@ -28,7 +28,7 @@ _TURN_Y_Z = np.array([[1.0], [-1.0], [-1.0], [1.0]])
 
 
 @dataclass(frozen=True)
-class Request:
+class SibrRequest:
     """What the viewer wants to see, and whether training goes on meanwhile."""
 
     width: int  # 0: no picture
@@ -41,7 +41,7 @@ class Request:
     keep_alive: bool
 
 
-Show = Callable[[Request], bytes]  # (height, width, 3) uint8 RGB
+Show = Callable[[SibrRequest], bytes]  # (height, width, 3) uint8 RGB
 
 
 class RemoteViewer:
@@ -66,10 +66,10 @@ class RemoteViewer:
         while self._viewer is not None and (paused or self._has_asked(0.0)):
             try:
                 request = read_request(self._receive)
-                picture = show(request) if request.width else b""
+                image = show(request) if request.width else b""
                 name = source.encode("ascii", "replace")
                 self._viewer.settimeout(SECONDS_TO_WAIT)
-                self._viewer.sendall(picture + LENGTH.pack(len(name)) + name)
+                self._viewer.sendall(image + LENGTH.pack(len(name)) + name)
                 paused = not request.train or (last and request.keep_alive)
             except (OSError, ValueError) as problem:
                 self._say(f"The viewer is gone: {problem or type(problem).__name__}")
@@ -108,7 +108,7 @@ class RemoteViewer:
             self._viewer = None
 
 
-def read_request(receive: Callable[[int], bytes]) -> Request:
+def read_request(receive: Callable[[int], bytes]) -> SibrRequest:
     """The next one. ValueError for one that is none, too large or impossible."""
     (size,) = LENGTH.unpack(receive(LENGTH.size))
     if size > LARGEST_REQUEST:
@@ -123,7 +123,7 @@ def read_request(receive: Callable[[int], bytes]) -> Request:
     if not width or not height:
         width = height = 0
     fov_x, fov_y = (_number(values, f"fov_{axis}", 1e-3, math.pi - 1e-3) if width else 1.0 for axis in "xy")
-    return Request(
+    return SibrRequest(
         int(width),
         int(height),
         fov_x,

@@ -120,8 +120,8 @@ class Chart:
 
     def dots(self, points: Sequence[Point], style: str) -> None:
         """Many small ones: a path of lines of hardly any length, whose round ends show."""
-        thinned = _thinned(points, MOST_DOTS)
-        path = "".join(f"M{self.across(x):.1f} {self.down(y):.1f}h.1" for x, y in thinned)
+        kept = _thinned(points, MOST_DOTS)
+        path = "".join(f"M{self.across(x):.1f} {self.down(y):.1f}h.1" for x, y in kept)
         self.marks.append(f'<path class="dots {style}" d="{path}"/>')
 
     def ring(self, x: float, y: float, style: str, title: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from evaluation.report.charts import Axis, Chart, between, quantile, running_mean, short
 from evaluation.report.html import SPLITS, figure, grid, note, section
-from evaluation.report.run import Run, dig, is_number, mapping, number
+from evaluation.report.run import RunRecord, dig, is_number, mapping, number
 
 DISTRIBUTIONS = {
     "E_k": "Error E_k",
@@ -21,14 +21,14 @@ DISTRIBUTIONS = {
 FLOATERS = {"low_opacity": "of opacity below 0.1", "near_camera": "nearer than a tenth of the median depth"}
 
 
-def time_axis(run: Run) -> Axis:
+def time_axis(run: RunRecord) -> Axis:
     return Axis(0, max(run.iterations_done, 1))
 
 
 # Curves
 
 
-def curves(run: Run) -> str:
+def curves(run: RunRecord) -> str:
     if run.history is None:
         text = "No curves and distributions: there is no <code>history.json</code> in this folder, so "
         return section("Curves", note(text + "the run is of an older version or of another program."))
@@ -46,7 +46,7 @@ def curves(run: Run) -> str:
     return section("Curves", content)
 
 
-def noisy_curve(run: Run, column: int, title: str, log: bool) -> str:
+def noisy_curve(run: RunRecord, column: int, title: str, log: bool) -> str:
     """One number per recorded iteration, of the one view just trained on: dots, and their running mean."""
     points = [(row[0], row[column]) for row in run.history["progress"] if row[column] is not None]
     if not points:
@@ -68,7 +68,7 @@ def noisy_curve(run: Run, column: int, title: str, log: bool) -> str:
     return figure(title, f"{short(smooth[-1], 4)} at the end", chart, legend)
 
 
-def measured_while_training(run: Run) -> list[tuple[float, float, str, str]]:
+def measured_while_training(run: RunRecord) -> list[tuple[float, float, str, str]]:
     """Iteration, PSNR, split and style of what config.json's measures hold."""
     by_iteration = mapping(run.config, "measures")
     return [
@@ -79,7 +79,7 @@ def measured_while_training(run: Run) -> list[tuple[float, float, str, str]]:
     ]
 
 
-def count_curve(run: Run) -> str:
+def count_curve(run: RunRecord) -> str:
     points = [(row[0], row[3]) for row in run.history["progress"] if row[3] is not None]
     if not points:
         return ""
@@ -91,7 +91,7 @@ def count_curve(run: Run) -> str:
     return figure("Gaussians", f"{last} at the end", chart)
 
 
-def births(run: Run) -> str:
+def births(run: RunRecord) -> str:
     """Bars up for the born, down for the pruned."""
     steps, time = run.history["steps"], time_axis(run)
     if not steps:
@@ -121,7 +121,7 @@ def step_title(step: dict[str, Any]) -> str:
 # Distributions
 
 
-def distributions(run: Run) -> str:
+def distributions(run: RunRecord) -> str:
     if run.history is None:
         return ""
     moments = run.history["distributions"]
@@ -137,7 +137,7 @@ def distributions(run: Run) -> str:
     return section("Distributions over time", note(text) + grid(figures))
 
 
-def heat_strip(run: Run, name: str) -> str:
+def heat_strip(run: RunRecord, name: str) -> str:
     """One column per moment, one cell per bin, the stronger the larger its share of the Gaussians."""
     recorded = [(m["iteration"], dig(m, "values", name)) for m in run.history["distributions"]]
     columns = [(x, histogram) for x, histogram in recorded if histogram and sum(histogram["counts"]) > 0]
@@ -191,7 +191,7 @@ def heat_legend(full: float) -> str:
     return f'<span class="scale">0 <span class="heat">{steps}</span> {most}</span>'
 
 
-def importance_beside_opacity(run: Run) -> str:
+def importance_beside_opacity(run: RunRecord) -> str:
     """Whether importance has become opacity under another name (docs/method.md, The trap)."""
     moments = [
         (moment["iteration"], moment.get("importance_correlation")) for moment in run.history["distributions"]
@@ -210,7 +210,7 @@ def importance_beside_opacity(run: Run) -> str:
     )
 
 
-def floaters(run: Run) -> str:
+def floaters(run: RunRecord) -> str:
     """Shares of all blending weight that hint at floaters."""
     recorded = {
         name: [

@@ -60,7 +60,7 @@ def grid(figures: Sequence[str]) -> str:
     return f'<div class="grid">{"".join(figures)}</div>' if any(figures) else ""
 
 
-def shown_metric(metric: str, value: float | None) -> str:
+def format_metric(metric: str, value: float | None) -> str:
     digits, unit = METRICS[metric]
     return "–" if value is None else f"{value:.{digits}f}{unit}"
 

@@ -13,31 +13,31 @@ import numpy as np
 
 from evaluation.error_maps import error_map, full_scale, pair_paths, read_rgb
 from evaluation.report.charts import round_step, short
-from evaluation.report.html import METRICS, SPLITS, command, note, section, shown_metric
-from evaluation.report.run import Run, mapping, number
-from utils.colormaps import INFERNO, coloured
+from evaluation.report.html import METRICS, SPLITS, command, note, section, format_metric
+from evaluation.report.run import RunRecord, mapping, number
+from utils.colormaps import INFERNO, colorize
 from utils.images import resize_image
-from utils.run_folder import pictures_path
+from utils.run_folder import images_path
 
 MOST_VIEWS = 6  # shown of the first split; of another one half as many
-PICTURE_SIDE, PICTURE_HEIGHT_SHOWN, JPEG_QUALITY = 500, 314, 85  # pixels
+IMAGE_SIDE, IMAGE_HEIGHT, JPEG_QUALITY = 500, 314, 85  # pixels
 NO_VIEWS = (
     "There are no pictures of these views: none were held out (<code>--eval</code>), "
     "or they were not rendered."
 )
 
 
-class View(NamedTuple):
+class ReportView(NamedTuple):
     """A view with its pictures."""
 
     split: str
     index: int
     render: np.ndarray  # (H, W, 3) uint8
-    photo: np.ndarray  # (H, W, 3) uint8
+    gt_image: np.ndarray  # (H, W, 3) uint8
     error: np.ndarray  # (H, W) in [0, 1]
 
 
-def pictures(run: Run) -> str:
+def image_sections(run: RunRecord) -> str:
     """A section for each split, held-out views first."""
     most, views = MOST_VIEWS, {}
     for split in SPLITS:
@@ -60,14 +60,14 @@ def pictures(run: Run) -> str:
 # Which views
 
 
-def indices_of_views(run: Run, split: str) -> list[int]:
+def indices_of_views(run: RunRecord, split: str) -> list[int]:
     """Of views that have both pictures."""
-    folders = [pictures_path(run.folder, split, run.iteration, kind) for kind in ("renders", "gt")]
+    folders = [images_path(run.folder, split, run.iteration, kind) for kind in ("renders", "gt")]
     renders, photos = ({path.stem for path in folder.glob("*.png")} for folder in folders)
     return sorted(int(stem) for stem in renders & photos if re.fullmatch(r"\d{5,9}", stem))
 
 
-def psnr_of_views(run: Run, split: str) -> dict[int, float]:
+def psnr_of_views(run: RunRecord, split: str) -> dict[int, float]:
     """As far as metrics.py measured it; infinite for a perfect view, for which it writes null."""
     values = mapping(run.per_view_of(split), "PSNR")
     shown = {name[:-4]: math.inf if value is None else value for name, value in values.items()}
@@ -82,30 +82,30 @@ def choose_views(views: list[int], by_view: dict[int, float], most: int) -> list
     """The worst, the best, evenly spaced ones between, worst first; without numbers, in order."""
     if all(view in by_view for view in views):
         views = sorted(views, key=lambda view: by_view[view])
-    places = np.linspace(0, len(views) - 1, min(most, len(views))).round().astype(int)
-    return [views[place] for place in places]
+    indices = np.linspace(0, len(views) - 1, min(most, len(views))).round().astype(int)
+    return [views[index] for index in indices]
 
 
-def load_view(run: Run, split: str, index: int) -> View:
+def load_view(run: RunRecord, split: str, index: int) -> ReportView:
     paths = pair_paths(run.folder, split, run.iteration, f"{index:05d}.png")
-    render, photo = map(read_rgb, paths)
-    if render.shape != photo.shape:
+    render, gt_image = map(read_rgb, paths)
+    if render.shape != gt_image.shape:
         raise ValueError(f"{paths[0]} and {paths[1]} differ in size; run render.py again")
-    return View(split, index, render, photo, error_map(render, photo))
+    return ReportView(split, index, render, gt_image, error_map(render, gt_image))
 
 
 # What is shown of a view
 
 
-def view_block(run: Run, view: View, full: float) -> str:
+def view_block(run: RunRecord, view: ReportView, full: float) -> str:
     """Three pictures and a caption; `full`: the error that is shown brightest."""
     height, width = view.error.shape
-    factor = min(1.0, PICTURE_SIDE / max(height, width))
+    factor = min(1.0, IMAGE_SIDE / max(height, width))
     size = max(1, round(width * factor)), max(1, round(height * factor))
     shown = {
         "render": resize_image(view.render, *size),
-        "photo": resize_image(view.photo, *size),
-        "error": coloured(cv2.resize(view.error, size, interpolation=cv2.INTER_AREA) / full, INFERNO),
+        "photo": resize_image(view.gt_image, *size),
+        "error": colorize(cv2.resize(view.error, size, interpolation=cv2.INTER_AREA) / full, INFERNO),
     }
     name = view_title(run, view)
     images = "".join(
@@ -113,24 +113,26 @@ def view_block(run: Run, view: View, full: float) -> str:
         f'src="{data_uri(image)}">'
         for kind, image in shown.items()
     )
-    wide = round(PICTURE_HEIGHT_SHOWN * min(width / height, 1.4))
+    wide = round(IMAGE_HEIGHT * min(width / height, 1.4))
     numbers = " · ".join([*view_numbers(run, view), f"error {view.error.mean():.4f}"])
     caption = f"<figcaption><b>{escape(name)}</b> {numbers}</figcaption>"
     return f'<figure class="view" style="--wide:{wide}px"><div>{images}</div>{caption}</figure>'
 
 
-def view_title(run: Run, view: View) -> str:
+def view_title(run: RunRecord, view: ReportView) -> str:
     """Its number, and its photo's name where cameras.json fits the run."""
     counts = {split: int(number(run.config, "views", split) or 0) for split in SPLITS}
-    place = view.index + (counts["test"] if view.split == "train" else 0)
-    known = run.names and sum(counts.values()) == len(run.names) and place < len(run.names)
-    return f"{view.index:05d}" + (f" ({run.names[place]})" if known else "")
+    index = view.index + (counts["test"] if view.split == "train" else 0)
+    known = run.names and sum(counts.values()) == len(run.names) and index < len(run.names)
+    return f"{view.index:05d}" + (f" ({run.names[index]})" if known else "")
 
 
-def view_numbers(run: Run, view: View) -> list[str]:
+def view_numbers(run: RunRecord, view: ReportView) -> list[str]:
     name = f"{view.index:05d}.png"
     found = {metric: number(run.per_view_of(view.split), metric, name) for metric in METRICS}
-    return [f"{metric} {shown_metric(metric, value)}" for metric, value in found.items() if value is not None]
+    return [
+        f"{metric} {format_metric(metric, value)}" for metric, value in found.items() if value is not None
+    ]
 
 
 def data_uri(image: np.ndarray) -> str:
@@ -141,10 +143,10 @@ def data_uri(image: np.ndarray) -> str:
 
 
 def error_legend(full: float) -> str:
-    colours = [f"rgb({red},{green},{blue})" for red, green, blue in coloured(np.linspace(0, 1, 9), INFERNO)]
+    colors = [f"rgb({red},{green},{blue})" for red, green, blue in colorize(np.linspace(0, 1, 9), INFERNO)]
     text = "Error: difference to the photo, mean of the channels (1: black against white); captions: its mean"
     return (
         '<p class="scale">0 '
-        f'<i class="bar" style="background:linear-gradient(90deg,{",".join(colours)})"></i> '
+        f'<i class="bar" style="background:linear-gradient(90deg,{",".join(colors)})"></i> '
         f"{short(full)}{' or more' if full < 1 else ''}. {text}</p>"
     )

@@ -9,28 +9,28 @@ from typing import Any, Sequence
 from evaluation.report.charts import short
 from evaluation.report.curves import curves, distributions
 from evaluation.report.html import METRICS, SPLITS, command, description, document, duration, note
-from evaluation.report.html import shown_metric, size_of
-from evaluation.report.images import pictures
-from evaluation.report.run import Run, dig, is_number, mapping, number
+from evaluation.report.html import format_metric, size_of
+from evaluation.report.images import image_sections
+from evaluation.report.run import RunRecord, dig, is_number, mapping, number
 from utils import run_folder
 from utils.commands import rounded
 
 
-def page(run: Run) -> str:
+def page(run: RunRecord) -> str:
     """The whole page. OSError or ValueError for pictures that cannot be read."""
-    parts = [head(run), curves(run), distributions(run), pictures(run), all_settings(run)]
+    parts = [head(run), curves(run), distributions(run), image_sections(run), all_settings(run)]
     return document(f"{scene_name(run)} – {variant(run)}", "\n".join(parts))
 
 
-def scene_name(run: Run) -> str:
+def scene_name(run: RunRecord) -> str:
     return re.split(r"[/\\]", str(run.settings.get("source_path", "")).rstrip("/\\"))[-1] or run.folder.name
 
 
-def variant(run: Run) -> str:
+def variant(run: RunRecord) -> str:
     return str(run.settings.get("variant", "of another program"))
 
 
-def head(run: Run) -> str:
+def head(run: RunRecord) -> str:
     badge = f'<span class="badge">{escape(variant(run))}</span>'
     done, planned = run.iterations_done, number(run.settings, "iterations")
     of = f" of {planned:,.0f}" if planned else ""
@@ -45,7 +45,7 @@ def head(run: Run) -> str:
 # Measures
 
 
-def measures(run: Run) -> dict[str, dict[str, Any]]:
+def measures(run: RunRecord) -> dict[str, dict[str, Any]]:
     """Of metrics.py by split; without those, what training measured."""
     if isinstance(run.results, dict):
         found = {"test": run.results, "train": mapping(run.results, "train")}
@@ -53,11 +53,11 @@ def measures(run: Run) -> dict[str, dict[str, Any]]:
     return {split: mapping(run.config, "measures", str(run.iteration), split) for split in SPLITS}
 
 
-def tiles(run: Run) -> str:
+def tiles(run: RunRecord) -> str:
     measured = measures(run)
     split = next((split for split in SPLITS if number(measured[split], "PSNR") is not None), "test")
     shown = [
-        (f"{metric}, {SPLITS[split].lower()}", shown_metric(metric, value))
+        (f"{metric}, {SPLITS[split].lower()}", format_metric(metric, value))
         for metric in METRICS
         if metric != "L1" and (value := number(measured[split], metric)) is not None
     ]
@@ -70,7 +70,7 @@ def tiles(run: Run) -> str:
     return f'<div class="tiles">{boxes}</div>'
 
 
-def gaussians(run: Run) -> float | None:
+def gaussians(run: RunRecord) -> float | None:
     """How many are saved, as the PLY's own header says."""
     path = run_folder.point_cloud_path(run.folder, run.iteration)
     if path.is_file():
@@ -81,7 +81,7 @@ def gaussians(run: Run) -> float | None:
     return number(run.config, "measures", str(run.iteration), "gaussians")
 
 
-def metrics_table(run: Run) -> str:
+def metrics_table(run: RunRecord) -> str:
     measured = {
         split: values
         for split, values in measures(run).items()
@@ -94,7 +94,7 @@ def metrics_table(run: Run) -> str:
     headings = "".join(f"<th>{metric}</th>" for metric in [*columns, "views"])
     rows = [f"<tr><th>iteration {run.iteration:,}</th>{headings}</tr>"]
     for split, values in measured.items():
-        shown = [shown_metric(metric, number(values, metric)) for metric in columns]
+        shown = [format_metric(metric, number(values, metric)) for metric in columns]
         shown.append(short(number(values, "views") or 0))
         rows.append(f"<tr><th>{SPLITS[split]}</th>{''.join(f'<td>{text}</td>' for text in shown)}</tr>")
     source = "metrics.py, from the saved pictures" if run.results else "train.py, while training"
@@ -104,7 +104,7 @@ def metrics_table(run: Run) -> str:
 # How it came about
 
 
-def facts(run: Run, iterations: str) -> str:
+def facts(run: RunRecord, iterations: str) -> str:
     versions = mapping(run.config, "versions")
     speed = number(run.config, "timing", "iterations_per_second")
     memory = number(run.config, "peak_memory_bytes")
@@ -131,7 +131,7 @@ def pairs(values: dict[str, Any], without: Sequence[str] = ()) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in known.items())
 
 
-def flags(run: Run) -> str:
+def flags(run: RunRecord) -> str:
     """What the variant set, and what was given by hand."""
     given = dig(run.config, "given")
     if not isinstance(given, list):
@@ -148,6 +148,6 @@ def chip(name: str, value: Any, overruled: bool = False) -> str:
     return f'<s title="overruled by hand">{text}</s>' if overruled else text
 
 
-def all_settings(run: Run) -> str:
+def all_settings(run: RunRecord) -> str:
     settings = description({name: run.settings[name] for name in sorted(run.settings)})
     return f"<details><summary>All settings</summary>{settings}</details>"

@@ -13,7 +13,7 @@ from utils.files import read_json
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """What a run's folder tells. Only `history` is checked, the types of all else are not to be trusted."""
 
     folder: Path
@@ -37,7 +37,7 @@ class Run:
 # Reading
 
 
-def read_run(folder: Path, iteration: int) -> Run:
+def read_run(folder: Path, iteration: int) -> RunRecord:
     """What the folder tells of the run; iteration -1: as of its newest pictures.
 
     OSError or ValueError if it is no run or a damaged one.
@@ -48,7 +48,7 @@ def read_run(folder: Path, iteration: int) -> Run:
     config = run_folder.read_config(folder)
     iteration = choose_iteration(folder, iteration)
     method, views = f"ours_{iteration}", read_json(folder / "cameras.json", list)
-    return Run(
+    return RunRecord(
         folder=folder,
         iteration=iteration,
         config=config,

@@ -27,7 +27,7 @@ HELD_OUT_ORBIT = (12, 4, 20, 33)  # places on the orbits of the other held-out v
 
 
 @dataclass(frozen=True)
-class View:
+class DemoView:
     name: str  # file name of the image
     rotation: Array  # (3, 3) world to camera; x right, y down, z forward
     center: Array  # (3,) world
@@ -65,7 +65,7 @@ def close_up_poses() -> list[list[tuple[Array, Array]]]:
     return poses
 
 
-def all_views() -> list[View]:
+def all_views() -> list[DemoView]:
     """60 views in the order of their names; of the held-out ones every other is a close-up."""
     orbits, close_ups = orbit_poses(), close_up_poses()
     held_out = [pose for k, poses in enumerate(close_ups) for pose in (orbits[HELD_OUT_ORBIT[k]], poses[0])]
@@ -73,7 +73,7 @@ def all_views() -> list[View]:
     others += [pose for poses in close_ups for pose in poses[1:]]
     total = len(held_out) + len(others)
     order = [held_out.pop(0) if k % HOLD_OUT == 0 and held_out else others.pop(0) for k in range(total)]
-    return [View(f"frame_{k:03d}.jpg", rotation, center) for k, (rotation, center) in enumerate(order)]
+    return [DemoView(f"frame_{k:03d}.jpg", rotation, center) for k, (rotation, center) in enumerate(order)]
 
 
 def intrinsics(width: int) -> tuple[int, int, float]:
@@ -81,7 +81,7 @@ def intrinsics(width: int) -> tuple[int, int, float]:
     return width, round(width / ASPECT), FOCAL_PER_WIDTH * width
 
 
-def project(view: View, points: Array, width: int) -> tuple[Array, Array]:
+def project(view: DemoView, points: Array, width: int) -> tuple[Array, Array]:
     """(N, 2) pixel positions (pixel centres at +0.5) and (N,) depths of (N, 3) world points."""
     width, height, focal = intrinsics(width)
     local = points @ view.rotation.T + view.translation

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from demo_scene.cameras import View, intrinsics
+from demo_scene.cameras import DemoView, intrinsics
 from demo_scene.points import PIXEL_NOISE, SparsePoints
 from demo_scene.shapes import Array
 
@@ -47,7 +47,7 @@ def observations(points: SparsePoints, views: int) -> tuple[list[list[tuple]], l
     return on_view, tracks
 
 
-def images_file(views: list[View], on_view: list[list[tuple]]) -> bytes:
+def images_file(views: list[DemoView], on_view: list[list[tuple]]) -> bytes:
     out = [struct.pack("<Q", len(views))]
     for number, (view, seen) in enumerate(zip(views, on_view), start=1):
         out.append(struct.pack("<i7di", number, *quaternion(view.rotation), *view.translation, CAMERA_ID))
@@ -65,7 +65,7 @@ def points_file(points: SparsePoints, tracks: list[list[tuple[int, int]]]) -> by
     return b"".join(out)
 
 
-def write_model(folder: Path, views: list[View], points: SparsePoints, width: int) -> None:
+def write_model(folder: Path, views: list[DemoView], points: SparsePoints, width: int) -> None:
     """Write cameras.bin, images.bin and points3D.bin."""
     on_view, tracks = observations(points, len(views))
     folder.mkdir(parents=True, exist_ok=True)

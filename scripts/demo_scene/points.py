@@ -10,7 +10,7 @@ import mitsuba as mi
 import numpy as np
 from numpy.typing import NDArray
 
-from demo_scene.cameras import HOLD_OUT, View, intrinsics, project
+from demo_scene.cameras import HOLD_OUT, DemoView, intrinsics, project
 from demo_scene.shapes import Array
 
 PIXEL_NOISE = 0.4  # pixels, standard deviation of a point's position error on the image it is taken from
@@ -46,7 +46,7 @@ def textured_pixels(image: NDArray[np.uint8], count: int, rng: np.random.Generat
 
 
 def surface_points(
-    scene: mi.Scene, view: View, image: NDArray[np.uint8], count: int, rng: np.random.Generator
+    scene: mi.Scene, view: DemoView, image: NDArray[np.uint8], count: int, rng: np.random.Generator
 ) -> tuple[Array, Array]:
     """Noisy positions and colours (0 to 255) of up to `count` points behind a view's pixels, no glass."""
     width, height, focal = intrinsics(image.shape[1])
@@ -63,7 +63,7 @@ def surface_points(
 
 
 def visible(
-    scene: mi.Scene, view: View, image: NDArray[np.uint8], points: Array, colors: Array
+    scene: mi.Scene, view: DemoView, image: NDArray[np.uint8], points: Array, colors: Array
 ) -> tuple[Array, NDArray[np.bool_]]:
     """(P, 2) pixel positions on a view, and whether each point is seen there in about its colour."""
     height, width = image.shape[:2]
@@ -77,7 +77,7 @@ def visible(
 
 
 def sparse_points(
-    scene: mi.Scene, views: list[View], images: list[NDArray[np.uint8]], count: int, seed: int
+    scene: mi.Scene, views: list[DemoView], images: list[NDArray[np.uint8]], count: int, seed: int
 ) -> SparsePoints:
     """`count` points taken from the training views, with the views that see each of them."""
     rng = np.random.default_rng(seed)
@@ -96,7 +96,7 @@ def sparse_points(
     return SparsePoints(points[matched], rounded, tracks, on_views)
 
 
-def color_disagreement(points: SparsePoints, views: list[View], images: list[NDArray[np.uint8]]) -> float:
+def color_disagreement(points: SparsePoints, views: list[DemoView], images: list[NDArray[np.uint8]]) -> float:
     """Mean absolute difference (of 255) between the colours of points and of the pixels they project to."""
     differences = []
     for position, color, track in zip(points.positions, points.colors, points.tracks):

@@ -10,7 +10,7 @@ import numpy as np
 import pyoidn
 from numpy.typing import NDArray
 
-from demo_scene.cameras import View, intrinsics
+from demo_scene.cameras import DemoView, intrinsics
 from demo_scene.objects import Part
 from demo_scene.shapes import Array, Mesh
 
@@ -91,13 +91,13 @@ def build_scene(parts: list[Part], textures: dict[str, NDArray[np.uint8]]) -> mi
     return mi.load_dict(scene)
 
 
-def sensor(view: View, width: int) -> mi.Sensor:
+def sensor(view: DemoView, width: int) -> mi.Sensor:
     width, height, focal = intrinsics(width)
     pose = np.eye(4)
     # Mitsuba's camera looks along +z with x to the left and y up.
     pose[:3, :3] = view.rotation.T @ np.diag([-1.0, -1.0, 1.0])
     pose[:3, 3] = view.center
-    film = {
+    video = {
         "type": "hdrfilm",
         "width": width,
         "height": height,
@@ -111,7 +111,7 @@ def sensor(view: View, width: int) -> mi.Sensor:
             "fov": float(np.degrees(2 * np.arctan(width / (2 * focal)))),
             "near_clip": 0.01,
             "to_world": mi.ScalarTransform4f(pose),
-            "film": film,
+            "film": video,
             "sampler": {"type": "independent"},
         }
     )
@@ -139,7 +139,7 @@ def mean_of_passes(
     return np.ascontiguousarray(total, dtype=np.float32)
 
 
-def render_view(scene: mi.Scene, view: View, width: int, spp: int, seed: int) -> NDArray[np.uint8]:
+def render_view(scene: mi.Scene, view: DemoView, width: int, spp: int, seed: int) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 sRGB, denoised with the help of albedo and normals."""
     camera = sensor(view, width)
     color = mean_of_passes(scene, camera, {"type": "path", "max_depth": MAX_DEPTH}, spp, seed)
