@@ -175,8 +175,8 @@ class GaussianModel:
     def activated(self, name: str) -> Tensor:
         return _ROW[name].activation(self.raw[name])
 
-    @property
-    def importance(self) -> Tensor | None:  # (N, 1) in (0, 1); None: 1 for all
+    def compute_importance(self) -> Tensor | None:
+        """Return s (N, 1) in (0, 1) by the network, None where there is none: 1 for all."""
         return None if self.network is None else self.network(self.raw)
 
     # Training
@@ -229,7 +229,7 @@ class GaussianModel:
 
     def _gated_opacities(self, gate: str, threshold: float = OPEN_FROM) -> tuple[Tensor, Tensor]:
         """Raw opacities (N, 1) times what `gate` makes of the importance; which (N,) bool can be seen then."""
-        shares = deterministic_gate(self.importance, gate, threshold)
+        shares = deterministic_gate(self.compute_importance(), gate, threshold)
         opacities = self.opacities * shares
         raw = torch.where(shares == 1, self.raw["opacities"], opacities.logit())
         return raw, opacities[:, 0] >= SMALLEST_ALPHA

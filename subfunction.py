@@ -24,11 +24,6 @@ LEAST_OPACITY = 1e-6  # distance from 0 and 1 that keeps its logit finite
 # When
 
 
-def active_sh_degree(iteration: int, top_k: int, settings: OptimizationSettings) -> int:
-    """SH degree in use: one more every `sh_degree_interval` iterations."""
-    return min(iteration // settings.sh_degree_interval, top_k)
-
-
 def position_learning_rate(iteration: int, extent: float, settings: OptimizationSettings) -> float:
     return log_linear(
         iteration,
@@ -57,76 +52,77 @@ def depth_weight(iteration: int, settings: OptimizationSettings) -> float:
     return log_linear(iteration, *ends, settings.iterations)
 
 
-def collects_statistics(iteration: int, settings: DensificationSettings) -> bool:
-    return iteration < settings.densify_until_iter
+class Phase(NamedTuple):
+    """All that is due at one iteration."""
+
+    iteration: int  # counted from 1
+    sh_degree: int  # in use
+    collects_statistics: bool  # of every view, for densification; Gaussians may grow until this ends
+    collects_errors: bool  # E_k, by the carrier
+    collects_removal_energy: bool
+    collects_sensitivity: bool
+    learns_importance: bool
+    bakes_importance: bool
+    steers_importance: bool
+    densifies: bool
+    prunes: bool
+    prunes_large: bool
+    thins_out: bool  # pruning works towards a number of Gaussians, no longer by a threshold
+    resets_opacity: bool
+    decays_opacity: bool
 
 
-def collects_error(iteration: int, settings: DensificationSettings) -> bool:
-    return settings.densify_by == "error" and collects_statistics(iteration, settings)
+def phase(iteration: int, settings: Settings) -> Phase:
+    """Return what is due at `iteration`."""
+    growth, pruning, importance = settings.densification, settings.pruning, settings.importance
+    grows, may_prune = iteration < growth.densify_until_iter, iteration < pruning_end(settings)
+    has_begun = iteration > growth.densify_from_iter
+    densifies = has_begun and grows and iteration % growth.densification_interval == 0
+    has_importance = importance.importance != "none"
+    is_baked = iteration >= importance_end(settings)
+    return Phase(
+        iteration=iteration,
+        sh_degree=min(iteration // settings.optimization.sh_degree_interval, settings.model.sh_degree),
+        collects_statistics=grows,
+        collects_errors=grows and growth.densify_by == "error",
+        collects_removal_energy=may_prune and pruning.prune_by in ("removal_energy", "both"),
+        collects_sensitivity=may_prune and pruning.prune_by == "sensitivity",
+        learns_importance=has_importance and iteration >= importance.importance_from_iter and not is_baked,
+        bakes_importance=has_importance and is_baked,
+        # Not while Gaussians grow: there is room then, and cheap importances would all be 1 and tell nothing.
+        steers_importance=importance.importance_control == "budget" and not grows,
+        densifies=densifies,
+        prunes=has_begun and may_prune and iteration % pruning.prune_interval == 0,
+        # Sizes mean little before the first opacity reset; later nothing grows in a large Gaussian's place.
+        prunes_large=grows and iteration > growth.opacity_reset_interval,
+        thins_out=pruning.prune_keep < 1 and not grows,
+        resets_opacity=grows and _is_reset(iteration, settings),
+        decays_opacity=densifies and growth.opacity_control == "decay",
+    )
 
 
-def collects_energy(iteration: int, densification: DensificationSettings, pruning: PruningSettings) -> bool:
-    return pruning.prune_by in ("gradient", "both") and iteration < pruning_end(densification, pruning)
-
-
-def collects_sensitivity(
-    iteration: int, densification: DensificationSettings, pruning: PruningSettings
-) -> bool:
-    return pruning.prune_by == "sensitivity" and iteration < pruning_end(densification, pruning)
-
-
-def densifies(iteration: int, settings: DensificationSettings) -> bool:
-    in_time = settings.densify_from_iter < iteration < settings.densify_until_iter
-    return in_time and iteration % settings.densification_interval == 0
-
-
-def pruning_end(densification: DensificationSettings, pruning: PruningSettings) -> int:
-    """The iteration before which pruning ends."""
-    return pruning.prune_until_iter or densification.densify_until_iter
-
-
-def prunes(iteration: int, densification: DensificationSettings, pruning: PruningSettings) -> bool:
-    in_time = densification.densify_from_iter < iteration < pruning_end(densification, pruning)
-    return in_time and iteration % pruning.prune_interval == 0
-
-
-def resets_opacity(iteration: int, settings: DensificationSettings, white_background: bool) -> bool:
+def _is_reset(iteration: int, settings: Settings) -> bool:
     """Every `opacity_reset_interval`; before a white background also when densification starts."""
-    if settings.opacity_control != "reset" or iteration >= settings.densify_until_iter:
-        return False
-    at_start = white_background and iteration == settings.densify_from_iter
-    return iteration % settings.opacity_reset_interval == 0 or at_start
+    growth = settings.densification
+    at_start = settings.model.white_background and iteration == growth.densify_from_iter
+    due = iteration % growth.opacity_reset_interval == 0 or at_start
+    return growth.opacity_control == "reset" and due
 
 
-def decays_opacity(iteration: int, settings: DensificationSettings) -> bool:
-    return settings.opacity_control == "decay" and densifies(iteration, settings)
+def pruning_end(settings: Settings) -> int:
+    """Return the iteration before which pruning ends."""
+    return settings.pruning.prune_until_iter or settings.densification.densify_until_iter
 
 
 def importance_end(settings: Settings) -> int:
-    """The iteration before which importance is settled: not while it alone prunes, but no later than the last one.
+    """Return the iteration before which importance is baked.
 
-    What is rendered then is what the file holds.
+    That is not while importance alone prunes, but no later than the last iteration: what is rendered then is what
+    the file holds.
     """
-    end = pruning_end(settings.densification, settings.pruning)
-    asked = settings.importance.importance_until_iter
+    end, asked = pruning_end(settings), settings.importance.importance_until_iter
     alone = settings.pruning.prune_by == "importance"
     return min(max(end, asked) if alone else asked or end, settings.optimization.iterations)
-
-
-def learns_importance(iteration: int, end: int, settings: ImportanceSettings) -> bool:
-    return settings.importance != "none" and settings.importance_from_iter <= iteration < end
-
-
-def steers_importance(
-    iteration: int, densification: DensificationSettings, settings: ImportanceSettings
-) -> bool:
-    """Not while Gaussians grow: there is room then, and cheap importances would all be 1 and tell nothing."""
-    return settings.importance_control == "budget" and not collects_statistics(iteration, densification)
-
-
-def prunes_large(iteration: int, settings: DensificationSettings) -> bool:
-    """Sizes mean little before the first opacity reset; later nothing grows in a large Gaussian's place."""
-    return iteration > settings.opacity_reset_interval and collects_statistics(iteration, settings)
 
 
 # What is minimised
@@ -220,21 +216,6 @@ def baking_threshold(importances: Tensor, budget: int) -> float:
 
 
 # Statistics
-
-
-def initial_totals(settings: ImportanceSettings, device: torch.device) -> dict[str, Tensor]:
-    """Numbers () that training keeps over its views, beside what it keeps of every Gaussian."""
-    start = {
-        "pixel_error": 0.0,  # typical E(u) of each view since the last densification, added up
-        "error_views": 0.0,  # how many views these were
-        "error_so_far": 0.0,  # squared error of the views of the round
-        "next_round_start": 0.0,  # iteration after which the round began
-        "round_start": -1.0,  # that of the last complete round; before all births: none is complete yet
-        "mean_error_per_gaussian": math.inf,  # least squared error over Gaussians of a round so far
-        "grown": 0.0,  # Gaussians at the end of densification, once thinning them has begun
-        "lambda_importance": settings.lambda_importance,
-    }
-    return {name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in start.items()}
 
 
 def accumulate_gradients(
@@ -494,15 +475,10 @@ def pruning_threshold(settings: PruningSettings) -> float:
     return settings.prune_energy
 
 
-def thins_out(iteration: int, densification: DensificationSettings, settings: PruningSettings) -> bool:
-    """Whether pruning works towards a number of Gaussians, no longer by a threshold."""
-    return settings.prune_keep < 1 and not collects_statistics(iteration, densification)
-
-
 def thinning_rounds(iteration: int, settings: Settings) -> int:
     """Pruning rounds from `iteration` on, after densification; what the last iteration prunes is in no file."""
     interval = settings.pruning.prune_interval
-    end = min(pruning_end(settings.densification, settings.pruning), settings.optimization.iterations)
+    end = min(pruning_end(settings), settings.optimization.iterations)
     return len(range(-(-iteration // interval) * interval, end, interval))
 
 

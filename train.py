@@ -14,6 +14,7 @@ from torch import Tensor
 import subfunction as policy
 from arguments import OF_ONE_COMMAND, Settings, given_flags, train_parser, variant_values
 from scene import load_scene
+from subfunction import Phase
 from training.density_control import collect, control_opacity, densify_and_prune, start_or_bake_importance
 from training.interrupts import Interrupted, Interrupts
 from training.monitoring import check_numbers, report
@@ -46,95 +47,111 @@ def fit(
 
 
 def training_step(run: Training, iteration: int, progress: Progress, log: TensorBoardLog) -> None:
-    """One iteration. A function of its own, so that a render's memory is free before the next one begins."""
-    set_schedules(run, iteration)
+    """One iteration, with what is said and saved of it."""
     view = forward_backward(run, iteration)
     with torch.no_grad():
         report(run, iteration, view, progress, log)
         save_if_due(run, iteration, progress)  # the model that was rendered
-        collect(run, iteration, view)
-        visible, name = view.render.radii > 0, view.name
-        del view  # its graph would keep rows alive that are about to be replaced
-        densify_and_prune(run, iteration)
-        control_opacity(run, iteration)
-        run.model.step(visible)
-        if run.exposures is not None:
-            run.exposures.step(policy.exposure_learning_rate(iteration, run.settings.optimization))
-        check_numbers(run, iteration, name, visible, progress)
-
-
-def set_schedules(run: Training, iteration: int) -> None:
-    settings, model = run.settings.optimization, run.model
-    model.active_sh_degree = policy.active_sh_degree(iteration, model.sh_degree, settings)
-    rate = policy.position_learning_rate(iteration, run.scene.extent, settings)
-    model.set_learning_rate("means", rate)
-    start_or_bake_importance(run, iteration)
+    update(run, iteration, view)
+    check_numbers(run, iteration, view, progress)
 
 
 def forward_backward(run: Training, iteration: int) -> TrainingView:
     """Render the next view and run the one backward pass: gradients of the loss, and E_k on the carrier."""
-    settings, model = run.settings, run.model
+    settings, model, due = run.settings, run.model, policy.phase(iteration, run.settings)
+    set_schedules(run, due)
     camera = run.scene.train[run.views.next()]
     run.scene.train.expect(run.views.remaining[-READ_AHEAD:])
     background = choose_background(run)
-    importance, carrier = model.importance, new_carrier(run, iteration)
-    gates = new_gates(run, iteration, importance)
+    importance, carrier = model.compute_importance(), new_carrier(run, due)
+    gates = new_gates(run, due, importance)
     rendered = render(
         camera,
         model,
         background,
         importance=gates,
         error_carrier=carrier,
-        statistics=policy.collects_energy(iteration, settings.densification, settings.pruning),
+        statistics=due.collects_removal_energy,
         **pipeline_flags(settings, iteration),
     )
     gt_image = camera.ground_truth(background, model.device)
-    image = (
-        rendered.image if run.exposures is None else run.exposures.apply(rendered.image, camera.image_name)
-    )
+    image = rendered.image
+    if run.exposures is not None:
+        image = run.exposures.apply(image, camera.image_name)
     image = camera.masked(image, gt_image)
     loss, losses = policy.training_loss(image, gt_image, settings.optimization.lambda_dssim)
-    view = TrainingView(rendered, image.detach(), gt_image, loss.detach(), carrier, gates, camera.image_name)
 
-    objective = loss
+    objective, pixel_errors = loss, None
     if carrier is not None:
         kind = (settings.densification.error_metric, settings.optimization.lambda_dssim)
-        view.error = camera.masked(policy.pixel_error(losses, *kind), 0.0)
-        auxiliary = policy.auxiliary_loss(view.error, rendered.error_image)
+        pixel_errors = camera.masked(policy.pixel_error(losses, *kind), 0.0)
+        auxiliary = policy.auxiliary_loss(pixel_errors, rendered.error_image)
         objective = objective + settings.densification.aux_scale * auxiliary
     if camera.invdepth is not None:
         known = camera.masked(camera.invdepth.to(model.device, non_blocking=True), 0.0)
         weight = policy.depth_weight(iteration, settings.optimization)
         objective = objective + weight * policy.depth_loss(rendered.invdepth, known)
     if importance is not None:
-        objective = objective + importance_penalty(run, iteration, importance, view.loss)
+        objective = objective + importance_penalty(run, due, importance, loss.detach())
     objective.backward()
+
+    view = TrainingView(
+        camera.image_name, image.detach(), gt_image, loss.detach(), rendered.radii, rendered.means2d.grad
+    )
+    if carrier is not None:
+        view.pixel_errors = pixel_errors
+        view.errors = carrier.grad[:, 0] / settings.densification.aux_scale  # E_k
+    if due.collects_removal_energy:
+        view.contributions = rendered.rasterizer.statistics.removal_energy
+    if due.collects_sensitivity:
+        view.contributions = (gates.detach() * gates.grad)[:, 0].abs()
     return view
 
 
-def new_carrier(run: Training, iteration: int) -> Tensor | None:
-    """e_k = 0 (N, 1), where E_k is collected: a new one every time, so that no old gradient is left."""
-    if not policy.collects_error(iteration, run.settings.densification):
+@torch.no_grad()
+def update(run: Training, iteration: int, view: TrainingView) -> None:
+    """Collect what the view says of every Gaussian, densify and prune, control opacity, step the optimizers."""
+    due = policy.phase(iteration, run.settings)
+    collect(run, due, view)
+    densify_and_prune(run, due)
+    control_opacity(run, due)
+    run.model.step(view.radii > 0)
+    if run.exposures is not None:
+        run.exposures.step(policy.exposure_learning_rate(iteration, run.settings.optimization))
+
+
+def set_schedules(run: Training, due: Phase) -> None:
+    """Set SH degree and position rate of this iteration; begin or end learning importance."""
+    run.model.active_sh_degree = due.sh_degree
+    rate = policy.position_learning_rate(due.iteration, run.scene.extent, run.settings.optimization)
+    run.model.set_learning_rate("means", rate)
+    start_or_bake_importance(run, due)
+
+
+def new_carrier(run: Training, due: Phase) -> Tensor | None:
+    """Return e_k = 0 (N, 1), where E_k is collected: a new one every time, so that no old gradient is left."""
+    if not due.collects_errors:
         return None
     return torch.zeros(len(run.model), 1, device=run.model.device, requires_grad=True)
 
 
-def new_gates(run: Training, iteration: int, importance: Tensor | None) -> Tensor | None:
-    """What opacities are multiplied by (N, 1); with its gradient where that prunes, importance or not."""
+def new_gates(run: Training, due: Phase, importance: Tensor | None) -> Tensor | None:
+    """Return what opacities are multiplied by (N, 1); with its gradient where that prunes."""
     settings, gates = run.settings, None
     if importance is not None:
         gates = gate(importance, settings.importance.importance_gate, run.generator)
-    if policy.collects_sensitivity(iteration, settings.densification, settings.pruning):
+    if due.collects_sensitivity:
         if gates is None:
             gates = torch.ones(len(run.model), 1, device=run.model.device, requires_grad=True)
         gates.retain_grad()
     return gates
 
 
-def importance_penalty(run: Training, iteration: int, importance: Tensor, loss: Tensor) -> Tensor:
-    settings, weight = run.settings.importance, run.totals["lambda_importance"]
-    if policy.steers_importance(iteration, run.settings.densification, settings):
-        run.totals["lambda_importance"] = policy.steered_lambda(
+def importance_penalty(run: Training, due: Phase, importance: Tensor, loss: Tensor) -> Tensor:
+    """Return the price () of the importances (N, 1), whose weight is steered where that is due."""
+    settings, weight = run.settings.importance, run.totals.lambda_importance
+    if due.steers_importance:
+        run.totals.lambda_importance = policy.steered_lambda(
             weight, importance.detach(), run.budget, settings
         )
     return policy.importance_penalty(importance, loss, weight, settings.lambda_binary)

@@ -1,7 +1,14 @@
 """Every flag, default, unit and bound, once; and how command line, variant and recorded run make settings."""
 
 from .parsers import given_flags, render_parser, train_parser
-from .resolve import OF_NO_CONSEQUENCE, OF_ONE_COMMAND, Settings, make_settings, variant_values
+from .resolve import (
+    OF_NO_CONSEQUENCE,
+    OF_ONE_COMMAND,
+    Settings,
+    make_settings,
+    variant_values,
+    without_aliases,
+)
 from .settings import DensificationSettings, ImportanceSettings, ModelSettings, OptimizationSettings
 from .settings import PipelineSettings, PruningSettings, RunSettings
 from .variants import VARIANTS
@@ -23,4 +30,5 @@ __all__ = [
     "render_parser",
     "train_parser",
     "variant_values",
+    "without_aliases",
 ]

@@ -12,6 +12,7 @@ from .settings import PipelineSettings, PruningSettings, RunSettings
 from .variants import VARIANTS
 
 FULL_RUN = OptimizationSettings.iterations  # the run whose milestones the defaults are
+ALIASES = {"prune_by": {"gradient": "removal_energy"}}  # values under other names
 
 # Asked of one command: a later command that takes over the settings of a run does not take over these.
 OF_ONE_COMMAND = ("model_path", "start_checkpoint", "resume", "overwrite", "quiet", "data_device")
@@ -72,12 +73,19 @@ def make_settings(given: dict[str, Any], recorded: dict[str, Any] | None = None)
     Keys that are no setting are left out. ValueError names the first value out of its bound.
     """
     recorded = {name: value for name, value in (recorded or {}).items() if name not in OF_ONE_COMMAND}
+    recorded, given = without_aliases(recorded), without_aliases(given)
     variant = given.get("variant", recorded.get("variant", RunSettings.variant))
     if variant not in VARIANTS:
         raise ValueError(f"--variant: expected one of {', '.join(VARIANTS)}, got {variant!r}")
     settings = _of_variant(variant, {**recorded, **given})
     _check_together(settings)
     return settings
+
+
+def without_aliases(values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings, given or recorded, with every value under its own name."""
+    known = {name: ALIASES[name] for name in ALIASES if name in values}
+    return values | {name: aliases.get(values[name], values[name]) for name, aliases in known.items()}
 
 
 def _of_variant(variant: str, fixed: dict[str, Any]) -> Settings:

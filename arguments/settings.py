@@ -213,9 +213,9 @@ class PruningSettings:
 
     prune_by: str = flag(
         "opacity",
-        "score that prunes: opacity, importance s_k, gradient (removal energy), both of the last two, or "
-        "sensitivity |s dL/ds|",
-        bound=one_of("opacity", "importance", "gradient", "both", "sensitivity"),
+        "score that prunes: opacity, importance s_k, removal energy, both of the last two, or sensitivity "
+        "|s dL/ds|; gradient is another name of removal_energy",
+        bound=one_of("opacity", "importance", "removal_energy", "both", "sensitivity"),
     )
     prune_threshold: str = flag(
         "fixed",

@@ -12,7 +12,7 @@ ERROR_DRIVEN = {
     "clone_opacity": "corrected",
 }
 TAGGED = ERROR_DRIVEN | {"tag_lifespan": 300, "tag_patience": 2}
-GRADPRUNE = TAGGED | {"prune_by": "gradient"}
+GRADPRUNE = TAGGED | {"prune_by": "removal_energy"}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "3dgs": {},

@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 from typing import Any, NamedTuple, Sequence
 
-from arguments import VARIANTS, given_flags, make_settings, train_parser
+from arguments import VARIANTS, given_flags, make_settings, train_parser, without_aliases
 from evaluation import tables
 from scene.colmap import find_model
 from scene.transforms import FILE, TRAIN_FILE
@@ -183,6 +183,7 @@ def how_to_train(run: PlannedRun, config: dict[str, Any], overwrite: bool) -> li
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """Such as `--iterations was 7000, is 30000`; empty if there are none."""
+    before, now = without_aliases(before), without_aliases(now)
     names = [name for name in before | now if before.get(name) != now.get(name)]
     absent = "not given"
     return ", ".join(f"--{name} was {before.get(name, absent)}, is {now.get(name, absent)}" for name in names)

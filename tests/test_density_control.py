@@ -7,6 +7,7 @@ import subfunction as policy
 import torch
 import train
 from scene import load_scene
+from subfunction import phase
 from test_method import learn, new_run, reference_rendering
 from tiny_scene import write_tiny_scene
 from training import density_control
@@ -25,7 +26,7 @@ def look(run, views):
         view = train.forward_backward(run, iteration)
         cameras += [camera for camera in run.scene.train if camera.image_name == view.name]
         with torch.no_grad():
-            density_control.collect(run, iteration, view)
+            density_control.collect(run, phase(iteration, run.settings), view)
     run.iteration += views
     return cameras
 
@@ -48,7 +49,7 @@ def test_a_round_adds_up_removal_energies_and_errors_of_all_its_views(place, tmp
     ]
     share = (sum(squares) / len(run.model)).item()
     assert close(run.model.statistics["contribution"], energy)
-    assert run.totals["mean_error_per_gaussian"].item() == pytest.approx(share, rel=1e-4)
+    assert run.totals.mean_error_per_gaussian.item() == pytest.approx(share, rel=1e-4)
     scores = density_control.pruning_scores(run)
     assert close(scores, energy / share)
     look(run, views - 1)  # an incomplete round changes nothing
@@ -63,23 +64,23 @@ def test_a_round_adds_up_removal_energies_and_errors_of_all_its_views(place, tmp
 def test_sensitivity_is_how_the_loss_changes_with_the_factor_on_an_opacity(place, tmp_path, importance):
     flags = {"variant": "tag", "prune_by": "sensitivity", "importance": importance, "importance_from_iter": 1}
     run = new_run(place, tmp_path, importance_gate="soft", densify_from_iter=1000, **flags)
-    train.set_schedules(run, 1)
+    train.set_schedules(run, phase(1, run.settings))
     views = len(place.train)
     cameras, energy = look(run, views), run.model.statistics["contribution"].clone()
     losses, slopes = [], torch.zeros(len(run.model))
     for camera in cameras:
         factor = torch.ones(len(run.model), 1, requires_grad=True)
-        s = 1 if importance == "none" else run.model.importance.detach()
+        s = 1 if importance == "none" else run.model.compute_importance().detach()
         image = render(camera, run.model, torch.zeros(3), importance=factor * s).image
         gt_image = camera.ground_truth(torch.zeros(3), run.model.device)
         losses.append(policy.training_loss(image, gt_image, run.settings.optimization.lambda_dssim)[0])
         slopes += torch.autograd.grad(losses[-1], factor)[0][:, 0].abs()
     assert close(energy, slopes.double()) and energy.max() > 0
     share = (sum(losses) / len(run.model)).item()
-    assert run.totals["mean_error_per_gaussian"].item() == pytest.approx(share, rel=1e-5)
+    assert run.totals.mean_error_per_gaussian.item() == pytest.approx(share, rel=1e-5)
     run.model.tags["birth"] -= 1000  # old enough
     run.settings.pruning.prune_energy = density_control.pruning_scores(run).median().item()
-    streaks, prune_mask = density_control.select_for_pruning(run, 600)
+    streaks, prune_mask = density_control.select_for_pruning(run, phase(600, run.settings))
     assert torch.equal(streaks == 1, density_control.pruning_scores(run) < run.settings.pruning.prune_energy)
 
 
@@ -98,9 +99,9 @@ def test_a_clone_and_its_parent_are_together_as_opaque_as_the_parent_was(place, 
     learn(run, 5)
     chosen_alone(run, 4)
     opacity, others = run.model.opacities[4].item(), run.model.opacities[5:].detach()
-    s = run.model.importance[4].item() if gate == "soft" else 1.0
+    s = run.model.compute_importance()[4].item() if gate == "soft" else 1.0
     with torch.no_grad():
-        assert density_control.densify(run, 100) == (1, 0)
+        assert density_control.densify(run, phase(100, run.settings)) == (1, 0)
     pair = run.model.opacities[[4, -1], 0].tolist()
     expected = (1 - math.sqrt(1 - s * opacity)) / s
     assert pair == pytest.approx([expected, expected], rel=1e-4) and expected < 0.6 * opacity
@@ -117,7 +118,7 @@ def test_opacities_are_lowered_as_asked(place, tmp_path, control):
     before = run.model.opacities.detach()
     assert moment.abs().min() > 0 and before.min() > 0.05
     with torch.no_grad():
-        density_control.control_opacity(run, 200)
+        density_control.control_opacity(run, phase(200, run.settings))
     after, raw = run.model.opacities.detach(), run.model.raw["opacities"]
     expected = {"reset": torch.full_like(before, 0.01), "decay": before - 0.02, "none": before}[control]
     assert torch.allclose(after, expected, atol=1e-6)
@@ -130,5 +131,5 @@ def test_opacities_are_left_alone_between_times(place, tmp_path):
         run = new_run(place, tmp_path, opacity_control=control, opacity_reset_interval=200)
         before = run.model.raw["opacities"]
         with torch.no_grad():
-            density_control.control_opacity(run, 150)
+            density_control.control_opacity(run, phase(150, run.settings))
         assert run.model.raw["opacities"] is before

@@ -10,6 +10,7 @@ import train
 from arguments import VARIANTS, make_settings
 from gaussian_model import SMALLEST_ALPHA, GaussianModel, gaussians_in_ply
 from scene import load_scene
+from subfunction import phase
 from test_fused_ssim import plain_ssim_map
 from tiny_scene import write_tiny_scene
 from training import density_control
@@ -33,13 +34,7 @@ def new_run(scene, tmp_path, **flags):
 
 def learn(run, iterations):
     for iteration in range(run.iteration + 1, run.iteration + iterations + 1):
-        train.set_schedules(run, iteration)
-        view = train.forward_backward(run, iteration)
-        with torch.no_grad():
-            collect(run, iteration, view)
-            densify_and_prune(run, iteration)
-            density_control.control_opacity(run, iteration)
-            run.model.step(view.render.radii > 0)
+        train.update(run, iteration, train.forward_backward(run, iteration))
         run.iteration = iteration
 
 
@@ -94,7 +89,7 @@ def test_e_k_of_a_training_step_is_the_sum_over_the_pixels(scene, tmp_path, metr
     view = train.forward_backward(run, 4)
     error = pixel_errors(view.image, camera.ground_truth(torch.zeros(3), "cpu"), SHARE_OF_DSSIM[metric])
     expected = explicit_errors(run, camera, error)
-    found = view.carrier.grad[:, 0] / run.settings.densification.aux_scale
+    found = view.errors
     assert (expected > 0).sum() > 30
     assert torch.allclose(found.double(), expected, rtol=1e-4, atol=1e-5 * expected.max().item())
 
@@ -105,7 +100,7 @@ def test_the_scale_of_the_auxiliary_loss_is_undone_to_the_bit(scene, tmp_path):
         run = new_run(scene, tmp_path, variant="no_tag", aux_scale=scale)
         view = train.forward_backward(run, 1)
         with torch.no_grad():
-            collect(run, 1, view)
+            collect(run, phase(1, run.settings), view)
         errors.append(run.model.statistics["error"])
     assert errors[0].max() > 0 and torch.equal(*errors)
 
@@ -115,9 +110,9 @@ def test_e_k_changes_no_other_gradient(scene, tmp_path):
     for densify_by in ("gradient", "error"):
         run = new_run(scene, tmp_path, densify_by=densify_by)
         view = train.forward_backward(run, 1)
-        assert (view.carrier is not None) == (densify_by == "error")
+        assert (view.errors is not None) == (densify_by == "error")
         gradients.append({name: values.grad for name, values in run.model.raw.items()})
-        gradients[-1]["screen"] = view.render.means2d.grad
+        gradients[-1]["screen"] = view.screen_gradients
     for name, without in gradients[0].items():
         assert torch.equal(without, gradients[1][name]), name
 
@@ -131,9 +126,9 @@ def test_e_k_of_several_views_is_their_largest_not_their_sum(scene, tmp_path):
             run.views.remaining = list(range(len(scene.train)))
             camera = scene.train[run.views.remaining[-1]]
         view = train.forward_backward(run, iteration)
-        largest = torch.maximum(largest, explicit_errors(run, camera, view.error))
+        largest = torch.maximum(largest, explicit_errors(run, camera, view.pixel_errors))
         with torch.no_grad():
-            collect(run, iteration, view)
+            collect(run, phase(iteration, run.settings), view)
     errors = run.model.statistics["error"].double()
     assert torch.allclose(errors, largest, rtol=1e-4, atol=1e-5 * largest.max().item())
 
@@ -151,7 +146,7 @@ def test_views_of_all_sizes_count_alike(scene, tmp_path):
         run.scene = place
         view = train.forward_backward(run, 1)
         with torch.no_grad():
-            collect(run, 1, view)
+            collect(run, phase(1, run.settings), view)
         found.append(run.model.statistics["error"])
     assert found[0].max() > 0 and torch.equal(2 * found[0], found[1])
 
@@ -181,7 +176,7 @@ def test_tags_through_clone_split_prune_and_resume(scene, tmp_path):
     count, small_mean = len(model), model.means[small].detach().clone()
     run.iteration = 99
     with torch.no_grad():
-        densify_and_prune(run, 100)
+        densify_and_prune(run, phase(100, run.settings))
     assert len(model) == count + 2
     assert model.tags["birth"][-3:].tolist() == [100, 100, 100]  # the clone, the two halves
     assert model.tags["generation"][-3:].tolist() == [1, 3, 3]
@@ -202,7 +197,7 @@ def test_tags_through_clone_split_prune_and_resume(scene, tmp_path):
     for iteration, left, streaks in left_by_round:
         run = gone_on_with(run, tmp_path)
         with torch.no_grad():
-            densify_and_prune(run, iteration)
+            densify_and_prune(run, phase(iteration, run.settings))
         run.iteration = iteration
         for name in ("means", "birth", "generation"):
             assert torch.equal((run.model.raw | run.model.tags)[name], before[name][left]), (name, iteration)
@@ -236,7 +231,9 @@ def test_a_budget_is_used_but_never_exceeded(scene, tmp_path, budget, densify_by
 
 def test_a_round_prunes_no_more_than_its_cap(scene, tmp_path):
     run = new_run(scene, tmp_path, prune_opacity=0.99, prune_cap=0.05)  # all are low
-    assert int(density_control.select_for_pruning(run, 600)[1].sum()) == math.ceil(0.05 * len(run.model))
+    assert int(density_control.select_for_pruning(run, phase(600, run.settings))[1].sum()) == math.ceil(
+        0.05 * len(run.model)
+    )
 
 
 @pytest.mark.parametrize("importance", ["none", "full"])
@@ -244,11 +241,11 @@ def test_thinning_keeps_its_share_or_fills_the_budget(scene, tmp_path, importanc
     flags = {"prune_by": "both", "importance": importance, "importance_from_iter": 20, "tag_lifespan": 10}
     flags |= {"iterations": 201, "prune_until_iter": 201}
     run = grown_run(scene, tmp_path, **flags, prune_keep=0.25)
-    grown = run.totals["grown"].item()
+    grown = run.totals.grown.item()
     assert count(run) == pytest.approx(0.25 * grown, rel=0.02)
     budget = round(0.3 * grown)
     run = grown_run(scene, tmp_path, **flags, prune_keep=0.5, max_gaussians=budget)
-    assert run.totals["grown"] > 1.5 * budget
+    assert run.totals.grown > 1.5 * budget
     assert 0.98 * budget <= count(run) <= budget
 
 
@@ -256,9 +253,9 @@ def test_the_controller_fills_the_budget_by_importance_alone(scene, tmp_path):
     flags = {"prune_by": "importance", "importance": "full", "importance_from_iter": 20, "tag_lifespan": 10}
     flags |= {"iterations": 211, "prune_until_iter": 201, "prune_keep": 0.5, "max_gaussians": 100}
     run = grown_run(scene, tmp_path, **flags, importance_control="budget", lambda_importance=0.01)
-    assert run.totals["grown"] > 150
+    assert run.totals.grown > 150
     assert run.model.network is None and 98 <= count(run) <= 100
-    assert 0.001 <= run.totals["lambda_importance"] <= 0.1 and run.totals["lambda_importance"] != 0.01
+    assert 0.001 <= run.totals.lambda_importance <= 0.1 and run.totals.lambda_importance != 0.01
 
 
 def test_the_file_of_a_run_that_prunes_to_its_end_fills_the_budget(scene, tmp_path):
@@ -327,24 +324,24 @@ def importance_run(scene, tmp_path, iterations=8, **flags):
 
 def test_importance_never_sees_opacity(scene, tmp_path):
     run = importance_run(scene, tmp_path)
-    before = run.model.importance.detach()
+    before = run.model.compute_importance().detach()
     assert before.std() > 0
     with torch.no_grad():
         run.model.raw["opacities"].copy_(torch.randn(len(run.model), 1))
-    assert torch.equal(run.model.importance, before)
+    assert torch.equal(run.model.compute_importance(), before)
     with torch.no_grad():
         run.model.raw["scales"] += 1
-    assert not torch.equal(run.model.importance, before)
+    assert not torch.equal(run.model.compute_importance(), before)
 
 
 @pytest.mark.parametrize("kind", sorted(INPUTS))
 def test_importance_starts_late_at_its_start_value(scene, tmp_path, kind):
     run = importance_run(scene, tmp_path, iterations=2, importance=kind, importance_start=0.9)
-    assert run.model.importance is None
-    train.set_schedules(run, 3)
-    assert torch.allclose(run.model.importance, torch.tensor(0.9))
+    assert run.model.compute_importance() is None
+    train.set_schedules(run, phase(3, run.settings))
+    assert torch.allclose(run.model.compute_importance(), torch.tensor(0.9))
     learn(run, 10)
-    learnt = run.model.importance.detach()
+    learnt = run.model.compute_importance().detach()
     assert not torch.allclose(learnt, torch.tensor(0.9), atol=1e-4)
     assert (learnt.std() > 1e-6) == (kind != "constant"), (
         "each Gaussian its own, unless there is nothing to see"
@@ -355,7 +352,7 @@ def test_the_price_of_the_undecided_reaches_the_network(scene, tmp_path):
     gradients = []
     for price in (0.0, 2.0):
         run = importance_run(scene, tmp_path, 2, importance_start=0.9, lambda_binary=price)
-        train.set_schedules(run, 3)
+        train.set_schedules(run, phase(3, run.settings))
         loss = train.forward_backward(run, 3).loss.item()
         gradients.append(run.model.network.bias.grad.item())
     slope = (1 - 2 * 0.9) * 0.9 * (1 - 0.9)  # of s (1 - s) by the logit of s, where all s are 0.9
@@ -370,7 +367,7 @@ def test_the_share_of_the_error_never_rises(scene, tmp_path):
             with torch.no_grad():
                 run.model.raw["opacities"].fill_(-8.0)
         learn(run, len(scene.train))
-        shares.append(run.totals["mean_error_per_gaussian"].item())
+        shares.append(run.totals.mean_error_per_gaussian.item())
     assert shares == sorted(shares, reverse=True) and shares[1] < shares[0]
     assert shares[2] == shares[1], "the spoilt round"
 
@@ -383,10 +380,10 @@ def test_settled_importance_leaves_what_a_file_would_hold(scene, tmp_path, kind)
     with torch.no_grad():
         run.model.raw["latents"].normal_(std=3.0, generator=torch.Generator().manual_seed(0))
         run.model.network.out.copy_(torch.linspace(-1, 1, 32))
-    s = run.model.importance
+    s = run.model.compute_importance()
     assert (s < 0.5).any() and (s > 0.5).any()
     expected, before = run.model.baked(kind), len(run.model)
-    train.set_schedules(run, 20)
+    train.set_schedules(run, phase(20, run.settings))
     assert run.model.network is None and "latents" not in run.model.raw
     assert {group["name"] for group in run.model.optimizer.param_groups} == set(expected.raw)
     for name, values in expected.raw.items():
@@ -404,9 +401,9 @@ def test_settling_leaves_what_fills_the_budget(scene, tmp_path):
     with torch.no_grad():
         run.model.raw["latents"].normal_(generator=torch.Generator().manual_seed(0))
     before, run.settings.densification.max_gaussians = len(run.model), 20
-    best = run.model.means[run.model.importance[:, 0].topk(20).indices]
-    assert before > 20 and (run.model.importance < 0.5).all()
-    train.set_schedules(run, 20)
+    best = run.model.means[run.model.compute_importance()[:, 0].topk(20).indices]
+    assert before > 20 and (run.model.compute_importance() < 0.5).all()
+    train.set_schedules(run, phase(20, run.settings))
     assert {tuple(m) for m in run.model.means.tolist()} == {tuple(m) for m in best.tolist()}
 
 
@@ -420,7 +417,7 @@ def test_children_inherit_the_latent(scene, tmp_path):
     model.statistics["error"][4] = 1e6
     run.settings.densification.error_floor = run.settings.densification.error_coherence = 0.0
     with torch.no_grad():
-        cloned, split = density_control.densify(run, 100)
+        cloned, split = density_control.densify(run, phase(100, run.settings))
     born = model.tags["birth"] == 100
     assert cloned + split >= 1 and born.any()
     assert (model.raw["latents"][born] == 4.0).all()
@@ -451,7 +448,7 @@ def test_the_exported_file_shows_what_the_importance_leaves(scene, tmp_path):
     with torch.no_grad():
         folded = render(camera, baked, background).image
         assert torch.allclose(render(camera, read, background).image, folded, atol=1e-5)
-        trained = render(camera, run.model, background, importance=run.model.importance).image
+        trained = render(camera, run.model, background, importance=run.model.compute_importance()).image
         assert (
             (trained - folded).abs().mean()
             < 0.004
@@ -469,7 +466,10 @@ def test_the_record_says_how_importance_goes_with_what_it_leaves_of_opacity(scen
         run.model.raw["latents"].zero_()
         run.model.raw["latents"][::2] = 1.0
     monitoring.record_distributions(run, 2)
-    s, o = (values.detach()[:, 0].double().numpy() for values in (run.model.importance, run.model.opacities))
+    s, o = (
+        values.detach()[:, 0].double().numpy()
+        for values in (run.model.compute_importance(), run.model.opacities)
+    )
     expected = np.corrcoef(s, s * o)[0, 1]
     assert run.history.record["distributions"][1]["importance_correlation"] == pytest.approx(expected)
 
@@ -501,15 +501,15 @@ def test_importance_prunes_without_any_opacity_rule(scene, tmp_path):
     run = importance_run(scene, tmp_path, prune_by="importance", tag_lifespan=0, tag_patience=1, prune_cap=0)
     with torch.no_grad():
         run.model.raw["opacities"].fill_(-9.0)
-    assert not density_control.select_for_pruning(run, 100)[1].any()
+    assert not density_control.select_for_pruning(run, phase(100, run.settings))[1].any()
     network, run.model.network = run.model.network, None  # as before importance is learnt: nobody is judged
     for kind in ("fixed", "quantile"):
         run.settings.pruning.prune_threshold, run.settings.pruning.prune_quantile = kind, 0.5
-        assert not density_control.select_for_pruning(run, 100)[1].any(), kind
+        assert not density_control.select_for_pruning(run, phase(100, run.settings))[1].any(), kind
     run.model.network, run.settings.pruning.prune_threshold = network, "fixed"
     with torch.no_grad():
         run.model.network.bias.fill_(-9.0)
-    assert density_control.select_for_pruning(run, 100)[1].all()
+    assert density_control.select_for_pruning(run, phase(100, run.settings))[1].all()
 
 
 @pytest.mark.parametrize(("kind", "gone"), [("gradient", [1]), ("importance", [0]), ("both", [0, 1])])
@@ -523,10 +523,12 @@ def test_a_low_energy_or_a_low_importance_prunes_by_both(scene, tmp_path, kind, 
         network.bias.fill_(-1.0)
         latents.fill_(1.0)
         latents[0] = 0.0  # s = sigmoid(-1) < 1/2
-    totals["round_start"].fill_(8), totals["mean_error_per_gaussian"].fill_(4.0)
+    totals.round_start.fill_(8), totals.mean_error_per_gaussian.fill_(4.0)
     run.model.statistics["contribution"].fill_(1.0)
     run.model.statistics["contribution"][1] = 0.03  # 0.0075 of the share of one Gaussian, less than 0.01
-    assert density_control.select_for_pruning(run, 100)[1].nonzero()[:, 0].tolist() == gone
+    assert (
+        density_control.select_for_pruning(run, phase(100, run.settings))[1].nonzero()[:, 0].tolist() == gone
+    )
 
 
 # Variants
@@ -538,7 +540,7 @@ TABLE = {  # docs/method.md: what sets the rows apart
     "split": ("random", "long_axis", "long_axis", "long_axis", "long_axis", "long_axis"),
     "percent_dense": (0.01, 0.0, 0.0, 0.0, 0.0, 0.0),
     "clone_opacity": ("kept", "corrected", "corrected", "corrected", "corrected", "corrected"),
-    "prune_by": ("opacity", "opacity", "opacity", "opacity", "gradient", "both"),
+    "prune_by": ("opacity", "opacity", "opacity", "opacity", "removal_energy", "both"),
     "prune_until_iter": (0, 0, 0, 25_000, 0, 25_000),
     "prune_cap": (0.0, 0.0, 0.0, 0.0, 0.0, 0.05),
     "prune_keep": (1.0, 1.0, 1.0, 1.0, 1.0, 0.225),

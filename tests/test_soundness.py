@@ -20,9 +20,9 @@ def spoil(monkeypatch):
     def at(iteration, name, value, row=3):
         step = train.collect
 
-        def collect(run, now, view):
-            step(run, now, view)
-            if now == iteration:
+        def collect(run, due, view):
+            step(run, due, view)
+            if due.iteration == iteration:
                 run.model.raw[name].grad[row] = value
 
         monkeypatch.setattr(train, "collect", collect)
@@ -68,9 +68,9 @@ def test_a_model_that_is_unsound_is_not_written_over_a_good_checkpoint(
     monkeypatch.setattr(train, "check_numbers", lambda *_: None)  # as on a GPU, between two looks
     step = train.collect
 
-    def collect(run, now, view):
-        step(run, now, view)
-        run.model.raw["means"].grad[0] = float("nan") if now == 9 else 0.0
+    def collect(run, due, view):
+        step(run, due, view)
+        run.model.raw["means"].grad[0] = float("nan") if due.iteration == 9 else 0.0
 
     monkeypatch.setattr(train, "collect", collect)
     process = run_here("train.py", "-s", scene, "-m", tmp_path / "run", *FLAGS)
@@ -96,9 +96,9 @@ def test_a_view_that_shows_nothing_is_named_once(run_here, scene, tmp_path):  # 
 def test_a_gaussian_that_explodes_ends_training(run_here, scene, tmp_path, monkeypatch):  # noqa: F811
     step = train.collect
 
-    def collect(run, now, view):
-        step(run, now, view)
-        if now == 6:
+    def collect(run, due, view):
+        step(run, due, view)
+        if due.iteration == 6:
             run.model.raw["scales"].data[2, 1] = 200.0  # its exponential is infinite
 
     monkeypatch.setattr(train, "collect", collect)

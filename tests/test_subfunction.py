@@ -15,6 +15,16 @@ PRUNING = PruningSettings()
 NO_ERROR = torch.tensor(0.0)
 
 
+def due(iteration, **flags):
+    return policy.phase(iteration, make_settings(flags))
+
+
+def iterations_with(name, end=30_000, **flags):
+    """Those from 1 to `end` in which something is due."""
+    settings = make_settings(flags)
+    return [i for i in range(1, end + 1) if getattr(policy.phase(i, settings), name)]
+
+
 def statistics(**columns):
     base = {"gradient_sum": [0.0], "gradient_views": [0], "max_radius": [0]} | columns
     kinds = {"gradient_sum": torch.float32, "gradient_views": torch.int32, "max_radius": torch.int32}
@@ -22,9 +32,9 @@ def statistics(**columns):
 
 
 def test_sh_degree_rises_every_1000_iterations():
-    degrees = [policy.active_sh_degree(i, 3, DEFAULTS) for i in (1, 999, 1000, 2000, 3000, 30000)]
+    degrees = [due(i).sh_degree for i in (1, 999, 1000, 2000, 3000, 30000)]
     assert degrees == [0, 0, 1, 2, 3, 3]
-    assert policy.active_sh_degree(30000, 1, DEFAULTS) == 1
+    assert due(30000, sh_degree=1).sh_degree == 1
 
 
 def test_position_rate_scales_with_the_extent():
@@ -33,20 +43,27 @@ def test_position_rate_scales_with_the_extent():
 
 
 def test_densification_starts_after_500_and_ends_before_15000():
-    when = [i for i in range(1, 30_001) if policy.densifies(i, DENSIFICATION)]
+    when = iterations_with("densifies")
     assert (when[0], when[1], when[-1]) == (600, 700, 14_900)
-    assert policy.collects_statistics(14_999, DENSIFICATION)
-    assert not policy.collects_statistics(15_000, DENSIFICATION)
+    assert due(14_999).collects_statistics and not due(15_000).collects_statistics
 
 
 def test_opacity_is_reset_every_3000_until_densification_ends():
-    assert [i for i in range(1, 30_001) if policy.resets_opacity(i, DENSIFICATION, False)] == [
-        3000,
-        6000,
-        9000,
-        12_000,
-    ]
-    assert [i for i in range(1, 3001) if policy.resets_opacity(i, DENSIFICATION, True)] == [500, 3000]
+    assert iterations_with("resets_opacity") == [3000, 6000, 9000, 12_000]
+    assert iterations_with("resets_opacity", 3000, white_background=True) == [500, 3000]
+    assert iterations_with("resets_opacity", opacity_control="decay") == []
+    assert iterations_with("decays_opacity", opacity_control="decay") == iterations_with("densifies")
+
+
+def test_errors_are_collected_while_they_decide_and_contributions_until_pruning_ends():
+    assert not due(1).collects_errors and due(14_999, densify_by="error").collects_errors
+    assert not due(15_000, densify_by="error").collects_errors
+    late = {"prune_until_iter": 25_000}
+    for kind in ("removal_energy", "both"):
+        assert due(24_999, prune_by=kind, importance="full", **late).collects_removal_energy
+        assert not due(25_000, prune_by=kind, importance="full", **late).collects_removal_energy
+    assert due(1, prune_by="sensitivity").collects_sensitivity
+    assert not (due(1).collects_sensitivity or due(1).collects_removal_energy)
 
 
 def test_gradients_are_accumulated_over_the_views_that_draw_the_gaussian():
@@ -155,8 +172,8 @@ def test_size_prunes_only_later_and_on_the_screen_only_when_asked():
     assert policy.is_oversized(scales, radii, 2.0, PRUNING).tolist() == [False, True, False]
     on_screen = PruningSettings(max_screen_size=20)
     assert policy.is_oversized(scales, radii, 2.0, on_screen).tolist() == [False, True, True]
-    assert not policy.prunes_large(3000, DENSIFICATION) and policy.prunes_large(3100, DENSIFICATION)
-    assert policy.prunes_large(14_999, DENSIFICATION) and not policy.prunes_large(15_000, DENSIFICATION)
+    assert not due(3000).prunes_large and due(3100).prunes_large
+    assert due(14_999).prunes_large and not due(15_000).prunes_large
 
 
 def test_only_the_old_are_pruned_for_a_low_streak_or_their_size():
@@ -182,10 +199,7 @@ def test_streaks_count_rounds_in_a_row():
 
 
 def test_3dgs_prunes_whenever_it_densifies_and_lower_opacities_at_once():
-    both = [
-        (policy.densifies(i, DENSIFICATION), policy.prunes(i, DENSIFICATION, PRUNING)) for i in range(30_001)
-    ]
-    assert all(densifies == prunes for densifies, prunes in both)
+    assert iterations_with("densifies") == iterations_with("prunes")
     low = policy.low_scores(torch.tensor([0.0049, 0.005]), PRUNING.prune_opacity, 0, PRUNING)
     streaks = policy.low_streaks(torch.zeros(2, dtype=torch.int32), low)
     young = tags(birth=[600, 600]) | {"low_streak": streaks}
@@ -193,9 +207,9 @@ def test_3dgs_prunes_whenever_it_densifies_and_lower_opacities_at_once():
 
 
 def test_pruning_may_go_on_after_densification():
-    late = PruningSettings(prune_until_iter=25_000)
-    assert policy.prunes(24_900, DENSIFICATION, late) and not policy.prunes(25_000, DENSIFICATION, late)
-    assert not policy.prunes(15_000, DENSIFICATION, PRUNING)
+    late = {"prune_until_iter": 25_000}
+    assert due(24_900, **late).prunes and not due(25_000, **late).prunes
+    assert not due(15_000).prunes
 
 
 def test_opacity_reset_lowers_only():
@@ -424,10 +438,10 @@ def test_lambda_rises_above_the_budget_and_falls_below_it_but_stays_near_what_wa
 
 
 def test_lambda_is_steered_only_where_asked_and_once_nothing_grows():
-    growth = DensificationSettings(densify_until_iter=1000)
-    steered = ImportanceSettings(importance_control="budget")
-    assert [policy.steers_importance(i, growth, steered) for i in (999, 1000)] == [False, True]
-    assert not policy.steers_importance(1000, growth, ImportanceSettings())
+    growth = {"densify_until_iter": 1000, "importance": "full", "max_gaussians": 10}
+    steered = growth | {"importance_control": "budget"}
+    assert [due(i, **steered).steers_importance for i in (999, 1000)] == [False, True]
+    assert not due(1000, **growth).steers_importance
 
 
 def test_settling_leaves_what_the_budget_has_room_for():
@@ -450,12 +464,17 @@ def test_relative_energy_is_in_shares_of_the_squared_error_and_skips_the_newborn
 
 def test_the_threshold_is_that_of_the_score():
     values = {"prune_opacity": 0.1, "prune_importance": 0.2, "prune_energy": 0.3}
-    kinds = {"opacity": 0.1, "importance": 0.2, "gradient": 0.3, "both": 0.3}
+    kinds = {"opacity": 0.1, "importance": 0.2, "removal_energy": 0.3, "both": 0.3}
     for kind, threshold in kinds.items():
         assert policy.pruning_threshold(PruningSettings(prune_by=kind, **values)) == threshold
 
 
-THINNING = {"prune_by": "gradient", "prune_keep": 0.25, "densify_until_iter": 1000, "prune_until_iter": 2000}
+THINNING = {
+    "prune_by": "removal_energy",
+    "prune_keep": 0.25,
+    "densify_until_iter": 1000,
+    "prune_until_iter": 2000,
+}
 
 
 def test_thinning_takes_the_same_share_in_every_round_and_ends_at_its_goal():
@@ -472,9 +491,8 @@ def test_thinning_rounds_are_those_after_growth_and_before_the_end_of_pruning_or
     settings = make_settings(THINNING)
     assert [policy.thinning_rounds(i, settings) for i in (1000, 1001, 1900, 1901)] == [10, 9, 1, 0]
     assert policy.thinning_rounds(1000, make_settings(THINNING | {"iterations": 1500})) == 5
-    thins = [policy.thins_out(i, settings.densification, settings.pruning) for i in (999, 1000)]
-    assert thins == [False, True]
-    assert not policy.thins_out(1000, settings.densification, PruningSettings())
+    assert [due(i, **THINNING).thins_out for i in (999, 1000)] == [False, True]
+    assert not due(1000, densify_until_iter=1000).thins_out
 
 
 def test_thinning_is_sure_while_enough_of_it_is_left():
@@ -497,14 +515,11 @@ def test_more_than_the_budget_may_grow_only_if_the_rest_is_sure_to_go():
 
 
 def test_importance_is_learnt_from_its_iteration_on():
-    settings = ImportanceSettings(importance="full", importance_from_iter=1000)
-    assert [policy.learns_importance(i, 3000, settings) for i in (999, 1000, 2999, 3000)] == [
-        False,
-        True,
-        True,
-        False,
-    ]
-    assert not policy.learns_importance(2000, 3000, ImportanceSettings())
+    flags = {"importance": "full", "importance_from_iter": 1000, "importance_until_iter": 3000}
+    learns = [due(i, **flags).learns_importance for i in (999, 1000, 2999, 3000)]
+    assert learns == [False, True, True, False]
+    assert [due(i, **flags).bakes_importance for i in (2999, 3000)] == [False, True]
+    assert not due(2000).learns_importance and not due(30_000).bakes_importance
 
 
 def test_importance_is_settled_when_pruning_ends_or_when_asked_at_the_latest_in_the_last_iteration():

@@ -51,7 +51,7 @@ def separated(gate):
     """
     flags = {"densify_until_iter": 1, "tag_lifespan": 10**6, "importance_until_iter": ITERATIONS}
     model = trained(make_thin_scene(0), 0, until=ITERATIONS - 1, importance_gate=gate, **flags)
-    s, o = model.importance.detach()[:, 0], model.opacities.detach()[:, 0]
+    s, o = model.compute_importance().detach()[:, 0], model.opacities.detach()[:, 0]
     thread, floater = is_thread(model), is_floater(model)
     together = torch.corrcoef(torch.stack([s, s * o]))[0, 1].item()
     return o[thread].mean().item(), s[thread].mean().item(), s[floater].mean().item(), together

@@ -44,15 +44,15 @@ def report(
         report_export_gap(run, iteration, progress)
 
 
-def check_numbers(run: Training, iteration: int, name: str, visible: Tensor, progress: Progress) -> None:
+def check_numbers(run: Training, iteration: int, view: TrainingView, progress: Progress) -> None:
     """Tell of a view that shows nothing; ValueError once the model holds NaN. Where reading waits, now and then."""
     last = iteration == run.settings.optimization.iterations
     if not (reads_at_once(run.model.device) or last or iteration % Progress.INTERVAL == 0):
         return
     require_sound(run, iteration)
-    if name not in run.empty_views and not bool(visible.any()):
-        run.empty_views.add(name)
-        progress.say(f"[ITER {iteration}] No Gaussian is seen in the view {name}: is its camera right?")
+    if view.name not in run.empty_views and not bool((view.radii > 0).any()):
+        run.empty_views.add(view.name)
+        progress.say(f"[ITER {iteration}] No Gaussian is seen in the view {view.name}: is its camera right?")
 
 
 def measure(run: Training, iteration: int, progress: Progress, log: TensorBoardLog) -> None:
@@ -90,7 +90,7 @@ def report_export_gap(run: Training, iteration: int, progress: Progress) -> None
     saved, flags = run.model.baked(kind), vars(run.settings.pipeline)
     background, differences = choose_background(run, measuring=True), []
     for camera in measured_cameras(run):
-        gates = gate(run.model.importance, kind, generator)  # not of the run's own chances
+        gates = gate(run.model.compute_importance(), kind, generator)  # not of the run's own chances
         trained = render(camera, run.model, background, importance=gates, **flags).image
         differences.append((trained - render(camera, saved, background, **flags).image).abs().flatten())
     values = torch.cat(differences)
@@ -117,14 +117,15 @@ def record_distributions(run: Training, iteration: int) -> None:
     """How errors, importances, opacities and ages are distributed, and what share floaters have."""
     model = run.model
     values = {"opacity": model.opacities, "age": iteration - model.tags["birth"]}
-    if policy.collects_error(iteration, run.settings.densification):
+    due = policy.phase(iteration, run.settings)
+    if due.collects_errors:
         values["E_k"] = policy.reduced_errors(model.statistics, run.settings.densification)
-    if policy.collects_energy(iteration, run.settings.densification, run.settings.pruning):
+    if due.collects_removal_energy:
         values["removal energy"] = model.statistics["contribution"]
     together = None
-    if model.network is not None:
-        values["s_k"] = model.importance
-        together = correlation(model.importance, model.importance * model.opacities)
+    if (importance := model.compute_importance()) is not None:
+        values["s_k"] = importance
+        together = correlation(importance, importance * model.opacities)
     last = run.settings.optimization.iterations
     run.history.distributions(iteration, last, values, floaters(run), together)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ from diff_gaussian_rasterization import best_device
 from torch import Tensor
 
 import subfunction as policy
-from arguments import OF_NO_CONSEQUENCE, Settings, make_settings
+from arguments import OF_NO_CONSEQUENCE, Settings, make_settings, without_aliases
 from gaussian_model import GaussianModel
 from scene import Scene
-from training.run import Training, gaussian_budget, new_exposures
+from training.run import Totals, Training, gaussian_budget, new_exposures
 from training.view_order import ViewOrder
 from utils import run_folder
 from utils.checkpoints import load_checkpoint, newest_checkpoint
@@ -81,7 +81,7 @@ def resume_in_folder(given: dict[str, Any]) -> ResumePoint:
 
 def refuse_differences(given: dict[str, Any], recorded: dict[str, Any], folder: Path) -> None:
     """ValueError with their names for flags that would make the run come to something else."""
-    settings = make_settings(given, recorded).flat()
+    settings, recorded = make_settings(given, recorded).flat(), without_aliases(recorded)
     differing = [
         f"--{name} {settings[name]} (the run has {recorded[name]})"
         for name in given
@@ -144,8 +144,8 @@ def resume(resume_point: ResumePoint, scene: Scene, folder: Path) -> Training:
     try:
         generator.set_state(tensors["generator"])
         views.restore(tensors["views"].tolist())
-        names = policy.initial_totals(settings.importance, model.device)
-        totals = {name: tensors[f"totals.{name}"].to(model.device) for name in names}
+        names = [item.name for item in fields(Totals)]
+        totals = Totals(**{name: tensors[f"totals.{name}"].to(model.device) for name in names})
         exposures = new_exposures(settings, scene)
         if exposures is not None:
             exposures.restore(tensors)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,36 @@ from utils.files import write_json
 from utils.history import History
 from utils.ply import write_point_cloud
 from utils.progress import Progress
-from utils.rendering import RenderOutput
+
+
+@dataclass
+class Totals:
+    """Numbers () float64 that training keeps over its views, beside what it keeps of every Gaussian."""
+
+    pixel_error: Tensor  # typical E(u) of each view since the last densification, added up
+    error_views: Tensor  # how many views these were
+    error_so_far: Tensor  # squared error of the views of the round
+    next_round_start: Tensor  # iteration after which the round began
+    round_start: Tensor  # that of the last complete round; before all births: none is complete yet
+    mean_error_per_gaussian: Tensor  # least squared error over Gaussians of a round so far
+    grown: Tensor  # Gaussians at the end of densification, once thinning them has begun
+    lambda_importance: Tensor  # price of the mean importance, which may be steered
+
+    @classmethod
+    def at_start(cls, lambda_importance: float, device: torch.device) -> Totals:
+        start = {
+            "round_start": -1.0,
+            "mean_error_per_gaussian": math.inf,
+            "lambda_importance": lambda_importance,
+        }
+        names = [item.name for item in fields(cls)]
+        values = {name: start.get(name, 0.0) for name in names}
+        return cls(
+            **{
+                name: torch.tensor(value, dtype=torch.float64, device=device)
+                for name, value in values.items()
+            }
+        )
 
 
 @dataclass
@@ -37,7 +67,7 @@ class Training:
     model: GaussianModel
     generator: torch.Generator  # on the CPU, so that a seed means the same on every device
     views: ViewOrder
-    totals: dict[str, Tensor]  # over views, see policy.initial_totals
+    totals: Totals
     exposures: Exposures | None = None  # with --train_test_exp
     given: dict[str, Any] = field(default_factory=dict)  # flags of this command
     iteration: int = 0  # done so far
@@ -58,11 +88,10 @@ class Training:
         """Gaussians that there may be in the end, 0: any number."""
         return gaussian_budget(self.settings)
 
-    def budget_at(self, iteration: int) -> int:
-        """Gaussians that there may be: while they grow, maybe more than in the end. 0: any number."""
-        if policy.collects_statistics(iteration, self.settings.densification):
-            return policy.growth_budget(self.budget, len(self.scene.train), self.settings)
-        return self.budget
+    @property
+    def growth_budget(self) -> int:
+        """Gaussians that there may be while they grow, maybe more than in the end. 0: any number."""
+        return policy.growth_budget(self.budget, len(self.scene.train), self.settings)
 
 
 def gaussian_budget(settings: Settings) -> int:
@@ -76,16 +105,17 @@ def gaussian_budget(settings: Settings) -> int:
 
 @dataclass
 class TrainingView:
-    """One training view as the model shows it, with what its backward pass left behind."""
+    """One training view and what its backward pass says of every Gaussian; nothing in it keeps the graph alive."""
 
-    render: RenderOutput
+    name: str  # of the photo
     image: Tensor  # (3, H, W) rendered, with the photo where a mask leaves it out
     gt_image: Tensor  # (3, H, W)
     loss: Tensor  # ()
-    carrier: Tensor | None  # (N, 1) e_k, whose gradient is E_k times aux_scale
-    gates: Tensor | None  # (N, 1) what opacities were multiplied by, with its gradient where that prunes
-    name: str  # of the photo
-    error: Tensor | None = None  # (1, H, W) E(u), with a carrier
+    radii: Tensor  # (N,) pixels, 0 where a Gaussian is not seen
+    screen_gradients: Tensor  # (N, 3) of the projected means, NDC units
+    pixel_errors: Tensor | None = None  # (1, H, W) E(u), where E_k is collected
+    errors: Tensor | None = None  # (N,) E_k
+    contributions: Tensor | None = None  # (N,) removal energy or sensitivity, where that prunes
 
 
 def choose_background(run: Training, measuring: bool = False) -> Tensor:
@@ -110,7 +140,7 @@ def start(settings: Settings, scene: Scene, folder: Path) -> Training:
         xyz, rgb, settings.model.sh_degree, settings.optimization.initial_opacity, best_device()
     )
     model.start_training(settings.optimization)
-    totals = policy.initial_totals(settings.importance, model.device)
+    totals = Totals.at_start(settings.importance.lambda_importance, model.device)
     order = ViewOrder(len(scene.train), generator)
     return Training(settings, folder, scene, model, generator, order, totals, new_exposures(settings, scene))
 
@@ -221,7 +251,7 @@ def save_state(run: Training, path: Path) -> None:
     }
     if run.exposures is not None:
         tensors |= run.exposures.state_tensors()
-    tensors |= {f"totals.{name}": value for name, value in run.totals.items()}
+    tensors |= {f"totals.{name}": value for name, value in vars(run.totals).items()}
     record = {
         "iteration": run.iteration,
         "active_sh_degree": run.model.active_sh_degree,

@@ -84,10 +84,10 @@ def inspect_in_training(run: Training) -> InspectedModel:
         run.model, run.iteration, run.settings, lambda: run.scene.train + run.scene.test
     )
     inspected.measures = False
-    following = run.iteration + 1
-    if policy.collects_error(following, run.settings.densification):
+    following = policy.phase(run.iteration + 1, run.settings)
+    if following.collects_errors:
         inspected.known["error"] = policy.reduced_errors(run.model.statistics, run.settings.densification)
-    if policy.collects_energy(following, run.settings.densification, run.settings.pruning):
+    if following.collects_removal_energy:
         inspected.known["removal energy"] = run.model.statistics["contribution"]
     return inspected
 

@@ -26,6 +26,13 @@ RECORD_KEYS = {
     "history": dict,
 }
 
+RENAMED = {  # tensors of earlier versions, and their names today
+    "statistics.energy": "statistics.contribution",
+    "statistics.energy_so_far": "statistics.contribution_so_far",
+    "totals.error_share": "totals.mean_error_per_gaussian",
+    "network.centre": "network.center",
+}
+
 
 def save_checkpoint(path: str | os.PathLike, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
     """OSError if it cannot be written; an earlier file at `path` is untouched then."""
@@ -40,7 +47,7 @@ def save_checkpoint(path: str | os.PathLike, tensors: dict[str, Tensor], record:
 def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors on the CPU and the record. FileNotFoundError, or ValueError for a file that is none of ours."""
     with _opened(path) as (file, record):
-        return {name: file.get_tensor(name) for name in file.keys()}, record
+        return {RENAMED.get(name, name): file.get_tensor(name) for name in file.keys()}, record
 
 
 def newest_checkpoint(paths: Iterable[Path]) -> Path | None:

@@ -93,7 +93,7 @@ def inspect_with_tags(
     inspected.known["generation"] = model.tags["generation"]
     if model.network is not None:
         with torch.no_grad():
-            importance = model.importance
+            importance = model.compute_importance()
         inspected.known["importance"] = importance[:, 0]
         inspected.gates = deterministic_gate(importance, settings.importance.importance_gate)
     return inspected
