@@ -13,7 +13,7 @@ from torch import Tensor
 
 import subfunction as policy
 from arguments import OF_ONE_COMMAND, Settings, given_flags, train_parser, variant_values
-from scene import load_scene
+from scene import Camera, load_scene
 from subfunction import Phase
 from training.density_control import collect, control_opacity, densify_and_prune, start_or_bake_importance
 from training.interrupts import Interrupted, Interrupts
@@ -28,7 +28,7 @@ from utils.commands import rounded, run_command
 from utils.devices import check_data_device
 from utils.importance import gate
 from utils.progress import Progress
-from utils.rendering import render
+from utils.rendering import RenderOutput, render
 from viewer.browser import require_viser
 
 READ_AHEAD = 3  # views whose photos are read meanwhile, if they are not all in memory
@@ -60,9 +60,7 @@ def forward_backward(run: Training, iteration: int) -> TrainingView:
     """Render the next view and run the one backward pass: gradients of the loss, and E_k on the carrier."""
     settings, model, due = run.settings, run.model, policy.phase(iteration, run.settings)
     set_schedules(run, due)
-    camera = run.scene.train[run.views.next()]
-    run.scene.train.expect(run.views.remaining[-READ_AHEAD:])
-    background = choose_background(run)
+    camera, background = next_camera(run), choose_background(run)
     importance, carrier = model.compute_importance(), new_carrier(run, due)
     gates = new_gates(run, due, importance)
     rendered = render(
@@ -75,10 +73,7 @@ def forward_backward(run: Training, iteration: int) -> TrainingView:
         **pipeline_flags(settings, iteration),
     )
     gt_image = camera.ground_truth(background, model.device)
-    image = rendered.image
-    if run.exposures is not None:
-        image = run.exposures.apply(image, camera.image_name)
-    image = camera.masked(image, gt_image)
+    image = camera.masked(exposed(run, rendered.image, camera), gt_image)
     loss, losses = policy.training_loss(image, gt_image, settings.optimization.lambda_dssim)
 
     objective, pixel_errors = loss, None
@@ -88,24 +83,22 @@ def forward_backward(run: Training, iteration: int) -> TrainingView:
         auxiliary = policy.auxiliary_loss(pixel_errors, rendered.error_image)
         objective = objective + settings.densification.aux_scale * auxiliary
     if camera.invdepth is not None:
-        known = camera.masked(camera.invdepth.to(model.device, non_blocking=True), 0.0)
-        weight = policy.depth_weight(iteration, settings.optimization)
-        objective = objective + weight * policy.depth_loss(rendered.invdepth, known)
+        objective = objective + weighted_depth_loss(run, due, camera, rendered.invdepth)
     if importance is not None:
         objective = objective + importance_penalty(run, due, importance, loss.detach())
     objective.backward()
 
-    view = TrainingView(
-        camera.image_name, image.detach(), gt_image, loss.detach(), rendered.radii, rendered.means2d.grad
+    return TrainingView(
+        name=camera.image_name,
+        image=image.detach(),
+        gt_image=gt_image,
+        loss=loss.detach(),
+        radii=rendered.radii,
+        screen_gradients=rendered.means2d.grad,
+        pixel_errors=pixel_errors,
+        errors=None if carrier is None else carrier.grad[:, 0] / settings.densification.aux_scale,  # E_k
+        contributions=contributions(due, rendered, gates),
     )
-    if carrier is not None:
-        view.pixel_errors = pixel_errors
-        view.errors = carrier.grad[:, 0] / settings.densification.aux_scale  # E_k
-    if due.collects_removal_energy:
-        view.contributions = rendered.rasterizer.statistics.removal_energy
-    if due.collects_sensitivity:
-        view.contributions = (gates.detach() * gates.grad)[:, 0].abs()
-    return view
 
 
 @torch.no_grad()
@@ -128,6 +121,13 @@ def set_schedules(run: Training, due: Phase) -> None:
     start_or_bake_importance(run, due)
 
 
+def next_camera(run: Training) -> Camera:
+    """Return the next training view, and begin to read the photos of those after it."""
+    camera = run.scene.train[run.views.next()]
+    run.scene.train.expect(run.views.remaining[-READ_AHEAD:])
+    return camera
+
+
 def new_carrier(run: Training, due: Phase) -> Tensor | None:
     """Return e_k = 0 (N, 1), where E_k is collected: a new one every time, so that no old gradient is left."""
     if not due.collects_errors:
@@ -145,6 +145,26 @@ def new_gates(run: Training, due: Phase, importance: Tensor | None) -> Tensor | 
             gates = torch.ones(len(run.model), 1, device=run.model.device, requires_grad=True)
         gates.retain_grad()
     return gates
+
+
+def exposed(run: Training, image: Tensor, camera: Camera) -> Tensor:
+    """Return the image (3, H, W) as the view was exposed, where exposures are learnt."""
+    return image if run.exposures is None else run.exposures.apply(image, camera.image_name)
+
+
+def weighted_depth_loss(run: Training, due: Phase, camera: Camera, invdepth: Tensor) -> Tensor:
+    """Return the loss () of rendered inverse depths (1, H, W) against the view's depth map."""
+    known = camera.masked(camera.invdepth.to(run.model.device, non_blocking=True), 0.0)
+    return policy.depth_weight(due.iteration, run.settings.optimization) * policy.depth_loss(invdepth, known)
+
+
+def contributions(due: Phase, rendered: RenderOutput, gates: Tensor | None) -> Tensor | None:
+    """Return what Gaussians (N,) are worth in this view after its backward pass, where that prunes."""
+    if due.collects_removal_energy:
+        return rendered.rasterizer.statistics.removal_energy
+    if due.collects_sensitivity:
+        return (gates.detach() * gates.grad)[:, 0].abs()
+    return None
 
 
 def importance_penalty(run: Training, due: Phase, importance: Tensor, loss: Tensor) -> Tensor:
