@@ -1,7 +1,12 @@
-"""The Gaussians: one table of per-Gaussian parameters, and all that is done by looping over it."""
+"""The Gaussians: one table of per-Gaussian parameters, and all that is done by looping over it.
+
+Beside them the importance MLP, which gives each Gaussian its s_k in (0, 1) and never sees its opacity
+(docs/method.md, 4).
+"""
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Callable
@@ -9,20 +14,26 @@ from typing import Callable
 import numpy as np
 import torch
 from diff_gaussian_rasterization import GaussianAdam, SparseGaussianAdam
-from plyfile import PlyData, PlyElement, PlyParseError
 from simple_knn._C import distCUDA2
-from torch import Tensor
+from torch import Tensor, nn
 
 from arguments import ImportanceSettings, OptimizationSettings
-from utils.files import write_atomically
-from utils.importance import INPUTS, OPEN_FROM, ImportanceMLP, deterministic_gate
-from utils.sh import base_count, degree_of, rgb_to_sh
+from utils.ply import channels_first, channels_last, file_size, float_columns, read_gaussians
+from utils.ply import write_gaussians
+from utils.sh import MAX_DEGREE, base_count, degree_of, rgb_to_sh, sh_to_rgb
 
 ADAM_EPSILON = 1e-15  # Kerbl et al. 2023: gradients of single Gaussians are far below torch's default of 1e-8
 SMALLEST_SQUARED_DISTANCE = 1e-7  # of neighbours, so that coinciding points get a scale that has a logarithm
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
 LARGEST_LOG_SCALE = 88.7  # whose exponential is still a float32
 SMALLEST_ALPHA = 1 / 255  # what the rasterizer skips
+OPEN_FROM = 0.5  # importance from which a Gaussian is in a file, where gates are 0 or 1
+INPUTS = {  # what each kind of network sees
+    "full": ("features", "latents"),
+    "mlp": ("features",),
+    "latent": ("latents",),
+    "constant": (),
+}
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,102 @@ TAGS = (
     Tag("low_streak"),  # pruning rounds in a row in which its score was low
 )
 NORMALS = ["nx", "ny", "nz"]  # in 3DGS's files, always 0, after the positions
+
+
+class ImportanceMLP(nn.Module):
+    """logit(s_k) = MLP(x_k) with one hidden layer; x_k are features of the Gaussian and its latent."""
+
+    def __init__(
+        self,
+        kind: str,  # a key of INPUTS
+        latent_size: int,
+        width: int,
+        frequencies: int,  # octaves that encode the position
+        start: float,  # s_k of every Gaussian before training
+        center: Tensor,  # (3,) world; features are relative to it
+        extent: float,  # world units
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.kind, self.frequencies, self.extent = kind, frequencies, extent
+        self.register_buffer("center", center.detach().clone())
+        sizes = {"features": 3 + 6 * frequencies + 3 + 2 + 3 + 3, "latents": latent_size}
+        inputs = sum(sizes[name] for name in INPUTS[kind])
+        self.bias = nn.Parameter(torch.tensor([math.log(start / (1 - start))]))
+        if inputs:
+            bound = 1 / math.sqrt(inputs)
+            self.hidden = nn.Parameter(
+                torch.empty(width, inputs).uniform_(-bound, bound, generator=generator)
+            )
+            # Above 0: latents alone start at 0, and units that are all 0 would never learn.
+            self.hidden_bias = nn.Parameter(torch.empty(width).uniform_(0, bound, generator=generator))
+            self.out = nn.Parameter(torch.zeros(1, width))  # s is the same for all until this has moved
+        self.to(center.device)
+
+    def forward(self, raw: dict[str, Tensor]) -> Tensor:
+        """s (N, 1) of Gaussians given by raw parameters. Differentiable in the network and the latents."""
+        if not INPUTS[self.kind]:
+            return self.bias.sigmoid().expand(len(raw["means"]), 1)
+        parts = []
+        if "features" in INPUTS[self.kind]:
+            parts.append(self._features({name: values.detach() for name, values in raw.items()}))
+        if "latents" in INPUTS[self.kind]:
+            parts.append(raw["latents"])
+        hidden = torch.relu(torch.addmm(self.hidden_bias, torch.cat(parts, 1), self.hidden.T))
+        return torch.addmm(self.bias, hidden, self.out.T).sigmoid()
+
+    def _features(self, raw: dict[str, Tensor]) -> Tensor:
+        position = (raw["means"] - self.center) / self.extent
+        position = position / (1 + position.norm(dim=1, keepdim=True))  # the far background stays bounded
+        log_scales = raw["scales"] - math.log(self.extent)
+        large, small = log_scales.amax(1), log_scales.amin(1)
+        middle = log_scales.sum(1) - large - small
+        return torch.cat(
+            [
+                *_octaves(position, self.frequencies),
+                torch.stack([large, middle, small], 1) / 4 + 1,  # of order 1 for usual scenes
+                torch.stack([middle - large, small - large], 1).exp(),  # shape, whatever the rotation
+                sh_to_rgb(0, raw["sh_dc"], position),
+                _sh_energy(raw["sh_rest"]),
+            ],
+            1,
+        )
+
+
+def _octaves(position: Tensor, frequencies: int) -> list[Tensor]:
+    """The position, and sine and cosine of pi, 2 pi, 4 pi ... times it."""
+    parts, sine, cosine = [position], (math.pi * position).sin(), (math.pi * position).cos()
+    for _ in range(frequencies):
+        parts += [sine, cosine]
+        sine, cosine = 2 * sine * cosine, 1 - 2 * sine * sine
+    return parts
+
+
+def _sh_energy(sh_rest: Tensor) -> Tensor:  # (N, K - 1, 3) -> (N, 3)
+    """Norm of each degree's coefficients; zero for degrees that are not there."""
+    squares = sh_rest.square().sum(2)
+    energy = sh_rest.new_zeros(len(sh_rest), MAX_DEGREE)
+    for degree in range(1, MAX_DEGREE + 1):
+        energy[:, degree - 1] = squares[:, base_count(degree - 1) - 1 : base_count(degree) - 1].sum(1).sqrt()
+    return energy
+
+
+def gate(probability: Tensor, kind: str, generator: torch.Generator) -> Tensor:
+    """What the rasterizer sees of s (N, 1) in training: itself (soft), or 0 and 1 with the gradient of s.
+
+    sampled: 1 with probability s (as MaskGaussian, Liu et al. 2024); rounded: 1 where s reaches a half.
+    """
+    if kind == "sampled":
+        threshold = torch.rand(probability.shape, generator=generator).to(probability)
+        hard = (probability.detach() > threshold).to(probability)
+    else:
+        hard = deterministic_gate(probability.detach(), kind)
+    return hard + (probability - probability.detach())
+
+
+def deterministic_gate(probability: Tensor, kind: str, threshold: float = OPEN_FROM) -> Tensor:
+    """The same (N, 1) for files and measuring: nothing is left to chance."""
+    return probability if kind == "soft" else (probability >= threshold).to(probability)
 
 
 class GaussianModel:
@@ -339,33 +446,29 @@ class GaussianModel:
 
     def save_ply(self, path: str | os.PathLike) -> None:
         """Write the standard 3DGS PLY: little-endian float32, raw values, SH channel after channel."""
-        names = _ply_columns(self.sh_degree)
-        vertices = np.zeros(len(self), dtype=[(name, "<f4") for name in names])
+        columns: dict[str, Tensor] = {}
         for row in PARAMETERS:
-            columns = _channels_first(self.raw[row.name].detach())
-            for name, values in zip(row.columns(base_count(self.sh_degree)), columns, strict=True):
-                vertices[name] = values.cpu().numpy()
-        file = PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<")
-        write_atomically(path, file.write)
+            names = row.columns(base_count(self.sh_degree))
+            columns |= zip(names, channels_first(self.raw[row.name].detach()), strict=True)
+        write_gaussians(path, _ply_columns(self.sh_degree), columns)
 
     @classmethod
     def load_ply(cls, path: str | os.PathLike, device: torch.device) -> GaussianModel:
         """Read a 3DGS PLY of SH degree 0 to 3. ValueError if it is none, FileNotFoundError if missing."""
-        try:
-            vertices = PlyData.read(os.fspath(path), mmap=False)["vertex"]
-        except (PlyParseError, KeyError, ValueError, MemoryError, OverflowError) as problem:
-            raise ValueError(f"{path}: not a PLY file of Gaussians ({problem})") from problem
-        present = {item.name for item in vertices.properties}
+        vertices = read_gaussians(path)
+        present = vertices.dtype.names
         bases = 1 + sum(name.startswith("f_rest_") for name in present) // 3
         try:
-            missing = [
-                name for name in _ply_columns(degree_of(bases)) if name not in present and name not in NORMALS
-            ]
+            needed = [name for name in _ply_columns(degree_of(bases)) if name not in NORMALS]
         except ValueError as problem:
             raise ValueError(f"{path}: {problem}") from problem
-        if missing:
+        if missing := [name for name in needed if name not in present]:
             raise ValueError(f"{path}: not a PLY file of Gaussians, it has no {', '.join(missing)}")
-        return cls({row.name: _read_parameter(row, vertices, bases).to(device) for row in PARAMETERS})
+        raw = {}
+        for row in PARAMETERS:
+            values = float_columns(vertices, row.columns(bases))
+            raw[row.name] = channels_last(values, row.shape(bases)).to(device)
+        return cls(raw)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Everything that training depends on: parameters, Adam state, statistics, tags, the network."""
@@ -441,11 +544,8 @@ _ROW = {row.name: row for row in PARAMETERS}
 
 
 def ply_size(count: int, sh_degree: int) -> int:
-    """Bytes of a PLY file of `count` Gaussians."""
-    names = _ply_columns(sh_degree)
-    empty = PlyElement.describe(np.zeros(0, dtype=[(name, "<f4") for name in names]), "vertex")
-    header = len(PlyData([empty], byte_order="<").header) + len("\n")
-    return header - len("0") + len(str(count)) + 4 * len(names) * count
+    """Return the bytes of a PLY file of `count` Gaussians."""
+    return file_size(_ply_columns(sh_degree), count)
 
 
 def gaussians_in_ply(size: float, sh_degree: int) -> int:
@@ -466,24 +566,3 @@ def _with_zeros(values: Tensor, count: int) -> Tensor:
 def _ply_columns(sh_degree: int) -> list[str]:
     columns = [name for row in PARAMETERS for name in row.columns(base_count(sh_degree))]
     return columns[:3] + NORMALS + columns[3:]
-
-
-def _read_parameter(row: Parameter, vertices: PlyElement, bases: int) -> Tensor:
-    columns = row.columns(bases)
-    values = np.empty((len(vertices), len(columns)), np.float32)
-    for index, column in enumerate(columns):
-        values[:, index] = vertices[column]
-    return _channels_last(torch.from_numpy(values), row.shape(bases))
-
-
-def _channels_first(values: Tensor) -> list[Tensor]:
-    """The columns (N,) of (N, bases, 3), all of red first, or of (N, C): views, as a copy of all is large."""
-    channels = values.transpose(1, 2) if values.dim() == 3 else values[:, None]
-    return [column for channel in channels.unbind(1) for column in channel.unbind(1)]
-
-
-def _channels_last(values: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The inverse of `_channels_first`."""
-    if len(shape) == 1:
-        return values
-    return values.reshape(len(values), shape[1], shape[0]).transpose(1, 2).contiguous()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from arguments import DensificationSettings, ImportanceSettings, OptimizationSettings, PruningSettings
 from arguments import Settings
-from utils.importance import OPEN_FROM
+from gaussian_model import OPEN_FROM
 from utils.rotations import quats_to_matrices
 from utils.schedules import log_linear
 

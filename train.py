@@ -13,6 +13,7 @@ from torch import Tensor
 
 import subfunction as policy
 from arguments import OF_ONE_COMMAND, Settings, given_flags, train_parser, variant_values
+from gaussian_model import gate
 from scene import Camera, load_scene
 from subfunction import Phase
 from training.density_control import collect, control_opacity, densify_and_prune, start_or_bake_importance
@@ -26,7 +27,6 @@ from training.viewers import Viewers, open_viewers
 from utils import run_folder
 from utils.commands import rounded, run_command
 from utils.devices import check_data_device
-from utils.importance import gate
 from utils.progress import Progress
 from utils.rendering import RenderOutput, render
 from viewer.browser import require_viser

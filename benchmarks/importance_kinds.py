@@ -18,7 +18,7 @@ import torch
 from test_thin_structure import ITERATIONS, trained
 from thin_scene import is_floater, is_thread, make_thin_scene
 
-from utils.importance import INPUTS
+from gaussian_model import INPUTS
 
 # Nothing grows or is thinned out: importance alone decides what goes, and does so to the end.
 FLAGS = {

@@ -8,7 +8,7 @@ import reference
 import torch
 import train
 from arguments import VARIANTS, make_settings
-from gaussian_model import SMALLEST_ALPHA, GaussianModel, gaussians_in_ply
+from gaussian_model import INPUTS, SMALLEST_ALPHA, GaussianModel, gate, gaussians_in_ply
 from scene import load_scene
 from subfunction import phase
 from test_fused_ssim import plain_ssim_map
@@ -18,7 +18,6 @@ from training import monitoring
 from training.density_control import collect, densify_and_prune
 from training.resume import find_resume_point, resume
 from training.run import choose_background, save_state, start
-from utils.importance import INPUTS, gate
 from utils.progress import Progress
 from utils.rendering import render
 

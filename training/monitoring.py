@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 import subfunction as policy
+from gaussian_model import gate
 from scene import Camera
 from training.run import Training, TrainingView, choose_background, require_sound
 from training.tensorboard import TensorBoardLog
 from utils.devices import reads_at_once
 from utils.history import shares_of_weight
-from utils.importance import gate
 from utils.losses import l1, psnr
 from utils.progress import Progress
 from utils.rendering import render

@@ -1,12 +1,16 @@
-"""Coloured point clouds as PLY files: x y z, red green blue."""
+"""PLY files: colored point clouds (x y z, red green blue), and Gaussians as columns of float32."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import torch
 from plyfile import PlyData, PlyElement, PlyParseError
+from torch import Tensor
 
 from utils.files import write_atomically
 
@@ -84,3 +88,56 @@ def _to_uint8(rgb: np.ndarray, path: Path) -> np.ndarray:
         f"{path}: colours must be 8 or 16 bit unsigned integers or floats in [0, 1], got {rgb.dtype} "
         f"between {rgb.min()} and {rgb.max()}"
     )
+
+
+# Gaussians
+
+
+def read_gaussians(path: str | os.PathLike) -> np.ndarray:
+    """Return the vertex table, a structured array (N,). ValueError if the file is no PLY or has none."""
+    try:
+        return PlyData.read(os.fspath(path), mmap=False)["vertex"].data
+    except (PlyParseError, KeyError, ValueError, MemoryError, OverflowError) as problem:
+        raise ValueError(f"{path}: not a PLY file of Gaussians ({problem})") from problem
+
+
+def write_gaussians(path: str | os.PathLike, names: Sequence[str], columns: dict[str, Tensor]) -> None:
+    """Write float32 columns (N,) under `names`, atomically; those that are not in `columns` are 0."""
+    count = len(next(iter(columns.values())))
+    vertices = np.zeros(count, dtype=_float_row(names))
+    for name, values in columns.items():
+        vertices[name] = values.cpu().numpy()
+    file = PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<")
+    write_atomically(path, file.write)
+
+
+def file_size(names: Sequence[str], count: int) -> int:
+    """Return the bytes of a file of `count` rows as `write_gaussians` writes it."""
+    empty = PlyElement.describe(np.zeros(0, dtype=_float_row(names)), "vertex")
+    header = len(PlyData([empty], byte_order="<").header) + len("\n")
+    return header - len("0") + len(str(count)) + 4 * len(names) * count
+
+
+def float_columns(vertices: np.ndarray, names: Sequence[str]) -> Tensor:
+    """Return the named columns of a vertex table as float32 (N, C)."""
+    values = np.empty((len(vertices), len(names)), np.float32)
+    for index, name in enumerate(names):
+        values[:, index] = vertices[name]
+    return torch.from_numpy(values)
+
+
+def channels_first(values: Tensor) -> list[Tensor]:
+    """Return the columns (N,) of (N, bases, 3), all of red first, or of (N, C): views, as a copy of all is large."""
+    channels = values.transpose(1, 2) if values.dim() == 3 else values[:, None]
+    return [column for channel in channels.unbind(1) for column in channel.unbind(1)]
+
+
+def channels_last(values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Undo `channels_first`: (N, C) becomes (N, *shape)."""
+    if len(shape) == 1:
+        return values
+    return values.reshape(len(values), shape[1], shape[0]).transpose(1, 2).contiguous()
+
+
+def _float_row(names: Sequence[str]) -> list[tuple[str, str]]:
+    return [(name, "<f4") for name in names]

@@ -15,14 +15,13 @@ from torch import Tensor
 
 import subfunction as policy
 from arguments import DensificationSettings, OptimizationSettings, Settings
-from gaussian_model import GaussianModel, ply_size
+from gaussian_model import GaussianModel, deterministic_gate, ply_size
 from scene import Camera, Cameras
 from scene.camera import camera_to_world
 from scene.camera_paths import focus, mean_up
 from scene.lenses import FieldOfView
 from utils.colormaps import INFERNO, color_range, colorize, apply_colormap
 from utils.images import resize_image, to_bytes
-from utils.importance import deterministic_gate
 from utils.progress import each
 from utils.rendering import render
 from utils.rotations import covariances
