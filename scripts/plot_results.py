@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
+from itertools import cycle
 from pathlib import Path
 from statistics import mean
 
@@ -32,8 +33,11 @@ SHARES = (5, 10, 20, 50, 100)  # percent, labeled on the axis
 
 
 def values(rows: list[Row], scene: str, variant: str, column: str) -> list[float]:
-    """Return a number of every seed of a variant on a scene."""
-    return [float(row[column]) for row in rows if (row["scene"], row["row"]) == (scene, variant)]
+    """Return a number of every seed of a variant on a scene. ValueError if there is no such row."""
+    found = [float(row[column]) for row in rows if (row["scene"], row["row"]) == (scene, variant)]
+    if not found:
+        raise ValueError(f"scene {scene}: expected rows of {variant}, got none")
+    return found
 
 
 def draw_scene(axes: Axes, rows: list[Row], scene: str, measure: str, color: str) -> None:
@@ -55,7 +59,7 @@ def plot(rows: list[Row]) -> Figure:
     scenes = sorted({row["scene"] for row in rows})
     figure = Figure(figsize=(11, 3.7), layout="constrained")
     for axes, measure in zip(figure.subplots(1, len(MEASURES)), MEASURES):
-        for scene, color in zip(scenes, SCENE_COLORS):
+        for scene, color in zip(scenes, cycle(SCENE_COLORS)):
             draw_scene(axes, rows, scene, measure, color)
         axes.axhline(0, color="#999999", linewidth=0.8, zorder=0)
         axes.set_xscale("log")
@@ -63,7 +67,7 @@ def plot(rows: list[Row]) -> Figure:
         axes.minorticks_off()
         axes.set(title=MEASURES[measure], xlabel="Gaussians, of those of 3dgs")
     figure.axes[0].set_ylabel("held-out, less 3dgs")
-    lines = [Line2D([], [], color=color, label=scene) for scene, color in zip(scenes, SCENE_COLORS)]
+    lines = [Line2D([], [], color=color, label=scene) for scene, color in zip(scenes, cycle(SCENE_COLORS))]
     marks = {"color": "#555555", "linestyle": ""}
     lines += [Line2D([], [], marker=mark, label=name, **marks) for name, mark in VARIANT_MARKERS.items()]
     figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), frameon=False)

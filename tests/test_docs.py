@@ -149,8 +149,20 @@ def test_differences_at_equal_count_follow_from_the_rows(project_dir):
                 assert_is_mean(shown, [Decimal(row[name]) for row in seeds])
 
 
-def test_the_plot_of_the_results_can_be_drawn(project_dir, tmp_path):
+def plot_results(project_dir, rows, plot):
     pytest.importorskip("matplotlib")
-    command = [sys.executable, "scripts/plot_results.py", "docs/data/results.csv", str(tmp_path / "plot.png")]
-    subprocess.run(command, cwd=project_dir, check=True)
+    command = [sys.executable, "scripts/plot_results.py", str(rows), str(plot)]
+    return subprocess.run(command, cwd=project_dir, capture_output=True, text=True)
+
+
+def test_the_plot_of_the_results_can_be_drawn(project_dir, tmp_path):
+    result = plot_results(project_dir, "docs/data/results.csv", tmp_path / "plot.png")
+    assert result.returncode == 0, result.stderr
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_plot_needs_the_baseline(project_dir, tmp_path):
+    (tmp_path / "rows.csv").write_text("scene,row,gaussians,test_PSNR\nfox,tag,9,30\n")
+    result = plot_results(project_dir, tmp_path / "rows.csv", tmp_path / "plot.png")
+    assert result.returncode == 2 and "scene fox: expected rows of 3dgs, got none" in result.stderr
+    assert not (tmp_path / "plot.png").exists()
