@@ -16,13 +16,14 @@ from gaussian_model import GaussianModel
 from scene import Camera, load_scene
 from utils import run_folder
 from utils.commands import run_command
-from utils.files import write_json
+from utils.files import remove_leftovers, write_json
 from utils.losses import psnr
 from utils.progress import each
-from utils.rendering import render
+from utils.rendering import background_color, render_beside_photos
+from utils.selection import evenly_spaced
 from utils.splat_formats import FORMATS, Splats, require_gsply
 
-MOST_VIEWS = 12
+VIEWS_MEASURED = 12
 
 EXAMPLES = """\
   python export.py -m output/mine                        all formats, with size and loss of each
@@ -72,23 +73,18 @@ def views_to_measure(folder: Path, quiet: bool) -> tuple[list[Camera], dict[str,
     )
     scene = load_scene(**settings.of_scene())
     cameras = scene.test or scene.train
-    count = min(MOST_VIEWS, len(cameras))
     flags = vars(settings.pipeline) | {"white": settings.model.white_background}
-    return [cameras[index * len(cameras) // count] for index in range(count)], flags
+    return [cameras[index] for index in evenly_spaced(len(cameras), VIEWS_MEASURED)], flags
 
 
 @torch.no_grad()
 def mean_psnr(
     model: GaussianModel, cameras: list[Camera], flags: dict[str, Any], title: str, quiet: bool
 ) -> float:
-    background = torch.full((3,), float(flags["white"]), device=model.device)
+    background = background_color(flags["white"], model.device)
     pipeline = {name: value for name, value in flags.items() if name != "white"}
-    total = 0.0
-    for camera in each(cameras, title, quiet):
-        image = render(camera, model, background, **pipeline).image.clamp(0, 1)
-        gt_image = camera.ground_truth(background, model.device)
-        total += psnr(image, gt_image, camera.mask_on(model.device)).item()
-    return total / len(cameras)
+    pairs = render_beside_photos(each(cameras, title, quiet), model, background, **pipeline)
+    return sum(psnr(*pair).item() for pair in pairs) / len(cameras)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -101,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ply = options.ply or run_folder.point_cloud_path(folder, iteration)
     model = GaussianModel.load_ply(ply, best_device())
     splats, output = to_splats(model), folder / "export" / f"ours_{iteration}"
+    remove_leftovers(output)
     cameras, flags = ([], {})
     if not options.skip_measuring and (folder / "cfg_args").is_file():
         cameras, flags = views_to_measure(folder, options.quiet)

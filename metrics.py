@@ -22,9 +22,9 @@ from utils.files import write_json
 from utils.images import HALF, read_image
 from utils.losses import masked_mean, psnr
 from utils.progress import each
+from utils.run_folder import METRICS, SPLITS
+from utils.selection import evenly_spaced
 
-SPLITS = ("test", "train")
-METRICS = ("SSIM", "PSNR", "LPIPS")
 
 # Written into results.json, so that a number is never without what it means.
 CONVENTIONS = {
@@ -95,12 +95,6 @@ def png_size(path: Path) -> str:
     if len(start) < 24 or not start.startswith(b"\x89PNG\r\n\x1a\n"):
         raise ValueError(f"{path} is damaged or not a PNG file")
     return f"{int.from_bytes(start[16:20], 'big')} x {int.from_bytes(start[20:24], 'big')}"
-
-
-def evenly_spaced(pairs: list[Pair], count: int) -> list[Pair]:
-    """`count` of them, or all if there are fewer; the same ones for every run on a scene."""
-    count = min(count, len(pairs))
-    return [pairs[number * len(pairs) // count] for number in range(count)]
 
 
 # Measuring
@@ -256,7 +250,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs = {folder: find_methods(folder) for folder in options.model_paths}
     if options.train_views is not None:
         for pairs in (pairs for methods in runs.values() for pairs in methods.values()):
-            pairs["train"] = evenly_spaced(pairs["train"], options.train_views)
+            chosen = evenly_spaced(len(pairs["train"]), options.train_views)
+            pairs["train"] = [pairs["train"][index] for index in chosen]
     device = best_device()
     lpips, missing = prepare_lpips(options, device)
     if missing and not options.quiet:

@@ -22,9 +22,10 @@ from utils.commands import run_command
 from utils.devices import check_data_device
 from utils.exposures import Exposures
 from utils.files import write_json
+from utils.files import remove_leftovers
 from utils.images import to_bytes, write_depth, write_png
 from utils.progress import each
-from utils.rendering import render
+from utils.rendering import background_color, render
 from utils.video import require_video_writer, write_video
 
 
@@ -46,7 +47,7 @@ class Job:
 
     @property
     def background(self) -> Tensor:
-        return torch.full((3,), float(self.settings.model.white_background), device=self.model.device)
+        return background_color(self.settings.model.white_background, self.model.device)
 
 
 def render_views(
@@ -81,6 +82,7 @@ def render_video(job: Job, cameras: list[Camera], kind: str, options: dict[str, 
         to_bytes(job.show(camera)[0])
         for camera in each(path_cameras, f"Rendering {kind}", job.settings.run.quiet)
     )
+    remove_leftovers(path.parent)
     write_video(path, images, options["fps"])
     if not job.settings.run.quiet:
         print(f"{len(path_cameras)} frames: {path}")

@@ -15,13 +15,12 @@ from typing import Any, Callable, Iterable
 from arguments import VARIANTS
 from utils import run_folder
 from utils.files import read_json, write_json, write_text
+from utils.run_folder import METRICS, SPLITS
 
 RECORD = "eval.json"  # full_eval.py's own record, in the folder of each of its runs
-MEASURES = ("SSIM", "PSNR", "LPIPS")
-SPLITS = ("test", "train")
 NAMES = ("dataset", "scene", "row", "variant", "seed")
 NUMBERS = (
-    *(f"{split}_{name}" for split in SPLITS for name in (*MEASURES, "views")),
+    *(f"{split}_{name}" for split in SPLITS for name in (*METRICS, "views")),
     *("size_bytes", "gaussians", "peak_memory_bytes", "training_minutes"),
 )
 ORIGINS = ("iterations", "commit", "machine", "command", "folder")
@@ -50,8 +49,8 @@ def read_rows(output: Path) -> list[Row]:
 
 def _order(row: Row) -> tuple:
     variants = list(VARIANTS)
-    place = variants.index(row["variant"]) if row["variant"] in variants else len(variants)
-    return row["dataset"], row["scene"], place, row["row"] != row["variant"], row["row"], row["seed"]
+    rank = variants.index(row["variant"]) if row["variant"] in variants else len(variants)
+    return row["dataset"], row["scene"], rank, row["row"] != row["variant"], row["row"], row["seed"]
 
 
 def read_row(folder: Path, output: Path) -> Row | None:
@@ -63,7 +62,7 @@ def read_row(folder: Path, output: Path) -> Row | None:
     results = read_json(folder / "results.json").get(f"ours_{iteration}", {})
     row: Row = {name: record[name] for name in NAMES}
     for split, values in (("test", results), ("train", results.get("train", {}))):
-        row |= {f"{split}_{name}": values.get(name) for name in MEASURES}
+        row |= {f"{split}_{name}": values.get(name) for name in METRICS}
         row[f"{split}_views"] = results.get("views", config["views"])[split]
     machine = config.get("machine", {})
     where = (f"{machine.get('processor')}, {machine.get('cores')} cores, {machine.get('threads')} threads"
@@ -131,8 +130,8 @@ def write_tables(output: Path) -> list[Row]:
     write_json(output / "results.json", {"spread": "max - min over the seeds", "rows": rows, "means": means})
     write_text(output / "survey.csv", to_survey(over_scenes(means)))
     for group in _groups(means, "dataset", "scene"):
-        place = output / "survey" / group[0]["dataset"]
-        write_text(place / f"{group[0]['scene']}.csv", to_survey(group))
+        folder = output / "survey" / group[0]["dataset"]
+        write_text(folder / f"{group[0]['scene']}.csv", to_survey(group))
     for group in _groups([mean for mean in means if mean["dataset"]], "dataset"):
         write_text(output / "survey" / f"{group[0]['dataset']}.csv", to_survey(over_scenes(group)))
     return rows

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from scene.camera import Camera, camera_to_world
+from utils.selection import evenly_spaced_with_ends
 
 KINDS = ("orbit", "spiral", "interpolate")
 KEYFRAMES = 12  # of the views, that `interpolate` goes through
@@ -60,7 +61,7 @@ def spiral(poses: np.ndarray, frames: int) -> np.ndarray:
 
 
 def interpolate(poses: np.ndarray, frames: int) -> np.ndarray:
-    chosen = poses[np.unique(np.linspace(0, len(poses) - 1, min(KEYFRAMES, len(poses))).round().astype(int))]
+    chosen = poses[evenly_spaced_with_ends(len(poses), KEYFRAMES)]
     knots = np.concatenate([chosen[:, :3, 3], chosen[:, :3, 2], -chosen[:, :3, 1]], 1)  # centre, forward, up
     values = catmull_rom(knots, np.linspace(0, len(knots) - 1, frames))
     return np.stack([look_at(row[:3], row[:3] + row[3:6], row[6:]) for row in values])

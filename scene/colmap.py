@@ -93,7 +93,7 @@ def _to_view(record: ImageRecord, cameras: dict[int, CameraRecord], folder: Path
         )
     lens = _lens(cameras[record.camera_id], model)
     mask = find_mask(folder.parent, record.name)
-    return PosedPhoto(record.name, folder / record.name, lens, _world_to_camera(record, model), mask)
+    return PosedPhoto(record.name, folder / record.name, lens, _pose(record, model), mask)
 
 
 def _lens(camera: CameraRecord, model: Path) -> Pinhole | DistortedLens:
@@ -103,7 +103,7 @@ def _lens(camera: CameraRecord, model: Path) -> Pinhole | DistortedLens:
         raise ValueError(f"{model}: camera {camera.camera_id} {problem}") from None
 
 
-def _world_to_camera(record: ImageRecord, model: Path) -> np.ndarray:
+def _pose(record: ImageRecord, model: Path) -> np.ndarray:
     """(4, 4) from COLMAP's quaternion, of any length but 0, and translation."""
     owner = f"{model}: image {record.name!r}"
     quaternion = torch.tensor([record.quaternion], dtype=torch.float64)

@@ -124,7 +124,7 @@ def _to_view(frame: object, content: dict, owner: str, folder: Path, alpha_is_ma
         name,
         folder / name,
         _lens({**content, **frame}, owner),
-        _world_to_camera(frame, owner),
+        _pose(frame, owner),
         mask_path=folder / mask if isinstance(mask, str) and mask else find_mask(folder, name),
         alpha_is_mask=alpha_is_mask,
     )
@@ -182,7 +182,8 @@ def _angle(values: dict, owner: str) -> float:
     return float(angle)
 
 
-def _world_to_camera(frame: dict, owner: str) -> np.ndarray:
+def _pose(frame: dict, owner: str) -> np.ndarray:
+    """Return world to camera (4, 4) of a frame's camera to world, whose axes are OpenGL's."""
     try:
         matrix = np.array(frame.get("transform_matrix"), dtype=np.float64)
     except (TypeError, ValueError, OverflowError):

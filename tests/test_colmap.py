@@ -414,7 +414,7 @@ def compare_with_pycolmap(model, folder, suffix) -> None:
     assert images.keys() == {image.name for image in model.images.values()}
     for image in model.images.values():
         assert images[image.name].camera_id == image.camera_id
-        pose = colmap._world_to_camera(images[image.name], folder)
+        pose = colmap._pose(images[image.name], folder)
         np.testing.assert_allclose(pose[:3], image.cam_from_world().matrix(), atol=1e-9)
     points = reader.read_points(folder / f"points3D{suffix}")
     theirs = np.array([(*point.xyz, *point.color) for point in model.points3D.values()])

@@ -174,8 +174,12 @@ def test_an_independent_reader_sees_the_same(tmp_path, name):
 
 def test_the_command_says_what_each_format_costs(run_here, trained):  # noqa: F811
     folder = trained[0]
+    leftover = folder / "export/ours_12/.point_cloud.spz.0123abcd.part.spz"  # of one that was killed
+    leftover.parent.mkdir(parents=True)
+    leftover.touch()
     process = run_here("export.py", "-m", folder, "--formats", "sog", "splat")
     assert process.returncode == 0, process.stderr
+    assert not leftover.exists()
     report = json.loads((folder / "export/ours_12/export.json").read_text())
     assert report["views"] == 2 and set(report) == {"ply", "gaussians", "views", "sog", "splat"}
     for name, suffix in (("sog", ".sog"), ("splat", ".splat")):

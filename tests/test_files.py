@@ -2,7 +2,7 @@ import json
 import os
 
 import pytest
-from utils.files import write_atomically, write_json, write_text
+from utils.files import remove_leftovers, replacing, write_atomically, write_json, write_text
 
 
 def test_content_arrives_and_parents_are_made(tmp_path):
@@ -32,6 +32,18 @@ def test_the_target_is_whole_at_every_moment(tmp_path):
     write_text(tmp_path / "a.txt", "old")
     write_atomically(tmp_path / "a.txt", looks)
     assert (tmp_path / "a.txt").read_text() == "new"
+
+
+def test_what_a_killed_writer_leaves_is_known_by_its_name(tmp_path):
+    with replacing(tmp_path / "x.compressed.ply", ".compressed.ply") as temporary:
+        (tmp_path / temporary.name.replace("x.", "killed.")).touch()
+        assert temporary.name.endswith(".part.compressed.ply")
+        temporary.write_bytes(b"whole")
+    mine = [".x.part", ".x.0123abcd.party", "x.0123abcd.part"]
+    for name in mine:
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(["x.compressed.ply", *mine])
 
 
 def test_files_are_readable_by_whom_the_umask_lets(tmp_path):

@@ -16,7 +16,7 @@ from utils.devices import reads_at_once
 from utils.history import shares_of_weight
 from utils.losses import l1, psnr
 from utils.progress import Progress
-from utils.rendering import render
+from utils.rendering import render, render_beside_photos
 
 TRAINING_VIEWS_MEASURED = range(5, 30, 5)  # indices, as in 3DGS
 DISTRIBUTIONS = 20  # of a run, in its history
@@ -62,14 +62,8 @@ def measure(run: Training, iteration: int, progress: Progress, log: TensorBoardL
         if not cameras:
             continue
         sums = torch.zeros(2)
-        for camera in cameras:
-            background = choose_background(run, measuring=True)
-            image = render(camera, model, background, **vars(run.settings.pipeline)).image
-            if run.exposures is not None:
-                image = run.exposures.apply(image, camera.image_name)
-            image = image.clamp(0, 1)
-            gt_image = camera.ground_truth(background, model.device)
-            pair = (image, gt_image, camera.mask_on(model.device))
+        background, flags = choose_background(run, measuring=True), vars(run.settings.pipeline)
+        for pair in render_beside_photos(cameras, model, background, run.exposures, **flags):
             sums += torch.stack([l1(*pair), psnr(*pair)]).cpu()
         error, decibels = (sums / len(cameras)).tolist()
         progress.say(f"[ITER {iteration}] Evaluating {name}: L1 {error:.6f} PSNR {decibels:.4f}")

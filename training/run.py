@@ -25,6 +25,7 @@ from utils.files import write_json
 from utils.history import History
 from utils.ply import write_point_cloud
 from utils.progress import Progress
+from utils.rendering import background_color
 
 
 @dataclass
@@ -122,7 +123,7 @@ def choose_background(run: Training, measuring: bool = False) -> Tensor:
     """The colour (3,) behind the scene: a new one every time if random, except for measuring."""
     if run.settings.optimization.random_background and not measuring:
         return torch.rand(3, generator=run.generator).to(run.model.device)
-    return torch.full((3,), float(run.settings.model.white_background), device=run.model.device)
+    return background_color(run.settings.model.white_background, run.model.device)
 
 
 # Before the loop

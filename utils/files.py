@@ -6,40 +6,50 @@ import contextlib
 import json
 import math
 import os
+import re
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Callable
 
 
-LEFTOVERS = ".*.part"  # files that were being written when their writer was killed
+LEFTOVERS = ".*.part*"  # files that were being written when their writer was killed
 
 
-def write_atomically(path: str | os.PathLike, writer: Callable[[BinaryIO], object]) -> None:
-    """Let `writer` fill a temporary file beside `path`, then put it in place of `path` in one step.
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
+    """Let the block write to a temporary path beside `path`, then put that in place of `path` in one step.
 
-    Missing parent folders are created. If `writer` raises (or Ctrl-C arrives), the temporary file is removed
-    and whatever was at `path` before is untouched.
+    Missing parent folders are created. If the block raises (or Ctrl-C arrives), the temporary file is removed
+    and whatever was at `path` before is untouched. `suffix`: what the temporary name must end in, for writers
+    that go by it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(LEFTOVERS.replace("*", f"{path.name}.{secrets.token_hex(4)}"))
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part{suffix}")
     try:
-        with open(temporary, "xb") as file:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: str | os.PathLike, writer: Callable[[BinaryIO], object]) -> None:
+    """Let `writer` fill a file that then replaces `path` in one step. OSError, naming `path`, if it cannot."""
+    try:
+        with replacing(path) as temporary, open(temporary, "xb") as file:
             writer(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as problem:
-        _remove(temporary)
         raise OSError(problem.errno, f"could not be written: {problem.strerror}", str(path)) from problem
-    except BaseException:
-        _remove(temporary)
-        raise
 
 
-def _remove(temporary: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
+def remove_leftovers(folder: Path) -> None:
+    """Delete what was being written into `folder` when its writer was killed; by names that only `replacing` gives."""
+    for path in folder.glob(LEFTOVERS):
+        if re.fullmatch(r"\..+\.[0-9a-f]{8}\.part(\.[a-z.]+)?", path.name):
+            path.unlink()
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

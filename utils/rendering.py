@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from diff_gaussian_rasterization import GaussianRasterizationSettings, GaussianRasterizer
 from torch import Tensor
 
+from utils.exposures import Exposures
 from utils.rotations import covariances
 from utils.sh import sh_to_rgb
 
@@ -70,6 +72,27 @@ def render(
         **_shapes(model, scaling_modifier, compute_cov3D_python),
     )
     return RenderOutput(image, invdepth, radii, means2d, rest[0] if rest else None, rasterizer)
+
+
+def background_color(white: bool, device: torch.device) -> Tensor:
+    """Return white or black (3,)."""
+    return torch.full((3,), float(white), device=device)
+
+
+def render_beside_photos(
+    cameras: Iterable[Any],  # scene.camera.Camera, with photos
+    model: Any,
+    background: Tensor,  # (3,)
+    exposures: Exposures | None = None,
+    **flags: bool,
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Yield the image (3, H, W) in [0, 1], the ground truth and the mask (H, W) of every view, None: all counts."""
+    for camera in cameras:
+        image = render(camera, model, background, **flags).image
+        if exposures is not None:
+            image = exposures.apply(image, camera.image_name)
+        gt_image = camera.ground_truth(background, model.device)
+        yield image.clamp(0, 1), gt_image, camera.mask_on(model.device)
 
 
 def _colors(model: Any, camera_center: Tensor, in_torch: bool) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ from typing import Any
 import cv2
 import torch
 
-from utils.files import LEFTOVERS, read_json, write_json, write_text
+from utils.files import read_json, remove_leftovers, write_json, write_text
 
 # What a run writes and a new run in the same folder replaces; all else in the folder is not ours to touch.
 RUN_FILES = (
@@ -54,6 +54,8 @@ RUN_FILES = (
 )
 
 
+SPLITS = ("test", "train")  # held-out and training views
+METRICS = ("SSIM", "PSNR", "LPIPS")  # of results.json
 KERNEL_PACKAGES = ("diff-gaussian-rasterization", "fused-ssim", "simple-knn")
 
 
@@ -121,7 +123,7 @@ def claimed(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise ValueError(f"-m {folder}: another run is training into this folder") from None
         require_writable(folder)
-        remove_leftovers(folder)
+        remove_run_leftovers(folder)
         yield
     except BaseException:
         if is_new:
@@ -132,12 +134,10 @@ def claimed(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete what a run was writing when it was killed, where it writes; by names that only `utils.files` gives."""
+def remove_run_leftovers(folder: Path) -> None:
+    """Delete what a run was writing when it was killed, where it writes."""
     for parent in (folder, *folder.glob("point_cloud/iteration_*")):
-        for path in parent.glob(LEFTOVERS):
-            if re.fullmatch(r"\..+\.[0-9a-f]{8}\.part", path.name):
-                path.unlink()
+        remove_leftovers(parent)
 
 
 def require_writable(folder: Path) -> None:
@@ -160,7 +160,8 @@ def remove_results(folder: Path) -> None:
 
 
 def remove_images(folder: Path) -> None:
-    """Delete the numbered pictures of an earlier rendering: it may have had more views."""
+    """Delete the numbered images of an earlier rendering: it may have had more views."""
+    remove_leftovers(folder)
     for path in folder.glob("*.png"):
         if path.stem.isdigit():
             path.unlink()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from utils.selection import evenly_spaced_with_ends
 
 VERSION = 2
 CODES = 256
@@ -178,7 +179,7 @@ def make_palette(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (N, D) -
     distinct = np.unique(rows, axis=0)
     if len(distinct) <= count:
         return nearest(rows, distinct), distinct
-    palette = distinct[np.linspace(0, len(distinct) - 1, count).round().astype(int)].astype(np.float32)
+    palette = distinct[evenly_spaced_with_ends(len(distinct), count)].astype(np.float32)
     for _ in range(PALETTE_ROUNDS):
         labels = nearest(rows, palette)
         members = np.bincount(labels, minlength=count)

@@ -7,8 +7,6 @@ optional; SOG is in utils/sog.py. All formats but PLY round their numbers; .spla
 from __future__ import annotations
 
 import importlib.util
-import os
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from utils import sog
-from utils.files import write_atomically
+from utils.files import replacing, write_atomically
 from utils.sh import C0
 
 # Of the bases above 0, whether they are odd (-1) in y and z together: y z x, xy yz zz xz xx-yy, ...
@@ -92,12 +90,12 @@ def write_compressed_ply(path: Path, splats: Splats) -> None:
     """Numbers are rounded within chunks of 256: the nearer their Gaussians, the finer."""
     order = sog.morton_order(splats.means)
     splats = Splats(**{name: values[order] for name, values in vars(splats).items()})
-    _by_gsply(path, splats, lambda gsply, place, data: gsply.plywrite(place, data, compressed=True))
+    _by_gsply(path, splats, lambda gsply, name, data: gsply.plywrite(name, data, compressed=True))
 
 
 def write_spz(path: Path, splats: Splats) -> None:
     """SPZ has y up and z backward; gsply writes what it is given."""
-    _by_gsply(path, turned(splats), lambda gsply, place, data: gsply.write_spz(place, data))
+    _by_gsply(path, turned(splats), lambda gsply, name, data: gsply.write_spz(name, data))
 
 
 def read_compressed_ply(path: Path) -> Splats:
@@ -139,13 +137,8 @@ def _by_gsply(path: Path, splats: Splats, write: Callable[[Any, str, Any], None]
         sh0=splats.sh_dc,
         shN=splats.sh_rest,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
-    try:
-        write(gsply, str(partial), data)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path, "".join(path.suffixes)) as temporary:
+        write(gsply, str(temporary), data)
 
 
 def _read_by_gsply(path: Path, reader: str) -> Splats:

@@ -1,46 +1,40 @@
-"""Films (MP4, H.264) of rendered pictures, by PyAV."""
+"""Videos (MP4, H.264) of rendered images, by PyAV."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
-import secrets
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
-QUALITY = "18"  # H.264's constant rate factor: hardly to be told from the pictures
+from utils.files import replacing
+
+QUALITY = "18"  # H.264's constant rate factor: hardly to be told from the images
 
 
 def require_video_writer() -> None:
-    """ValueError, before anything is rendered, where PyAV is not installed."""
+    """Raise ValueError, before anything is rendered, where PyAV is not installed."""
     if importlib.util.find_spec("av") is None:
-        raise ValueError("films need PyAV, which is not installed: pip install av")
+        raise ValueError("videos need PyAV, which is not installed: pip install av")
 
 
 def write_video(path: Path, images: Iterable[np.ndarray], fps: int) -> None:
-    """Write (H, W, 3) uint8 pictures of one size as a film, which appears under its name when it is complete.
+    """Write (H, W, 3) uint8 images of one size as a video, which appears under its name when it is complete.
 
     H.264 wants even sides: an odd one loses its last row or column.
     """
     import av
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
-    try:
-        with av.open(str(partial), "w") as container:
-            stream = None
-            for image in images:
-                height, width = (side - side % 2 for side in image.shape[:2])
-                if stream is None:
-                    stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": QUALITY})
-                    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-                even = np.ascontiguousarray(image[:height, :width])
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
-            if stream is not None:
-                container.mux(stream.encode())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        stream = None
+        for image in images:
+            height, width = (side - side % 2 for side in image.shape[:2])
+            if stream is None:
+                stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": QUALITY})
+                stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            even = np.ascontiguousarray(image[:height, :width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+        if stream is not None:
+            container.mux(stream.encode())

@@ -16,6 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+
+from scene.camera import camera_to_world
+from utils.rotations import quats_to_matrices
 
 SECONDS_STILL = 0.25  # without moving, and a picture of full size is due
 SECONDS_MOVING = 0.08  # what a picture may take while the camera moves
@@ -314,7 +318,7 @@ class _Controls:
             height,
             2 * math.atan(math.tan(camera.fov / 2) * width / height),
             camera.fov,
-            _world_to_camera(np.asarray(camera.wxyz), np.asarray(camera.position)),
+            _pose(np.asarray(camera.wxyz), np.asarray(camera.position)),
             self._mode.value,
             self._prune_by.value,
             self._prune_share.value / 100,
@@ -345,11 +349,9 @@ class _Controls:
             self._notes.content = text
 
 
-def _world_to_camera(wxyz: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """(4, 4) of a camera's rotation and place in the world."""
-    import viser.transforms
-
+def _pose(wxyz: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """Return world to camera (4, 4) of a browser's camera: its quaternion (4,) and position (3,) in the world."""
     pose = np.eye(4)
-    rotation = viser.transforms.SO3(wxyz / np.linalg.norm(wxyz)).as_matrix()
-    pose[:3, :3], pose[:3, 3] = rotation.T, -rotation.T @ position
-    return pose
+    pose[:3, :3] = quats_to_matrices(torch.from_numpy(wxyz)[None])[0].numpy()
+    pose[:3, 3] = position
+    return camera_to_world(pose)

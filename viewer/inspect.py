@@ -23,13 +23,14 @@ from scene.lenses import FieldOfView
 from utils.colormaps import INFERNO, color_range, colorize, apply_colormap
 from utils.images import resize_image, to_bytes
 from utils.progress import each
-from utils.rendering import render
+from utils.rendering import background_color, render
 from utils.rotations import covariances
+from utils.selection import evenly_spaced
 from utils.sh import rgb_to_sh, sh_to_rgb
 from viewer.browser import BrowserSplats, RenderedView, WebViewer, ViewRequest
 
 COLOR, DEPTH, PHOTO, DIFFERENCE = "colour", "depth", "photo of the view", "error of the view"
-MOST_VIEWS = 24  # that a finished model is measured on
+VIEWS_MEASURED = 24  # that a finished model is measured on
 REMOVED_COLOR = (1.0, 0.0, 1.0)
 
 
@@ -79,7 +80,7 @@ class InspectedModel:
 
 def inspect_model(model: GaussianModel, settings: Settings, photos: Callable[[], Cameras]) -> InspectedModel:
     """A model of which nothing is known but what its file holds; errors are measured when they are asked for."""
-    background = torch.full((3,), float(settings.model.white_background), device=model.device)
+    background = background_color(settings.model.white_background, model.device)
     return InspectedModel(model, background, vars(settings.pipeline), photos=photos, measures=True)
 
 
@@ -103,11 +104,10 @@ def measure_scores(inspected: InspectedModel, cameras: Cameras) -> dict[str, Ten
     if not cameras:
         raise ValueError("it takes photos of the scene, which were not found")
     model, settings = inspected.model, DensificationSettings(densify_by="error")
-    count = min(MOST_VIEWS, len(cameras))
     energy = torch.zeros(len(model), device=model.device)
     model.reset_statistics("densification")
-    for index in each(range(count), "Measuring errors"):
-        camera = cameras[index * len(cameras) // count]
+    for index in each(evenly_spaced(len(cameras), VIEWS_MEASURED), "Measuring errors"):
+        camera = cameras[index]
         carrier = torch.zeros(len(model), 1, device=model.device, requires_grad=True)
         with torch.enable_grad():
             rendered = render(

@@ -128,7 +128,7 @@ def read_request(receive: Callable[[int], bytes]) -> SibrRequest:
         int(height),
         fov_x,
         fov_y,
-        _world_to_camera(values.get("view_matrix")) if width else np.eye(4),
+        _pose(values.get("view_matrix")) if width else np.eye(4),
         _number(values, "scaling_modifier", 0, 100, 1.0),
         bool(values.get("train", True)),
         bool(values.get("keep_alive", False)),
@@ -142,7 +142,8 @@ def _number(values: dict[str, Any], name: str, low: float, high: float, otherwis
     return float(value)
 
 
-def _world_to_camera(numbers: object) -> np.ndarray:
+def _pose(numbers: object) -> np.ndarray:
+    """Return world to camera (4, 4) of a request's view matrix, which is for row vectors and OpenGL's axes."""
     try:
         matrix = np.array(numbers, np.float64).reshape(4, 4)
     except (TypeError, ValueError, OverflowError):

@@ -9,6 +9,8 @@ from typing import Sequence
 
 import numpy as np
 
+from utils.selection import evenly_spaced_with_ends
+
 WIDTH, HEIGHT = 560, 240  # of the drawing, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 36  # margins around the plot
 MOST_DOTS = 1500  # more cannot be told apart, and cost space
@@ -176,9 +178,7 @@ def _box(left: float, top: float, right: float, bottom: float) -> str:
 
 def _thinned(items: Sequence, most: int) -> Sequence:
     """At most `most` of the items, evenly spaced, both ends among them."""
-    if len(items) <= most:
-        return items
-    return [items[index] for index in np.linspace(0, len(items) - 1, most).round().astype(int)]
+    return [items[index] for index in evenly_spaced_with_ends(len(items), most)]
 
 
 def between(values: Sequence[float], low: float, high: float) -> list[float]:

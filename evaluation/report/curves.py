@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.report.charts import Axis, Chart, between, quantile, running_mean, short
-from evaluation.report.html import SPLITS, figure, grid, note, section
+from evaluation.report.html import SPLIT_TITLES, figure, grid, note, section
 from evaluation.report.run import RunRecord, dig, is_number, mapping, number
 
 DISTRIBUTIONS = {
@@ -61,10 +61,10 @@ def noisy_curve(run: RunRecord, column: int, title: str, log: bool) -> str:
     chart.line(line, "c1")
     chart.hover([(x, f"iteration {x:,.0f}: {short(value, 4)}") for x, value in line])
     for x, value, split, style in measured:
-        chart.ring(x, value, style, f"iteration {x:,.0f}, {SPLITS[split].lower()}: {value:.2f} dB")
+        chart.ring(x, value, style, f"iteration {x:,.0f}, {SPLIT_TITLES[split].lower()}: {value:.2f} dB")
     smoothed = f"; line: mean of {window} points" if window > 1 else ""
     legend = [("c1", f"training view at hand{smoothed}")]
-    legend += sorted({(style, SPLITS[split].lower() + ", measured") for _, _, split, style in measured})
+    legend += sorted({(style, SPLIT_TITLES[split].lower() + ", measured") for _, _, split, style in measured})
     return figure(title, f"{short(smooth[-1], 4)} at the end", chart, legend)
 
 

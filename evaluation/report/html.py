@@ -8,8 +8,8 @@ from typing import Any, Sequence
 
 from evaluation.report.charts import Chart
 
-SPLITS = {"test": "Held-out views", "train": "Training views"}
-METRICS = {"PSNR": (2, " dB"), "SSIM": (4, ""), "LPIPS": (4, ""), "L1": (4, "")}  # digits, unit
+SPLIT_TITLES = {"test": "Held-out views", "train": "Training views"}
+METRIC_FORMATS = {"PSNR": (2, " dB"), "SSIM": (4, ""), "LPIPS": (4, ""), "L1": (4, "")}  # digits, unit
 STYLE = Path(__file__).with_name("report.css")
 
 
@@ -61,7 +61,7 @@ def grid(figures: Sequence[str]) -> str:
 
 
 def format_metric(metric: str, value: float | None) -> str:
-    digits, unit = METRICS[metric]
+    digits, unit = METRIC_FORMATS[metric]
     return "–" if value is None else f"{value:.{digits}f}{unit}"
 
 

@@ -13,13 +13,14 @@ import numpy as np
 
 from evaluation.error_maps import error_map, full_scale, pair_paths, read_rgb
 from evaluation.report.charts import round_step, short
-from evaluation.report.html import METRICS, SPLITS, command, note, section, format_metric
+from evaluation.report.html import METRIC_FORMATS, SPLIT_TITLES, command, note, section, format_metric
 from evaluation.report.run import RunRecord, mapping, number
 from utils.colormaps import INFERNO, colorize
 from utils.images import resize_image
 from utils.run_folder import images_path
+from utils.selection import evenly_spaced_with_ends
 
-MOST_VIEWS = 6  # shown of the first split; of another one half as many
+VIEWS_SHOWN = 6  # shown of the first split; of another one half as many
 IMAGE_SIDE, IMAGE_HEIGHT, JPEG_QUALITY = 500, 314, 85  # pixels
 NO_VIEWS = (
     "There are no pictures of these views: none were held out (<code>--eval</code>), "
@@ -39,18 +40,18 @@ class ReportView(NamedTuple):
 
 def image_sections(run: RunRecord) -> str:
     """A section for each split, held-out views first."""
-    most, views = MOST_VIEWS, {}
-    for split in SPLITS:
+    most, views = VIEWS_SHOWN, {}
+    for split in SPLIT_TITLES:
         chosen = choose_views(indices_of_views(run, split), psnr_of_views(run, split), most)
         views[split] = [load_view(run, split, index) for index in chosen]
-        most = MOST_VIEWS // 2 if chosen else most
+        most = VIEWS_SHOWN // 2 if chosen else most
     if not any(views.values()):
         text = f"There are no pictures of iteration {run.iteration:,}: "
         return section("Pictures", note(f"{text}run {command('render.py', run.folder)} first."))
     largest = full_scale(view.error for shown in views.values() for view in shown)
     full = min(1.0, round_step(max(largest, 1e-3), 1))
     parts = []
-    for split, title in SPLITS.items():
+    for split, title in SPLIT_TITLES.items():
         blocks = "".join(view_block(run, view, full) for view in views[split])
         content = f'{error_legend(full)}<div class="views">{blocks}</div>' if blocks else note(NO_VIEWS)
         parts.append(section(f"{title}: render, photo, error", content))
@@ -82,8 +83,7 @@ def choose_views(views: list[int], by_view: dict[int, float], most: int) -> list
     """The worst, the best, evenly spaced ones between, worst first; without numbers, in order."""
     if all(view in by_view for view in views):
         views = sorted(views, key=lambda view: by_view[view])
-    indices = np.linspace(0, len(views) - 1, min(most, len(views))).round().astype(int)
-    return [views[index] for index in indices]
+    return [views[index] for index in evenly_spaced_with_ends(len(views), most)]
 
 
 def load_view(run: RunRecord, split: str, index: int) -> ReportView:
@@ -121,7 +121,7 @@ def view_block(run: RunRecord, view: ReportView, full: float) -> str:
 
 def view_title(run: RunRecord, view: ReportView) -> str:
     """Its number, and its photo's name where cameras.json fits the run."""
-    counts = {split: int(number(run.config, "views", split) or 0) for split in SPLITS}
+    counts = {split: int(number(run.config, "views", split) or 0) for split in SPLIT_TITLES}
     index = view.index + (counts["test"] if view.split == "train" else 0)
     known = run.names and sum(counts.values()) == len(run.names) and index < len(run.names)
     return f"{view.index:05d}" + (f" ({run.names[index]})" if known else "")
@@ -129,7 +129,7 @@ def view_title(run: RunRecord, view: ReportView) -> str:
 
 def view_numbers(run: RunRecord, view: ReportView) -> list[str]:
     name = f"{view.index:05d}.png"
-    found = {metric: number(run.per_view_of(view.split), metric, name) for metric in METRICS}
+    found = {metric: number(run.per_view_of(view.split), metric, name) for metric in METRIC_FORMATS}
     return [
         f"{metric} {format_metric(metric, value)}" for metric, value in found.items() if value is not None
     ]

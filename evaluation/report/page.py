@@ -8,7 +8,15 @@ from typing import Any, Sequence
 
 from evaluation.report.charts import short
 from evaluation.report.curves import curves, distributions
-from evaluation.report.html import METRICS, SPLITS, command, description, document, duration, note
+from evaluation.report.html import (
+    METRIC_FORMATS,
+    SPLIT_TITLES,
+    command,
+    description,
+    document,
+    duration,
+    note,
+)
 from evaluation.report.html import format_metric, size_of
 from evaluation.report.images import image_sections
 from evaluation.report.run import RunRecord, dig, is_number, mapping, number
@@ -49,16 +57,16 @@ def measures(run: RunRecord) -> dict[str, dict[str, Any]]:
     """Of metrics.py by split; without those, what training measured."""
     if isinstance(run.results, dict):
         found = {"test": run.results, "train": mapping(run.results, "train")}
-        return {split: {**found[split], "views": dig(run.results, "views", split)} for split in SPLITS}
-    return {split: mapping(run.config, "measures", str(run.iteration), split) for split in SPLITS}
+        return {split: {**found[split], "views": dig(run.results, "views", split)} for split in SPLIT_TITLES}
+    return {split: mapping(run.config, "measures", str(run.iteration), split) for split in SPLIT_TITLES}
 
 
 def tiles(run: RunRecord) -> str:
     measured = measures(run)
-    split = next((split for split in SPLITS if number(measured[split], "PSNR") is not None), "test")
+    split = next((split for split in SPLIT_TITLES if number(measured[split], "PSNR") is not None), "test")
     shown = [
-        (f"{metric}, {SPLITS[split].lower()}", format_metric(metric, value))
-        for metric in METRICS
+        (f"{metric}, {SPLIT_TITLES[split].lower()}", format_metric(metric, value))
+        for metric in METRIC_FORMATS
         if metric != "L1" and (value := number(measured[split], metric)) is not None
     ]
     shown += [("Gaussians", f"{count:,.0f}")] if (count := gaussians(run)) is not None else []
@@ -85,18 +93,20 @@ def metrics_table(run: RunRecord) -> str:
     measured = {
         split: values
         for split, values in measures(run).items()
-        if any(is_number(values.get(metric)) for metric in METRICS)
+        if any(is_number(values.get(metric)) for metric in METRIC_FORMATS)
     }
     if not measured:
         missing = f"No measures of iteration {run.iteration:,}: "
         return note(f"{missing}run {command('metrics.py', run.folder)} first.")
-    columns = [metric for metric in METRICS if any(is_number(row.get(metric)) for row in measured.values())]
+    columns = [
+        metric for metric in METRIC_FORMATS if any(is_number(row.get(metric)) for row in measured.values())
+    ]
     headings = "".join(f"<th>{metric}</th>" for metric in [*columns, "views"])
     rows = [f"<tr><th>iteration {run.iteration:,}</th>{headings}</tr>"]
     for split, values in measured.items():
         shown = [format_metric(metric, number(values, metric)) for metric in columns]
         shown.append(short(number(values, "views") or 0))
-        rows.append(f"<tr><th>{SPLITS[split]}</th>{''.join(f'<td>{text}</td>' for text in shown)}</tr>")
+        rows.append(f"<tr><th>{SPLIT_TITLES[split]}</th>{''.join(f'<td>{text}</td>' for text in shown)}</tr>")
     source = "metrics.py, from the saved pictures" if run.results else "train.py, while training"
     return f"<table>{''.join(rows)}</table>" + note(f"Means over the views, measured by {source}.")
 
@@ -108,7 +118,7 @@ def facts(run: RunRecord, iterations: str) -> str:
     versions = mapping(run.config, "versions")
     speed = number(run.config, "timing", "iterations_per_second")
     memory = number(run.config, "peak_memory_bytes")
-    counts = {name: number(run.config, "views", split) or 0 for split, name in SPLITS.items()}
+    counts = {name: number(run.config, "views", split) or 0 for split, name in SPLIT_TITLES.items()}
     views = ", ".join(f"{count:,.0f} {name.lower()}" for name, count in counts.items())
     rows = {
         "Scene": run.settings.get("source_path"),

@@ -7,9 +7,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from evaluation.tables import SPLITS
 from utils import history, run_folder
 from utils.files import read_json
+from utils.run_folder import SPLITS
 
 
 @dataclass(frozen=True)
