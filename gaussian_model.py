@@ -27,6 +27,11 @@ SMALLEST_SQUARED_DISTANCE = 1e-7  # of neighbours, so that coinciding points get
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
 LARGEST_LOG_SCALE = 88.7  # whose exponential is still a float32
 SMALLEST_ALPHA = 1 / 255  # what the rasterizer skips
+LATENT_SIZE, HIDDEN_WIDTH, OCTAVES = (
+    4,
+    32,
+    4,
+)  # of a Gaussian's latent, of the importance MLP, of its positions
 OPEN_FROM = 0.5  # importance from which a Gaussian is in a file, where gates are 0 or 1
 INPUTS = {  # what each kind of network sees
     "full": ("features", "latents"),
@@ -116,28 +121,26 @@ class ImportanceMLP(nn.Module):
     def __init__(
         self,
         kind: str,  # a key of INPUTS
-        latent_size: int,
-        width: int,
-        frequencies: int,  # octaves that encode the position
         start: float,  # s_k of every Gaussian before training
         center: Tensor,  # (3,) world; features are relative to it
         extent: float,  # world units
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.kind, self.frequencies, self.extent = kind, frequencies, extent
+        self.kind, self.extent = kind, extent
         self.register_buffer("center", center.detach().clone())
-        sizes = {"features": 3 + 6 * frequencies + 3 + 2 + 3 + 3, "latents": latent_size}
+        sizes = {"features": 3 + 6 * OCTAVES + 3 + 2 + 3 + 3, "latents": LATENT_SIZE}
         inputs = sum(sizes[name] for name in INPUTS[kind])
         self.bias = nn.Parameter(torch.tensor([math.log(start / (1 - start))]))
         if inputs:
             bound = 1 / math.sqrt(inputs)
-            self.hidden = nn.Parameter(
-                torch.empty(width, inputs).uniform_(-bound, bound, generator=generator)
-            )
+            hidden = torch.empty(HIDDEN_WIDTH, inputs).uniform_(-bound, bound, generator=generator)
+            self.hidden = nn.Parameter(hidden)
             # Above 0: latents alone start at 0, and units that are all 0 would never learn.
-            self.hidden_bias = nn.Parameter(torch.empty(width).uniform_(0, bound, generator=generator))
-            self.out = nn.Parameter(torch.zeros(1, width))  # s is the same for all until this has moved
+            self.hidden_bias = nn.Parameter(torch.empty(HIDDEN_WIDTH).uniform_(0, bound, generator=generator))
+            self.out = nn.Parameter(
+                torch.zeros(1, HIDDEN_WIDTH)
+            )  # s is the same for all until this has moved
         self.to(center.device)
 
     def forward(self, raw: dict[str, Tensor]) -> Tensor:
@@ -160,7 +163,7 @@ class ImportanceMLP(nn.Module):
         middle = log_scales.sum(1) - large - small
         return torch.cat(
             [
-                *_octaves(position, self.frequencies),
+                *_octaves(position),
                 torch.stack([large, middle, small], 1) / 4 + 1,  # of order 1 for usual scenes
                 torch.stack([middle - large, small - large], 1).exp(),  # shape, whatever the rotation
                 sh_to_rgb(0, raw["sh_dc"], position),
@@ -170,10 +173,10 @@ class ImportanceMLP(nn.Module):
         )
 
 
-def _octaves(position: Tensor, frequencies: int) -> list[Tensor]:
+def _octaves(position: Tensor) -> list[Tensor]:
     """The position, and sine and cosine of pi, 2 pi, 4 pi ... times it."""
     parts, sine, cosine = [position], (math.pi * position).sin(), (math.pi * position).cos()
-    for _ in range(frequencies):
+    for _ in range(OCTAVES):
         parts += [sine, cosine]
         sine, cosine = 2 * sine * cosine, 1 - 2 * sine * sine
     return parts
@@ -305,9 +308,6 @@ class GaussianModel:
         """Give every Gaussian a latent, and all of them the network that computes their importance."""
         self.network = ImportanceMLP(
             settings.importance,
-            settings.latent_size,
-            settings.importance_width,
-            settings.importance_frequencies,
             settings.importance_start,
             self.means.detach().median(0).values,
             extent,
@@ -316,7 +316,7 @@ class GaussianModel:
         rate = settings.importance_lr
         self.network_optimizer = torch.optim.Adam(self.network.parameters(), lr=rate, fused=True)
         if "latents" in INPUTS[settings.importance]:
-            latents = self.means.new_zeros(len(self), settings.latent_size)
+            latents = self.means.new_zeros(len(self), LATENT_SIZE)
             self.raw["latents"] = torch.nn.Parameter(latents)
             self.optimizer.add_param_group(
                 {"params": [self.raw["latents"]], "lr": settings.latent_lr, "name": "latents"}

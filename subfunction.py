@@ -19,6 +19,11 @@ SPLIT_INTO = 2  # children of a split Gaussian
 SPLIT_SHRINK = (
     0.8 * SPLIT_INTO
 )  # their scale is the parent's divided by this (Kerbl et al. 2023, sec. 5.2: 1.6)
+HALF_LENGTH = (
+    0.6  # of a half of a split, over its parent's, along the longest axis: hardly a dip between the two
+)
+RESET_OPACITY = 0.01  # what a reset leaves at most (3DGS)
+LARGEST_SCALE = 0.1  # Gaussians of larger scale are pruned, over the extent (3DGS)
 LEAST_OPACITY = 1e-6  # distance from 0 and 1 that keeps its logit finite
 
 # When
@@ -381,7 +386,7 @@ def split_children(
     """Rows (2 M, ...) of smaller Gaussians in the parents' places."""
     children = {name: torch.cat([values] * SPLIT_INTO) for name, values in parents.items()}
     if settings.split == "long_axis":
-        return split_along_axis(children, settings.split_length)
+        return split_along_axis(children)
     return split_randomly(children, generator)
 
 
@@ -395,10 +400,8 @@ def split_randomly(children: dict[str, Tensor], generator: torch.Generator) -> d
     }
 
 
-def split_along_axis(children: dict[str, Tensor], shorter: float) -> dict[str, Tensor]:
+def split_along_axis(children: dict[str, Tensor]) -> dict[str, Tensor]:
     """Two copies of each parent, side by side along its longest axis: together its mean, covariance and mass.
-
-    `shorter`: their length along that axis over the parent's.
 
     The picture hardly changes, so nothing has to be learnt anew. Deng et al. 2025 (Improving Densification)
     split along this axis too, with other offsets and sizes.
@@ -408,9 +411,9 @@ def split_along_axis(children: dict[str, Tensor], shorter: float) -> dict[str, T
     side[len(side) // SPLIT_INTO :] = -1
     length = children["scales"].gather(1, longest).exp()
     offsets = torch.zeros_like(children["scales"])
-    offsets.scatter_(1, longest, side * math.sqrt(1 - shorter**2) * length)
-    narrowed = torch.zeros_like(children["scales"]).scatter(1, longest, math.log(shorter))
-    opacities = children["opacities"].sigmoid() / (SPLIT_INTO * shorter)
+    offsets.scatter_(1, longest, side * math.sqrt(1 - HALF_LENGTH**2) * length)
+    narrowed = torch.zeros_like(children["scales"]).scatter(1, longest, math.log(HALF_LENGTH))
+    opacities = children["opacities"].sigmoid() / (SPLIT_INTO * HALF_LENGTH)
     return children | {
         "means": children["means"] + to_world(children["quats"], offsets),
         "scales": children["scales"] + narrowed,
@@ -442,9 +445,9 @@ def decayed_opacities(opacities: Tensor, decay: float) -> Tensor:
     return (opacities - decay).clamp_min(LEAST_OPACITY).logit()
 
 
-def lowered_opacities(raw_opacities: Tensor, top_k: float) -> Tensor:
-    """Raw opacities clamped so that the opacities are at most `highest`."""
-    return raw_opacities.clamp_max(torch.tensor(top_k, dtype=torch.float64).logit().item())
+def lowered_opacities(raw_opacities: Tensor) -> Tensor:
+    """Return raw opacities (N, 1) such that no opacity is above RESET_OPACITY (Kerbl et al. 2023, sec. 5.2)."""
+    return raw_opacities.clamp_max(torch.tensor(RESET_OPACITY, dtype=torch.float64).logit().item())
 
 
 # Which go
@@ -509,7 +512,7 @@ def is_oversized(
     settings: PruningSettings,
 ) -> Tensor:
     """Gaussians (N,) bool that are too large in the world, or on the screen where that counts."""
-    mask = is_large(scales, settings.prune_scale * extent)
+    mask = is_large(scales, LARGEST_SCALE * extent)
     return mask | (max_radius > settings.max_screen_size) if settings.max_screen_size > 0 else mask
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterable, NoReturn
+from typing import Any, NoReturn
 
 
 @dataclass(frozen=True)
@@ -15,14 +16,11 @@ class Bound:
 
     words: str
     holds: Callable[[Any], bool]
+    choices: tuple[str, ...] = ()  # where there are only so many values
 
 
 def at_least(low: float) -> Bound:
     return Bound(f"at least {low}", lambda value: value >= low)
-
-
-def above(low: float) -> Bound:
-    return Bound(f"above {low}", lambda value: value > low)
 
 
 def between(low: float, high: float) -> Bound:
@@ -38,7 +36,7 @@ def open_unit_interval() -> Bound:
 
 
 def one_of(*choices: str) -> Bound:
-    return Bound("one of " + ", ".join(choices), lambda value: value in choices)
+    return Bound("one of " + ", ".join(choices), lambda value: value in choices, choices)
 
 
 def flag(
@@ -68,13 +66,44 @@ def milestone(default: int, sentence: str, low: int = 0) -> Any:
 class Parser(argparse.ArgumentParser):
     """argparse without guessed abbreviations, whose errors are ValueErrors like everyone else's."""
 
-    def __init__(self, examples: str, **options: Any) -> None:
-        """`examples`: the last lines of --help."""
+    def __init__(self, examples: str, common: Container[str] | None = None, **options: Any) -> None:
+        """`examples`: the last lines of --help. `common`: flags that --help shows, --help_all adds the others."""
         examples = f"Examples:\n{examples}"
         super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, epilog=examples, **options)
+        self._common = common
+        if common is not None:
+            self.add_argument(
+                "--help_all", action=_ShowAllFlags, help="show all flags, not only the common ones"
+            )
+
+    def format_help(self) -> str:
+        texts = {action: action.help for action in self._actions}
+        for action in self._actions:
+            if self._common is not None and action.dest not in self._common and "help" not in action.dest:
+                action.help = argparse.SUPPRESS
+        try:
+            return super().format_help()
+        finally:
+            for action, text in texts.items():
+                action.help = text
+
+    def show_all_flags(self) -> None:
+        self._common = None
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message} (see {self.prog} --help)")
+
+
+class _ShowAllFlags(argparse.Action):
+    """Print help with all flags and leave."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(nargs=0, default=argparse.SUPPRESS, **options)
+
+    def __call__(self, parser: Parser, *_: Any) -> NoReturn:
+        parser.show_all_flags()
+        parser.print_help()
+        parser.exit()
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -99,21 +128,32 @@ def _how_to_read(item: dataclasses.Field) -> dict[str, Any]:
         return {"action": "store_true", "help": text}
     if isinstance(item.default, tuple):
         return {"nargs": "+", "type": int, "metavar": "N", "help": text}
-    kind = type(item.default)
+    kind, choices = type(item.default), _choices(item)
     metavar = item.metadata["metavar"] or {int: "N", float: "X", str: "TEXT"}[kind]
-    return {"type": kind, "metavar": metavar, "help": text}
+    return {"type": kind, "metavar": f"{{{','.join(choices)}}}" if choices else metavar, "help": text}
+
+
+def _choices(item: dataclasses.Field) -> tuple[str, ...]:
+    return item.metadata["bound"].choices if item.metadata["bound"] else ()
 
 
 def _help_text(item: dataclasses.Field) -> str:
     notes = []
     if item.metadata["unit"]:
         notes.append(item.metadata["unit"])
-    if item.metadata["bound"]:
+    if item.metadata["bound"] and not _choices(item):
         notes.append(item.metadata["bound"].words)
     if item.default is not False and item.default not in ("", ()):
-        shown = " ".join(map(str, item.default)) if isinstance(item.default, tuple) else item.default
-        notes.append(f"default {shown}")
+        values = item.default if isinstance(item.default, tuple) else (item.default,)
+        notes.append(f"default {' '.join(map(_as_typed, values))}")
     return item.metadata["sentence"] + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def _as_typed(value: Any) -> str:
+    """Return a default as a person would write it: small powers of two as such."""
+    if isinstance(value, float) and 0 < value < 1e-4 and math.frexp(value)[0] == 0.5:
+        return f"2^{math.frexp(value)[1] - 1}"
+    return str(value)
 
 
 def check_bounds(settings: Any) -> None:

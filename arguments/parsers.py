@@ -9,6 +9,17 @@ from .flags import Parser, add_flags
 from .settings import DensificationSettings, ImportanceSettings, ModelSettings, OptimizationSettings
 from .settings import PipelineSettings, PruningSettings, RunSettings
 
+COMMON = (  # flags of train.py that --help shows: those that people set
+    *("source_path", "model_path", "images", "depths", "resolution", "white_background", "eval"),
+    *("train_test_exp", "max_memory_gb", "init_points", "variant", "iterations", "scale_schedule"),
+    *("lambda_dssim", "random_background", "antialiasing", "max_gaussians", "target_size_mb"),
+    *("densify_by", "densify_until_iter", "densify_grad_threshold", "error_floor", "error_quantile"),
+    *("opacity_reset_interval", "prune_by", "prune_keep", "prune_until_iter", "tag_lifespan"),
+    *("importance", "lambda_importance", "test_iterations", "save_iterations", "checkpoint_iterations"),
+    *("start_checkpoint", "checkpoint_every", "resume", "overwrite", "seed", "threads", "quiet"),
+    *("viewer", "viewer_port", "disable_viewer"),
+)
+
 TRAIN_EXAMPLES = """\
   python train.py -s scenes/garden                                      30,000 iterations into output/<10 hex digits>
   python train.py -s scenes/garden -m output/garden --eval -r 4 --iterations 7000 --scale_schedule
@@ -25,6 +36,7 @@ def train_parser() -> Parser:
         usage="train.py -s SCENE [-m OUTPUT] [flags]",
         description="Fit 3D Gaussians to the photos of a scene. Flags mean what they mean in 3DGS.",
         examples=TRAIN_EXAMPLES,
+        common=COMMON,
     )
     for group in (ModelSettings, RunSettings, OptimizationSettings, DensificationSettings, PruningSettings):
         add_flags(parser, group)

@@ -12,6 +12,15 @@ from .settings import PipelineSettings, PruningSettings, RunSettings
 from .variants import VARIANTS
 
 FULL_RUN = OptimizationSettings.iterations  # the run whose milestones the defaults are
+# Flags of earlier versions, and the value that is built in now.
+DROPPED = {
+    "split_length": 0.6,
+    "reset_opacity": 0.01,
+    "prune_scale": 0.1,
+    "latent_size": 4,
+    "importance_width": 32,
+    "importance_frequencies": 4,
+}
 ALIASES = {"prune_by": {"gradient": "removal_energy"}}  # values under other names
 
 # Asked of one command: a later command that takes over the settings of a run does not take over these.
@@ -74,6 +83,11 @@ def make_settings(given: dict[str, Any], recorded: dict[str, Any] | None = None)
     """
     recorded = {name: value for name, value in (recorded or {}).items() if name not in OF_ONE_COMMAND}
     recorded, given = without_aliases(recorded), without_aliases(given)
+    for name, value in DROPPED.items():
+        if recorded.get(name, value) != value:
+            raise ValueError(
+                f"the run was made with --{name} {recorded[name]}; this version has {value} built in"
+            )
     variant = given.get("variant", recorded.get("variant", RunSettings.variant))
     if variant not in VARIANTS:
         raise ValueError(f"--variant: expected one of {', '.join(VARIANTS)}, got {variant!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .flags import Bound, above, at_least, between, flag, milestone, one_of, open_unit_interval, share
+from .flags import Bound, at_least, between, flag, milestone, one_of, open_unit_interval, share
 
 
 @dataclass
@@ -130,12 +130,6 @@ class DensificationSettings:
         "where the halves of a split lie: at random in the parent, or side by side along its longest axis",
         bound=one_of("random", "long_axis"),
     )
-    split_length: float = flag(
-        0.6,
-        "length of a half of long_axis along that axis; at 0.6 there is hardly a dip between the two",
-        unit="x the parent's",
-        bound=between(0.5, 1),
-    )
     error_metric: str = flag(
         "mixed",
         "error of a pixel: L1, 1 - SSIM, or both mixed as in the loss",
@@ -203,7 +197,6 @@ class DensificationSettings:
         bound=one_of("reset", "decay", "none"),
     )
     opacity_reset_interval: int = flag(3000, "iterations between opacity resets", bound=at_least(1))
-    reset_opacity: float = flag(0.01, "opacity that a reset leaves at most", bound=open_unit_interval())
     opacity_decay: float = flag(0.001, "what a decay takes from every opacity", bound=between(0, 1))
 
 
@@ -244,9 +237,6 @@ class PruningSettings:
     )
     prune_interval: int = flag(100, "iterations between pruning rounds", bound=at_least(1))
     prune_until_iter: int = milestone(0, "pruning ends before this iteration, 0: when densification does")
-    prune_scale: float = flag(
-        0.1, "Gaussians of larger scale are pruned once opacities were reset", unit="x extent", bound=above(0)
-    )
     max_screen_size: int = flag(
         0,
         "Gaussians of larger radius are pruned once opacities were reset, 0: none",
@@ -301,11 +291,6 @@ class ImportanceSettings:
     )
     importance_lr: float = flag(0.002, "learning rate of the importance network", bound=at_least(0))
     latent_lr: float = flag(0.02, "learning rate of the latents", bound=at_least(0))
-    latent_size: int = flag(4, "numbers in a Gaussian's latent", bound=between(1, 64))
-    importance_width: int = flag(32, "units of the importance network's hidden layer", bound=between(1, 1024))
-    importance_frequencies: int = flag(
-        4, "octaves that encode the position for the importance network", bound=between(0, 16)
-    )
 
 
 @dataclass

@@ -166,14 +166,26 @@ def test_without_a_growth_cap_there_is_none_to_scale():
 
 def test_help_names_every_available_flag_with_default_and_unit(capsys):
     with pytest.raises(SystemExit) as leaving:
-        given_flags(train_parser(), ["--help"])
+        given_flags(train_parser(), ["--help_all"])
     assert leaving.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     for group in GROUPS:
         for item in dataclasses.fields(group):
             assert f"--{item.name}" in text
     assert "mean view-space position gradient that densifies (NDC units; at least 0; default 0.0002)" in text
-    assert "opacity that a reset leaves at most (above 0 and below 1; default 0.01)" in text
+    assert "opacity of the first Gaussians (above 0 and below 1; default 0.1)" in text
+
+
+@pytest.mark.parametrize(("name", "built_in", "other"), [("split_length", 0.6, 0.7), ("latent_size", 4, 8)])
+def test_a_recorded_flag_that_is_built_in_now_must_have_that_value(name, built_in, other):
+    assert settings_of(recorded={name: built_in}) == settings_of()
+    with pytest.raises(ValueError, match=f"made with --{name} {other}; this version has {built_in} built in"):
+        settings_of(recorded={name: other})
+
+
+def test_values_under_earlier_names_are_known():
+    assert settings_of("--prune_by", "gradient").pruning.prune_by == "removal_energy"
+    assert settings_of(recorded={"prune_by": "gradient"}).pruning.prune_by == "removal_energy"
 
 
 def test_render_knows_the_flags_of_scene_and_pipeline():

@@ -6,7 +6,8 @@ import shlex
 
 import pytest
 
-from arguments import render_parser, train_parser
+from arguments import make_settings, render_parser, train_parser
+from arguments.parsers import COMMON
 
 COMMANDS = ("train", "render", "metrics", "full_eval", "report", "convert", "export", "view")
 
@@ -37,6 +38,22 @@ def test_help_shows_examples_that_are_understood(command, capsys):
         ours, _, of_train = " ".join(map(shlex.quote, arguments)).partition(" -- ")
         parser_of(name).parse_args(shlex.split(ours))
         parser_of("train").parse_args(shlex.split(of_train))
+
+
+def test_help_shows_the_flags_that_people_set_and_help_all_the_rest(capsys):
+    texts = {}
+    for flag in ("--help", "--help_all", "-h"):
+        with pytest.raises(SystemExit) as leaving:
+            train_parser().parse_args([flag])
+        assert leaving.value.code == 0
+        texts[flag] = capsys.readouterr().out
+    shown = {
+        flag: set(re.findall(r"^ +(?:-\w.*?)?--(\w+)", text, re.MULTILINE)) for flag, text in texts.items()
+    }
+    assert shown["--help"] == shown["-h"] == {*COMMON, "help", "help_all"}
+    assert shown["--help_all"] == {*make_settings({}).flat(), "help", "help_all"}
+    assert "{gradient,error}" in texts["--help"] and "2^-20" in texts["--help_all"]
+    assert train_parser().parse_args(["--error_beta", "2"]).error_beta == 2  # hidden ones are flags too
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -177,7 +177,7 @@ def control_opacity(run: Training, due: Phase) -> None:
     """Reset or decay all opacities, where that is due."""
     settings, model = run.settings.densification, run.model
     if due.resets_opacity:
-        model.overwrite("opacities", policy.lowered_opacities(model.raw["opacities"], settings.reset_opacity))
+        model.overwrite("opacities", policy.lowered_opacities(model.raw["opacities"]))
     if due.decays_opacity:
         opacities = policy.decayed_opacities(model.opacities, settings.opacity_decay)
         model.overwrite("opacities", opacities, moments="keep")

@@ -30,7 +30,6 @@ FIXED_BY_CHECKPOINT = (
     "initial_opacity",
     "importance",
 )
-FIXED_BY_CHECKPOINT += ("latent_size", "importance_width", "importance_frequencies")
 
 
 @dataclass
