@@ -388,7 +388,7 @@ class GaussianModel:
 
     def rows(self, mask: Tensor) -> dict[str, Tensor]:  # (N,) bool
         """Copies of the raw parameters and tags of the chosen Gaussians."""
-        return {name: values.detach()[mask] for name, values in (self.raw | self.tags).items()}
+        return chosen_rows(self.raw | self.tags, mask)
 
     def append(self, rows: dict[str, Tensor]) -> None:
         """Add Gaussians given by raw parameters and tags (M, ...), with zero Adam moments and statistics."""
@@ -402,10 +402,12 @@ class GaussianModel:
 
     def keep(self, mask: Tensor) -> None:  # (N,) bool
         """Drop the Gaussians that `mask` does not choose."""
+        kept = indices_of(mask)
         for name in self.raw:
-            self._replace(name, self.raw[name].detach()[mask], lambda moment: moment[mask])
-        self.statistics = {name: values[mask] for name, values in self.statistics.items()}
-        self.tags = {name: values[mask] for name, values in self.tags.items()}
+            rows = self.raw[name].detach().index_select(0, kept)
+            self._replace(name, rows, lambda moment: moment.index_select(0, kept))
+        self.statistics = {name: values.index_select(0, kept) for name, values in self.statistics.items()}
+        self.tags = {name: values.index_select(0, kept) for name, values in self.tags.items()}
 
     def overwrite(self, name: str, values: Tensor, moments: str = "forget") -> None:
         """Set one raw parameter of all Gaussians; `moments`: "forget" or "keep" those of Adam."""
@@ -439,7 +441,7 @@ class GaussianModel:
         raw = {row.name: self.raw[row.name].detach() for row in PARAMETERS}
         if self.network is not None:
             raw["opacities"], seen = self._gated_opacities(gate)
-            raw = {name: values.detach()[seen] for name, values in raw.items()}
+            raw = chosen_rows(raw, seen)
         model = GaussianModel(raw)
         model.active_sh_degree = self.active_sh_degree
         return model
@@ -557,6 +559,17 @@ def gaussians_in_ply(size: float, sh_degree: int) -> int:
 
 def _initial_scales(means: Tensor) -> Tensor:  # (P, 3) -> (P,)
     return distCUDA2(means).clamp_min(SMALLEST_SQUARED_DISTANCE).sqrt()
+
+
+def indices_of(mask: Tensor) -> Tensor:  # (N,) bool -> (M,) int64
+    """Return the rows that `mask` chooses; only here a GPU is waited for, however many tensors follow."""
+    return mask.nonzero()[:, 0]
+
+
+def chosen_rows(tensors: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
+    """Return copies of the rows of tensors (N, ...) that `mask` (N,) bool chooses, without gradients."""
+    chosen = indices_of(mask)
+    return {name: values.detach().index_select(0, chosen) for name, values in tensors.items()}
 
 
 def _with_zeros(values: Tensor, count: int) -> Tensor:

@@ -26,7 +26,7 @@ from training.tensorboard import TensorBoardLog
 from training.viewers import Viewers, open_viewers
 from utils import run_folder
 from utils.commands import rounded, run_command
-from utils.devices import check_data_device
+from utils.devices import bring_to, check_data_device
 from utils.progress import Progress
 from utils.rendering import RenderOutput, render
 from viewer.browser import require_viser
@@ -154,7 +154,7 @@ def exposed(run: Training, image: Tensor, camera: Camera) -> Tensor:
 
 def weighted_depth_loss(run: Training, due: Phase, camera: Camera, invdepth: Tensor) -> Tensor:
     """Return the loss () of rendered inverse depths (1, H, W) against the view's depth map."""
-    known = camera.masked(camera.invdepth.to(run.model.device, non_blocking=True), 0.0)
+    known = camera.masked(bring_to(run.model.device, camera.invdepth), 0.0)
     return policy.depth_weight(due.iteration, run.settings.optimization) * policy.depth_loss(invdepth, known)
 
 
