@@ -18,6 +18,7 @@ from simple_knn._C import distCUDA2
 from torch import Tensor, nn
 
 from arguments import ImportanceSettings, OptimizationSettings
+from utils.counter_random import uniform
 from utils.ply import channels_first, channels_last, file_size, float_columns, read_gaussians
 from utils.ply import write_gaussians
 from utils.sh import MAX_DEGREE, base_count, degree_of, rgb_to_sh, sh_to_rgb
@@ -188,14 +189,15 @@ def _sh_energy(sh_rest: Tensor) -> Tensor:  # (N, K - 1, 3) -> (N, 3)
     return energy
 
 
-def gate(probability: Tensor, kind: str, generator: torch.Generator) -> Tensor:
+def gate(probability: Tensor, kind: str, key: int) -> Tensor:
     """What the rasterizer sees of s (N, 1) in training: itself (soft), or 0 and 1 with the gradient of s.
 
-    sampled: 1 with probability s (as MaskGaussian, Liu et al. 2024); rounded: 1 where s reaches a half.
+    sampled: 1 with probability s (as MaskGaussian, Liu et al. 2024), by the random numbers of `key`;
+    rounded: 1 where s reaches a half.
     """
     if kind == "sampled":
-        threshold = torch.rand(probability.shape, generator=generator).to(probability)
-        hard = (probability.detach() > threshold).to(probability)
+        thresholds = uniform(key, len(probability), probability.device)[:, None]
+        hard = (probability.detach() > thresholds).to(probability)
     else:
         hard = deterministic_gate(probability.detach(), kind)
     return hard + (probability - probability.detach())

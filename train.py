@@ -26,6 +26,7 @@ from training.tensorboard import TensorBoardLog
 from training.viewers import Viewers, open_viewers
 from utils import run_folder
 from utils.commands import rounded, run_command
+from utils.counter_random import Stream, random_key
 from utils.devices import bring_to, check_data_device
 from utils.progress import Progress
 from utils.rendering import RenderOutput, render
@@ -60,7 +61,7 @@ def forward_backward(run: Training, iteration: int) -> TrainingView:
     """Render the next view and run the one backward pass: gradients of the loss, and E_k on the carrier."""
     settings, model, due = run.settings, run.model, policy.phase(iteration, run.settings)
     set_schedules(run, due)
-    camera, background = next_camera(run), choose_background(run)
+    camera, background = next_camera(run), choose_background(run, iteration)
     importance, carrier = model.compute_importance(), new_carrier(run, due)
     gates = new_gates(run, due, importance)
     rendered = render(
@@ -139,7 +140,8 @@ def new_gates(run: Training, due: Phase, importance: Tensor | None) -> Tensor | 
     """Return what opacities are multiplied by (N, 1); with its gradient where that prunes."""
     settings, gates = run.settings, None
     if importance is not None:
-        gates = gate(importance, settings.importance.importance_gate, run.generator)
+        random = random_key(settings.run.seed, Stream.GATES, due.iteration)
+        gates = gate(importance, settings.importance.importance_gate, random)
     if due.collects_sensitivity:
         if gates is None:
             gates = torch.ones(len(run.model), 1, device=run.model.device, requires_grad=True)
