@@ -390,7 +390,7 @@ class GaussianModel:
 
     def rows(self, mask: Tensor) -> dict[str, Tensor]:  # (N,) bool
         """Copies of the raw parameters and tags of the chosen Gaussians."""
-        return chosen_rows(self.raw | self.tags, mask)
+        return _chosen_rows(self.raw | self.tags, mask)
 
     def append(self, rows: dict[str, Tensor]) -> None:
         """Add Gaussians given by raw parameters and tags (M, ...), with zero Adam moments and statistics."""
@@ -404,7 +404,7 @@ class GaussianModel:
 
     def keep(self, mask: Tensor) -> None:  # (N,) bool
         """Drop the Gaussians that `mask` does not choose."""
-        kept = indices_of(mask)
+        kept = _indices_of(mask)
         for name in self.raw:
             rows = self.raw[name].detach().index_select(0, kept)
             self._replace(name, rows, lambda moment: moment.index_select(0, kept))
@@ -443,7 +443,7 @@ class GaussianModel:
         raw = {row.name: self.raw[row.name].detach() for row in PARAMETERS}
         if self.network is not None:
             raw["opacities"], seen = self._gated_opacities(gate)
-            raw = chosen_rows(raw, seen)
+            raw = _chosen_rows(raw, seen)
         model = GaussianModel(raw)
         model.active_sh_degree = self.active_sh_degree
         return model
@@ -563,14 +563,14 @@ def _initial_scales(means: Tensor) -> Tensor:  # (P, 3) -> (P,)
     return distCUDA2(means).clamp_min(SMALLEST_SQUARED_DISTANCE).sqrt()
 
 
-def indices_of(mask: Tensor) -> Tensor:  # (N,) bool -> (M,) int64
-    """Return the rows that `mask` chooses; only here a GPU is waited for, however many tensors follow."""
+def _indices_of(mask: Tensor) -> Tensor:  # (N,) bool -> (M,) int64
+    """Return the rows that `mask` chooses. A GPU is waited for here, once for all tensors that follow."""
     return mask.nonzero()[:, 0]
 
 
-def chosen_rows(tensors: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
+def _chosen_rows(tensors: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
     """Return copies of the rows of tensors (N, ...) that `mask` (N,) bool chooses, without gradients."""
-    chosen = indices_of(mask)
+    chosen = _indices_of(mask)
     return {name: values.detach().index_select(0, chosen) for name, values in tensors.items()}
 
 

@@ -49,10 +49,8 @@ READING = {
 }
 INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")
 COPYING = ("_to_copy", "copy_")
-READS_BACK = (
-    "RenderFloat",
-    "RenderDouble",
-)  # the kernels' classes, whose forward pass reads how many pairs there are
+# Classes of the kernels whose forward pass reads how many pairs there are.
+READS_BACK = ("RenderFloat", "RenderDouble")
 
 
 # Waits
@@ -66,8 +64,10 @@ def recorded_waits() -> Iterator[list[str]]:
     """Give a list that grows with each wait, such as `rows are counted at gaussian_model.py:394`."""
     waits: list[str] = []
     _recorders.append(waits)
-    yield waits
-    _recorders.remove(waits)
+    try:
+        yield waits
+    finally:
+        _recorders.pop()
 
 
 def record_wait(what: str) -> None:

@@ -1,10 +1,11 @@
-"""Random numbers of a counter: the published ones, uniform, and unrelated between rows, iterations and streams."""
+"""Random numbers of a counter: the published ones, uniform, unrelated between rows, iterations, streams."""
 
 import itertools
 
 import pytest
 import torch
 
+from backends import backends
 from utils.counter_random import GAMMA, Stream, mix, random_key, uniform
 
 COUNT = 1 << 16
@@ -19,10 +20,11 @@ def correlation(first: torch.Tensor, second: torch.Tensor) -> float:
     return torch.corrcoef(torch.stack([first, second]))[0, 1].abs().item()
 
 
-def test_the_numbers_are_those_of_splitmix64():
+@pytest.mark.parametrize("device", sorted({backend.device for backend in backends()}))
+def test_the_numbers_are_those_of_splitmix64(device):
     """The first five of seed 1234567, as https://prng.di.unimi.it/splitmix64.c gives them."""
-    states = torch.tensor([(1234567 + i * GAMMA + 2**63) % 2**64 - 2**63 for i in range(1, 6)])
-    assert [number % 2**64 for number in mix(states).tolist()] == [
+    states = [(1234567 + i * GAMMA + 2**63) % 2**64 - 2**63 for i in range(1, 6)]
+    assert [number % 2**64 for number in mix(torch.tensor(states, device=device)).tolist()] == [
         6457827717110365317,
         3203168211198807973,
         9817491932198370423,
@@ -30,7 +32,7 @@ def test_the_numbers_are_those_of_splitmix64():
         16408922859458223821,
     ]
     highest = [6457827717110365317 >> 40, 3203168211198807973 >> 40]
-    assert uniform(1234567, 2, "cpu").tolist() == [number / 2**24 for number in highest]
+    assert uniform(1234567, 2, device).tolist() == [number / 2**24 for number in highest]
 
 
 def test_keys_do_not_change_between_versions():

@@ -120,7 +120,7 @@ class TrainingView:
 
 
 def choose_background(run: Training, iteration: int | None = None) -> Tensor:
-    """Return the color (3,) behind the scene: if random, that of the training iteration; None: for measuring."""
+    """Return the color (3,) behind the scene; random ones are drawn for training iterations only."""
     if run.settings.optimization.random_background and iteration is not None:
         return uniform(random_key(run.settings.run.seed, Stream.BACKGROUND, iteration), 3, run.model.device)
     return torch.full((3,), float(run.settings.model.white_background), device=run.model.device)

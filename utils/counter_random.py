@@ -34,14 +34,14 @@ def random_key(*words: int) -> int:
 
 
 def uniform(key: int, count: int, device: torch.device | str) -> Tensor:
-    """Return `count` numbers (count,) float32 on `device`, uniform in [0, 1), that follow from `key` alone."""
+    """Return numbers (count,) float32 on `device`, uniform in [0, 1), that follow from `key` alone."""
     numbers = torch.arange(1, count + 1, device=device).mul_(_signed(GAMMA)).add_(_signed(key))
     highest = mix(numbers).bitwise_right_shift_(64 - FLOAT_BITS).bitwise_and_(2**FLOAT_BITS - 1)
     return highest.float().mul_(2**-FLOAT_BITS)
 
 
 def mix(z: Tensor) -> Tensor:
-    """Scramble the 64 bits of every number in place and return them: each input bit flips half of the output's."""
+    """Scramble the 64 bits of each number in place and return them: a bit of z flips half of them."""
     for shift, multiplier in zip((30, 27), MULTIPLIERS):
         z.bitwise_xor_(_shifted(z, shift)).mul_(_signed(multiplier))
     return z.bitwise_xor_(_shifted(z, 31))
