@@ -18,6 +18,7 @@ from simple_knn._C import distCUDA2
 from torch import Tensor, nn
 
 from arguments import ImportanceSettings, OptimizationSettings
+from utils.counter_random import uniform
 from utils.ply import channels_first, channels_last, file_size, float_columns, read_gaussians
 from utils.ply import write_gaussians
 from utils.sh import MAX_DEGREE, base_count, degree_of, rgb_to_sh, sh_to_rgb
@@ -191,14 +192,15 @@ def _sh_energy(sh_rest: Tensor) -> Tensor:  # (N, K - 1, 3) -> (N, 3)
     return energy
 
 
-def gate(probability: Tensor, kind: str, generator: torch.Generator) -> Tensor:
+def gate(probability: Tensor, kind: str, key: int) -> Tensor:
     """What the rasterizer sees of s (N, 1) in training: itself (soft), or 0 and 1 with the gradient of s.
 
-    sampled: 1 with probability s (as MaskGaussian, Liu et al. 2024); rounded: 1 where s reaches a half.
+    sampled: 1 with probability s (as MaskGaussian, Liu et al. 2024), by the random numbers of `key`;
+    rounded: 1 where s reaches a half.
     """
     if kind == "sampled":
-        threshold = torch.rand(probability.shape, generator=generator).to(probability)
-        hard = (probability.detach() > threshold).to(probability)
+        thresholds = uniform(key, len(probability), probability.device)[:, None]
+        hard = (probability.detach() > thresholds).to(probability)
     else:
         hard = deterministic_gate(probability.detach(), kind)
     return hard + (probability - probability.detach())
@@ -388,7 +390,7 @@ class GaussianModel:
 
     def rows(self, mask: Tensor) -> dict[str, Tensor]:  # (N,) bool
         """Copies of the raw parameters and tags of the chosen Gaussians."""
-        return {name: values.detach()[mask] for name, values in (self.raw | self.tags).items()}
+        return _chosen_rows(self.raw | self.tags, mask)
 
     def append(self, rows: dict[str, Tensor]) -> None:
         """Add Gaussians given by raw parameters and tags (M, ...), with zero Adam moments and statistics."""
@@ -402,10 +404,12 @@ class GaussianModel:
 
     def keep(self, mask: Tensor) -> None:  # (N,) bool
         """Drop the Gaussians that `mask` does not choose."""
+        kept = _indices_of(mask)
         for name in self.raw:
-            self._replace(name, self.raw[name].detach()[mask], lambda moment: moment[mask])
-        self.statistics = {name: values[mask] for name, values in self.statistics.items()}
-        self.tags = {name: values[mask] for name, values in self.tags.items()}
+            rows = self.raw[name].detach().index_select(0, kept)
+            self._replace(name, rows, lambda moment: moment.index_select(0, kept))
+        self.statistics = {name: values.index_select(0, kept) for name, values in self.statistics.items()}
+        self.tags = {name: values.index_select(0, kept) for name, values in self.tags.items()}
 
     def overwrite(self, name: str, values: Tensor, moments: str = "forget") -> None:
         """Set one raw parameter of all Gaussians; `moments`: "forget" or "keep" those of Adam."""
@@ -439,7 +443,7 @@ class GaussianModel:
         raw = {row.name: self.raw[row.name].detach() for row in PARAMETERS}
         if self.network is not None:
             raw["opacities"], seen = self._gated_opacities(gate)
-            raw = {name: values.detach()[seen] for name, values in raw.items()}
+            raw = _chosen_rows(raw, seen)
         model = GaussianModel(raw)
         model.active_sh_degree = self.active_sh_degree
         return model
@@ -557,6 +561,17 @@ def gaussians_in_ply(size: float, sh_degree: int) -> int:
 
 def _initial_scales(means: Tensor) -> Tensor:  # (P, 3) -> (P,)
     return distCUDA2(means).clamp_min(SMALLEST_SQUARED_DISTANCE).sqrt()
+
+
+def _indices_of(mask: Tensor) -> Tensor:  # (N,) bool -> (M,) int64
+    """Return the rows that `mask` chooses. A GPU is waited for here, once for all tensors that follow."""
+    return mask.nonzero()[:, 0]
+
+
+def _chosen_rows(tensors: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
+    """Return copies of the rows of tensors (N, ...) that `mask` (N,) bool chooses, without gradients."""
+    chosen = _indices_of(mask)
+    return {name: values.detach().index_select(0, chosen) for name, values in tensors.items()}
 
 
 def _with_zeros(values: Tensor, count: int) -> Tensor:

@@ -26,7 +26,8 @@ from training.tensorboard import TensorBoardLog
 from training.viewers import Viewers, open_viewers
 from utils import run_folder
 from utils.commands import rounded, run_command
-from utils.devices import check_data_device
+from utils.counter_random import Stream, random_key
+from utils.devices import bring_to, check_data_device
 from utils.progress import Progress
 from utils.rendering import RenderOutput, render
 from viewer.browser import require_viser
@@ -60,7 +61,7 @@ def forward_backward(run: Training, iteration: int) -> TrainingView:
     """Render the next view and run the one backward pass: gradients of the loss, and E_k on the carrier."""
     settings, model, due = run.settings, run.model, policy.phase(iteration, run.settings)
     set_schedules(run, due)
-    camera, background = next_camera(run), choose_background(run)
+    camera, background = next_camera(run), choose_background(run, iteration)
     importance, carrier = model.compute_importance(), new_carrier(run, due)
     gates = new_gates(run, due, importance)
     rendered = render(
@@ -139,7 +140,8 @@ def new_gates(run: Training, due: Phase, importance: Tensor | None) -> Tensor | 
     """Return what opacities are multiplied by (N, 1); with its gradient where that prunes."""
     settings, gates = run.settings, None
     if importance is not None:
-        gates = gate(importance, settings.importance.importance_gate, run.generator)
+        random = random_key(settings.run.seed, Stream.GATES, due.iteration)
+        gates = gate(importance, settings.importance.importance_gate, random)
     if due.collects_sensitivity:
         if gates is None:
             gates = torch.ones(len(run.model), 1, device=run.model.device, requires_grad=True)
@@ -154,7 +156,7 @@ def exposed(run: Training, image: Tensor, camera: Camera) -> Tensor:
 
 def weighted_depth_loss(run: Training, due: Phase, camera: Camera, invdepth: Tensor) -> Tensor:
     """Return the loss () of rendered inverse depths (1, H, W) against the view's depth map."""
-    known = camera.masked(camera.invdepth.to(run.model.device, non_blocking=True), 0.0)
+    known = camera.masked(bring_to(run.model.device, camera.invdepth), 0.0)
     return policy.depth_weight(due.iteration, run.settings.optimization) * policy.depth_loss(invdepth, known)
 
 

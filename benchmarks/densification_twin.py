@@ -27,15 +27,15 @@ import train  # noqa: E402
 from arguments import make_settings  # noqa: E402
 from gaussian_model import ADAM_EPSILON, PARAMETERS  # noqa: E402
 from scene import load_scene  # noqa: E402
-from utils.rendering import RenderOutput, render  # noqa: E402
+from training.run import Training, TrainingView, start  # noqa: E402
 
 REPORT_EVERY = 100
 
 
 class GsplatDensification:
-    """Stands in for `train.densify_and_prune` and the optimiser step that follows it."""
+    """The stand-in for `train.update`."""
 
-    def __init__(self, run: train.Training) -> None:
+    def __init__(self, run: Training) -> None:
         model, settings = run.model, run.settings.optimization
         self.optimizers = {
             row.name: torch.optim.Adam(
@@ -46,7 +46,8 @@ class GsplatDensification:
         self.strategy = DefaultStrategy()
         self.state = self.strategy.initialize_state(run.scene.extent)
 
-    def step(self, run: train.Training, iteration: int, view: RenderOutput) -> None:
+    @torch.no_grad()
+    def step(self, run: Training, iteration: int, view: TrainingView) -> None:
         rate = policy.position_learning_rate(iteration, run.scene.extent, run.settings.optimization)
         self.optimizers["means"].param_groups[0]["lr"] = rate
         info = {
@@ -55,7 +56,7 @@ class GsplatDensification:
             "n_cameras": 1,
             "gaussian_ids": None,
             "radii": view.radii[None, :, None].expand(-1, -1, 2),
-            "means2d": SimpleNamespace(grad=view.means2d.grad[None, :, :2]),
+            "means2d": SimpleNamespace(grad=view.screen_gradients[None, :, :2]),
         }
         for optimizer in self.optimizers.values():
             optimizer.step()
@@ -65,25 +66,17 @@ class GsplatDensification:
 
 def counts(settings: Any, scene: Any, until: int, twin: bool) -> list[int]:
     """Number of Gaussians every REPORT_EVERY iterations."""
-    run = train.start(settings, scene, Path())
+    run = start(settings, scene, Path())
     gsplat = GsplatDensification(run) if twin else None
     found = []
     for iteration in range(1, until + 1):
-        model, optimization = run.model, settings.optimization
-        model.active_sh_degree = policy.active_sh_degree(iteration, model.sh_degree, optimization)
-        model.set_learning_rate("means", policy.position_learning_rate(iteration, scene.extent, optimization))
-        camera, background = scene.train[run.views.next()], torch.zeros(3)
-        view = render(camera, model, background)
-        gt_image = camera.ground_truth(background, model.device)
-        policy.training_loss(view.image, gt_image, optimization.lambda_dssim)[0].backward()
-        with torch.no_grad():
-            if gsplat:
-                gsplat.step(run, iteration, view)
-            else:
-                train.densify_and_prune(run, iteration, view)
-                model.step(view.radii > 0)
+        view = train.forward_backward(run, iteration)
+        if gsplat:
+            gsplat.step(run, iteration, view)
+        else:
+            train.update(run, iteration, view)
         if iteration % REPORT_EVERY == 0:
-            found.append(len(model))
+            found.append(len(run.model))
     return found
 
 

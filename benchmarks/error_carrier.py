@@ -21,6 +21,7 @@ import utils.before_torch  # noqa: F401  before torch
 import numpy as np
 import torch
 
+import subfunction as policy
 import train
 from arguments import make_settings
 from scene import PointCloud, Scene, load_scene
@@ -40,14 +41,20 @@ def resampled(scene: Scene, count: int) -> Scene:
     return dataclasses.replace(scene, points=points)
 
 
+def wait_for(run: Training) -> None:
+    """Return when the device has done all that was queued."""
+    run.model.means[0, 0].item()
+
+
 def milliseconds(run: Training) -> float:
     """Of one iteration without densification."""
     run.iteration += 1
     begin = time.perf_counter()
     view = train.forward_backward(run, run.iteration)
     with torch.no_grad():
-        collect(run, run.iteration, view)
-        run.model.step(view.render.radii > 0)
+        collect(run, policy.phase(run.iteration, run.settings), view)
+        run.model.step(view.radii > 0)
+    wait_for(run)
     return 1e3 * (time.perf_counter() - begin)
 
 

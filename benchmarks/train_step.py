@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import utils.before_torch  # noqa: F401  before torch
 import torch
-from diff_gaussian_rasterization import best_device, cpu_info, take_profile
+from diff_gaussian_rasterization import cpu_info, take_profile
 
 import subfunction as policy
 from arguments import OptimizationSettings
@@ -29,6 +29,7 @@ from scene import load_scene
 from utils.rendering import render
 
 VIEWS = 8
+DEVICE = torch.device("cpu")  # whose profile is reported; benchmarks/gpu_step.py is for GPUs
 
 
 class Stopwatch:
@@ -91,12 +92,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     scene = load_scene(args.source_path, resolution=args.resolution, quiet=True)
     settings = OptimizationSettings()
-    model = GaussianModel.from_points(
-        scene.points.xyz, scene.points.rgb, 3, settings.initial_opacity, best_device()
-    )
+    model = GaussianModel.from_points(scene.points.xyz, scene.points.rgb, 3, settings.initial_opacity, DEVICE)
     model.start_training(settings)
     model.active_sh_degree = 3
-    background = torch.zeros(3)
+    background = torch.zeros(3, device=DEVICE)
     cameras = scene.train[:VIEWS]
     for camera in cameras:  # warm-up
         iteration(model, camera, background, settings, Stopwatch())

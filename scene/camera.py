@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.devices import bring_to, keep_on
+
 # The clip planes of 3DGS. They only shape the depth row of the projection: culling is done on camera z.
 ZNEAR = 0.01
 ZFAR = 100.0
@@ -89,9 +91,10 @@ class Camera:
         if device not in self._matrices:
             view = self.world_to_camera
             center = camera_to_world(view)[:3, 3]
-            arrays = (view.T, (self.projection_matrix() @ view).T, center)
+            numbers = np.concatenate([view.T.flat, (self.projection_matrix() @ view).T.flat, center])
+            packed = bring_to(device, keep_on("cpu", torch.from_numpy(numbers).float()))  # one copy
             self._matrices[device] = CameraMatrices(
-                *(torch.tensor(a, dtype=torch.float32, device=device) for a in arrays)
+                packed[:16].view(4, 4), packed[16:32].view(4, 4), packed[32:]
             )
         return self._matrices[device]
 
@@ -120,8 +123,7 @@ class Camera:
         """The photo as (3, H, W) float32 in [0, 1] on `device`; any alpha is composited over `background`."""
         if self.image is None:
             raise ValueError(f"camera {self.image_name} has no photo")
-        queued = self.image.device.type == "cpu"  # towards the CPU a copy has to be waited for
-        planes = self.image.to(device, non_blocking=queued).permute(2, 0, 1)
+        planes = bring_to(device, self.image).permute(2, 0, 1)
         planes = planes.contiguous().to(torch.float32).div_(255)
         if planes.shape[0] == 3:
             return planes
@@ -134,7 +136,7 @@ class Camera:
         return image if mask is None else torch.where(mask, image, otherwise)
 
     def mask_on(self, device: torch.device | str) -> Tensor | None:
-        return None if self.mask is None else self.mask.to(device)
+        return None if self.mask is None else bring_to(device, self.mask)
 
 
 def camera_to_world(

@@ -120,3 +120,11 @@ def test_viewer_entries():
     np.testing.assert_allclose(entries[0]["position"], pose[:3, 3], atol=1e-12)
     np.testing.assert_allclose(entries[0]["rotation"], pose[:3, :3], atol=1e-12)
     assert all(type(number) is float for row in entries[0]["rotation"] for number in row)
+
+
+def test_matrices_are_float32_and_lie_in_memory_as_the_kernels_read_them():
+    camera = make_camera()
+    expected = (camera.world_to_camera.T, (camera.projection_matrix() @ camera.world_to_camera).T)
+    for matrix, wanted in zip(camera.matrices()[:2], expected):
+        assert matrix.is_contiguous() and torch.equal(matrix, torch.tensor(wanted, dtype=torch.float32))
+    assert camera.camera_center.shape == (3,)

@@ -187,6 +187,20 @@ def test_exposures_come_back_from_their_file(tmp_path):
         Exposures.load(tmp_path, torch.device("cpu"))
 
 
+def test_restored_moments_are_on_the_device_of_the_exposures():
+    saved = Exposures(["a"], torch.device("cpu"))
+    saved.matrices.grad = torch.ones_like(saved.matrices)
+    saved.step(0.1)
+    restored = Exposures(["a"], torch.device("meta"))
+    restored.restore(saved.state_tensors())
+    state = restored.optimizer.state[restored.matrices]
+    assert {key: value.device.type for key, value in state.items()} == {
+        "step": "cpu",
+        "exp_avg": "meta",
+        "exp_avg_sq": "meta",
+    }
+
+
 def test_held_out_views_are_trained_on_their_left_half_and_measured_on_the_right(tmp_path):
     scene = load_scene(write_tiny_scene(tmp_path), eval=True, train_test_exp=True, quiet=True)
     assert (len(scene.train), len(scene.test)) == (VIEWS, 2)

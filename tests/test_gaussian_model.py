@@ -163,7 +163,7 @@ def test_appended_rows_start_without_history(optimizer_type):
     model = training_model(optimizer_type)
     model.statistics["gradient_views"] += 5
     old = [m.clone() for m in moments(model, "scales")]
-    steps = model.optimizer.state[model.raw["scales"]]["step"].clone()
+    steps = model.optimizer.state[model.raw["scales"]]["step"]
     chosen = torch.tensor([0, 1, 0, 0, 0, 1, 0], dtype=torch.bool)
     rows = model.rows(chosen)
     model.append(rows)

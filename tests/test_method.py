@@ -18,6 +18,7 @@ from training import monitoring
 from training.density_control import collect, densify_and_prune
 from training.resume import find_resume_point, resume
 from training.run import choose_background, save_state, start
+from utils.counter_random import random_key
 from utils.progress import Progress
 from utils.rendering import render
 
@@ -292,8 +293,10 @@ def test_a_target_size_bounds_the_file(scene, tmp_path):
     run = new_run(scene, tmp_path, variant="tag", target_size_mb=target)
     size = []
     for extra in (0, 1):
-        rows = run.model.rows(torch.arange(run.budget + extra) % len(run.model))
-        GaussianModel({name: rows[name] for name in run.model.raw}).save_ply(tmp_path / "x.ply")
+        repeated = torch.arange(run.budget + extra) % len(run.model)
+        GaussianModel({name: rows[repeated] for name, rows in run.model.raw.items()}).save_ply(
+            tmp_path / "x.ply"
+        )
         size.append((tmp_path / "x.ply").stat().st_size)
     assert 0.98 * 1e6 * target < size[0] <= 1e6 * target < size[1] + 64
     assert gaussians_in_ply(100, 3) == 0
@@ -424,15 +427,28 @@ def test_children_inherit_the_latent(scene, tmp_path):
 
 def test_gates():
     s = torch.tensor([[0.2], [0.5], [0.9]], requires_grad=True)
-    generator = torch.Generator().manual_seed(0)
-    assert torch.equal(gate(s, "soft", generator), s)
-    assert gate(s, "rounded", generator)[:, 0].tolist() == [0, 1, 1]
-    draws = torch.stack([gate(s, "sampled", generator).detach() for _ in range(4000)])
+    assert torch.equal(gate(s, "soft", key=0), s)
+    assert gate(s, "rounded", key=0)[:, 0].tolist() == [0, 1, 1]
+    draws = torch.stack([gate(s, "sampled", random_key(0, iteration)).detach() for iteration in range(4000)])
     assert set(draws.unique().tolist()) == {0.0, 1.0}
     assert torch.allclose(draws.mean(0), s.detach(), atol=0.03)
     for kind in ("soft", "rounded", "sampled"):
-        (gradient,) = torch.autograd.grad(gate(s, kind, generator).sum(), s)
+        (gradient,) = torch.autograd.grad(gate(s, kind, key=0).sum(), s)
         assert torch.equal(gradient, torch.ones_like(s))
+
+
+def test_random_gates_and_backgrounds_follow_from_seed_and_iteration(scene, tmp_path):
+    runs = [importance_run(scene, tmp_path, random_background=True, seed=seed) for seed in (1, 1, 2)]
+    runs[1].generator.manual_seed(5)  # has no part in them
+    gates, backgrounds = [], []
+    for run, iteration in zip([*runs, runs[0]], (4, 4, 4, 5)):
+        importance = torch.full((len(run.model), 1), 0.5)
+        gates.append(train.new_gates(run, phase(iteration, run.settings), importance))
+        backgrounds.append(choose_background(run, iteration))
+    for drawn in (gates, backgrounds):
+        assert torch.equal(drawn[0], drawn[1])
+        assert not torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], drawn[3])
+    assert torch.equal(choose_background(runs[0]), torch.zeros(3))  # for measuring
 
 
 def test_the_exported_file_shows_what_the_importance_leaves(scene, tmp_path):

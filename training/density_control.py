@@ -81,9 +81,9 @@ def correct_opacities(run: Training, cloned: Tensor) -> None:  # (N,) bool
     """Make parents, before they are copied, as opaque as each of the two that replace them must be."""
     model, importance = run.model, 1.0
     if model.network is not None and run.settings.importance.importance_gate == "soft":
-        importance = model.compute_importance()[cloned]
-    raw = model.raw["opacities"].detach().clone()
-    raw[cloned] = policy.opacity_after_clone(model.opacities[cloned], importance)
+        importance = model.compute_importance()
+    corrected = policy.opacity_after_clone(model.opacities, importance)
+    raw = torch.where(cloned[:, None], corrected, model.raw["opacities"])
     model.overwrite("opacities", raw, moments="keep")
 
 

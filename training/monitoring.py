@@ -12,6 +12,7 @@ from gaussian_model import gate
 from scene import Camera
 from training.run import Training, TrainingView, choose_background, require_sound
 from training.tensorboard import TensorBoardLog
+from utils.counter_random import Stream, random_key
 from utils.devices import reads_at_once
 from utils.history import shares_of_weight
 from utils.losses import l1, psnr
@@ -62,7 +63,7 @@ def measure(run: Training, iteration: int, progress: Progress, log: TensorBoardL
         if not cameras:
             continue
         sums = torch.zeros(2)
-        background, flags = choose_background(run, measuring=True), vars(run.settings.pipeline)
+        background, flags = choose_background(run), vars(run.settings.pipeline)
         for pair in render_beside_photos(cameras, model, background, run.exposures, **flags):
             sums += torch.stack([l1(*pair), psnr(*pair)]).cpu()
         error, decibels = (sums / len(cameras)).tolist()
@@ -80,11 +81,12 @@ def export_gap_iterations(run: Training) -> set[int]:
 
 def report_export_gap(run: Training, iteration: int, progress: Progress) -> None:
     """How far the pictures of the saved file, which every measure is taken of, are from those trained on."""
-    kind, generator = run.settings.importance.importance_gate, torch.Generator().manual_seed(iteration)
+    kind, seed = run.settings.importance.importance_gate, run.settings.run.seed
     saved, flags = run.model.baked(kind), vars(run.settings.pipeline)
-    background, differences = choose_background(run, measuring=True), []
-    for camera in measured_cameras(run):
-        gates = gate(run.model.compute_importance(), kind, generator)  # not of the run's own chances
+    background, differences = choose_background(run), []
+    for number, camera in enumerate(measured_cameras(run)):
+        random = random_key(seed, Stream.MEASURED_GATES, iteration, number)
+        gates = gate(run.model.compute_importance(), kind, random)
         trained = render(camera, run.model, background, importance=gates, **flags).image
         differences.append((trained - render(camera, saved, background, **flags).image).abs().flatten())
     values = torch.cat(differences)
@@ -138,7 +140,7 @@ def floaters(run: Training) -> dict[str, float]:
     depths = torch.full((len(model),), float("inf"), device=model.device)
     for camera in measured_cameras(run):
         with torch.enable_grad():
-            background = choose_background(run, measuring=True)
+            background = choose_background(run)
             rendered = render(camera, model, background, statistics=True, **vars(run.settings.pipeline))
             torch.autograd.grad(rendered.image.sum(), rendered.means2d)  # the backward pass collects weights
         weights += rendered.rasterizer.statistics.weight_sum

@@ -20,6 +20,7 @@ from scene import Scene, viewer_entries
 from training.view_order import ViewOrder
 from utils import run_folder
 from utils.checkpoints import newest_checkpoint, save_checkpoint
+from utils.counter_random import Stream, random_key, uniform
 from utils.exposures import Exposures
 from utils.files import write_json
 from utils.history import History
@@ -119,10 +120,10 @@ class TrainingView:
     contributions: Tensor | None = None  # (N,) removal energy or sensitivity, where that prunes
 
 
-def choose_background(run: Training, measuring: bool = False) -> Tensor:
-    """The colour (3,) behind the scene: a new one every time if random, except for measuring."""
-    if run.settings.optimization.random_background and not measuring:
-        return torch.rand(3, generator=run.generator).to(run.model.device)
+def choose_background(run: Training, iteration: int | None = None) -> Tensor:
+    """Return the color (3,) behind the scene; random ones are drawn for training iterations only."""
+    if run.settings.optimization.random_background and iteration is not None:
+        return uniform(random_key(run.settings.run.seed, Stream.BACKGROUND, iteration), 3, run.model.device)
     return background_color(run.settings.model.white_background, run.model.device)
 
 

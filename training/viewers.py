@@ -95,6 +95,6 @@ def inspect_in_training(run: Training) -> InspectedModel:
 def render_for(run: Training, request: SibrRequest) -> bytes:
     """What the network viewer asked for, as the saved file would show it."""
     model = run.model.baked(run.settings.importance.importance_gate)
-    background = choose_background(run, measuring=True)
+    background = choose_background(run)
     flags = vars(run.settings.pipeline) | {"scaling_modifier": request.scaling}
     return to_bytes(render(free_camera(request), model, background, **flags).image).tobytes()

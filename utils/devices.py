@@ -24,9 +24,12 @@ def reads_at_once(device: torch.device) -> bool:
 
 
 def keep_on(device: torch.device | str, pixels: Tensor) -> Tensor:
-    """`pixels` on `device`: if that is the CPU, but a GPU renders, in page-locked memory.
-
-    From there a copy to the GPU with `non_blocking` is queued and not waited for.
-    """
+    """Return `pixels` on `device`: if that is the CPU, but a GPU renders, in page-locked memory."""
     kept = pixels.to(device)
     return kept.pin_memory() if kept.device.type == "cpu" != best_device().type else kept
+
+
+def bring_to(device: torch.device | str, kept: Tensor) -> Tensor:
+    """Return on `device` what `keep_on` keeps; a copy from the CPU is queued and not waited for."""
+    # Towards the CPU a copy has to be waited for.
+    return kept.to(device, non_blocking=kept.device.type == "cpu")

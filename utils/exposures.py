@@ -50,7 +50,9 @@ class Exposures:
             self.matrices.copy_(tensors["exposures"])
         for key, value in tensors.items():
             if key.startswith("exposures."):
-                self.optimizer.state[self.matrices][key.removeprefix("exposures.")] = value.clone()
+                entry = key.removeprefix("exposures.")
+                device = "cpu" if entry == "step" else self.matrices.device
+                self.optimizer.state[self.matrices][entry] = value.to(device, copy=True)
 
     def save(self, folder: Path) -> None:
         matrices = self.matrices.detach().cpu().tolist()
