@@ -18,7 +18,7 @@ from torch import Tensor
 from arguments.flags import Parser
 from evaluation.lpips import LPIPS, SMALLEST_SIDE, fetch_vgg16, read_vgg16
 from utils.commands import run_command
-from utils.files import read_json, write_json
+from utils.files import write_json
 from utils.images import HALF, read_image
 from utils.losses import masked_mean, psnr
 from utils.progress import each
@@ -195,15 +195,6 @@ def evaluate(
     write_json(folder / "results.json", results)
 
 
-def require_measures(folder: Path) -> None:
-    """Raise ValueError if a file is in the way of the results that holds no measures, ours or 3DGS's."""
-    for path in (folder / "results.json", folder / "per_view.json"):
-        if not all(
-            isinstance(values, dict) and values.keys() & {*METRICS} for values in read_json(path).values()
-        ):
-            raise ValueError(f"{path} is in the way: it holds no measures; move it away")
-
-
 def summary(split: str, views: int, means: dict[str, float | None]) -> str:
     """One line, such as `  test    10 views   SSIM 0.9123   PSNR 28.12   LPIPS 0.1034`."""
     if not views:
@@ -261,8 +252,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         for pairs in (pairs for methods in runs.values() for pairs in methods.values()):
             chosen = evenly_spaced(len(pairs["train"]), options.train_views)
             pairs["train"] = [pairs["train"][index] for index in chosen]
-    for folder in options.model_paths:
-        require_measures(folder)
     device = best_device()
     lpips, missing = prepare_lpips(options, device)
     if missing and not options.quiet:

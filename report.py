@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Sequence
 
 from arguments.flags import Parser
-from evaluation.report.html import FRAME
 from evaluation.report.page import page
 from evaluation.report.run import read_run
 from utils.commands import run_command
@@ -37,9 +36,8 @@ def report_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = report_parser().parse_args(argv)
-    text, path = page(read_run(options.model_path, options.iteration)), options.model_path / "report.html"
-    if path.is_file() and not path.read_text(encoding="utf-8", errors="replace").startswith(FRAME):
-        raise ValueError(f"{path} is in the way: report.py did not write it; move it away")
+    text = page(read_run(options.model_path, options.iteration))
+    path = options.model_path / "report.html"
     write_text(path, text)
     if not options.quiet:
         print(f"Report: {path} ({len(text.encode()) / 1e6:.1f} MB), for any browser")

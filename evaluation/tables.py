@@ -121,24 +121,13 @@ def _mean(rows: list[Row]) -> Row:
 # Writing
 
 
-def require_own_tables(output: Path) -> None:
-    """Raise ValueError if a table is in the way that full_eval.py did not write: it writes results.json first."""
-    if "means" in read_json(output / "results.json"):
-        return
-    for name in ("results.json", "results.md", "results.csv", "survey.csv"):
-        if (output / name).exists():
-            raise ValueError(
-                f"{output / name} is in the way: full_eval.py did not write it; give another --output_path"
-            )
-
-
 def write_tables(output: Path) -> list[Row]:
     """Write results.md, .csv and .json, survey.csv and survey/ from the finished runs below `output`."""
     rows = read_rows(output)
     means = over_seeds(rows)
-    write_json(output / "results.json", {"spread": "max - min over the seeds", "rows": rows, "means": means})
     write_text(output / "results.md", to_markdown(rows))
     write_text(output / "results.csv", to_csv(rows + [mean for mean in means if mean["seed"] != "mean of 1"]))
+    write_json(output / "results.json", {"spread": "max - min over the seeds", "rows": rows, "means": means})
     write_text(output / "survey.csv", to_survey(over_scenes(means)))
     for group in _groups(means, "dataset", "scene"):
         folder = output / "survey" / group[0]["dataset"]

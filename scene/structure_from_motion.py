@@ -158,10 +158,10 @@ def mask_names(folder: Path, photos: list[str]) -> list[str]:
 
 def require_own_files(folder: Path, photos: list[str], pending: list[Stage]) -> None:
     """Raise ValueError if a stage to come would replace a file that convert.py did not write, or reads."""
-    if not read_stages(folder):
-        foreign = [path for path in files_in(folder / "distorted") if is_foreign_work(path)]
-        if foreign := foreign + [path for path in [folder / "convert.json"] if path.exists()]:
-            raise ValueError(f"{foreign[0]} is of another program; move it away, or use another folder")
+    if not read_stages(folder) and any(map(is_foreign_work, files_in(folder / "distorted"))):
+        raise ValueError(
+            f"{folder / 'distorted'} holds the work of another program; move it away, or use another folder"
+        )
     places = [place for stage in pending for place in stage.places]
     targets = {
         (folder / place).resolve() for place in [*places, "distorted"] if not (folder / place).is_symlink()

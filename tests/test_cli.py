@@ -239,7 +239,6 @@ def test_an_earlier_run_is_replaced_only_when_asked(run_here, scene, tmp_path):
     folder = tmp_path / "run"
     ply(folder, 500).parent.mkdir(parents=True)
     ply(folder, 500).write_bytes(b"precious")
-    (folder / "cfg_args").write_text("Namespace()")
     (folder / "notes.txt").write_text("mine")
     train = ("train.py", "-s", scene, "-m", folder, "--iterations", "2", "--quiet")
     assert fails(run_here(*train), "holds an earlier run")

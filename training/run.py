@@ -158,7 +158,6 @@ def check_output_folder(folder: Path, settings: Settings) -> None:
     """ValueError if training would replace an earlier run that was not meant to be replaced."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"-m {folder}: expected a folder, this is a file")
-    run_folder.require_run_or_nothing(folder)
     wanted = settings.run.overwrite or settings.run.resume or continues_in(folder, settings)
     if run_folder.holds_results(folder) and not wanted:
         raise ValueError(

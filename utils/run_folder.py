@@ -34,21 +34,26 @@ import torch
 
 from utils.files import read_json, remove_leftovers, write_json, write_text
 
-# What a run writes, by folder and name, and a new run in the same folder replaces. All else is not ours to touch.
+# What a run writes and a new run in the same folder replaces; all else in the folder is not ours to touch.
 RUN_FILES = (
-    ("point_cloud/iteration_*", r"point_cloud\.ply"),
-    ("", r"chkpnt(\d+|-latest)\.safetensors"),
-    ("train/ours_*/renders", r"\d{5,}\.png"),
-    ("train/ours_*/gt", r"\d{5,}\.png"),
-    ("train/ours_*/depth", r"\d{5,}\.png|depth_params\.json"),
-    ("test/ours_*/renders", r"\d{5,}\.png"),
-    ("test/ours_*/gt", r"\d{5,}\.png"),
-    ("test/ours_*/depth", r"\d{5,}\.png|depth_params\.json"),
-    ("video/ours_*", r"(orbit|spiral|interpolate)\.mp4"),
-    ("", r"(results|per_view|history|exposure)\.json|report\.html"),
-    ("", r"events\.out\.tfevents\..+"),
+    "point_cloud/iteration_*/point_cloud.ply",
+    "chkpnt*.safetensors",
+    "train/ours_*/renders/*.png",
+    "train/ours_*/gt/*.png",
+    "test/ours_*/renders/*.png",
+    "test/ours_*/gt/*.png",
+    "train/ours_*/depth/*.*",
+    "test/ours_*/depth/*.*",
+    "video/ours_*/*.mp4",
+    "results.json",
+    "per_view.json",
+    "history.json",
+    "exposure.json",
+    "report.html",
+    "events.out.tfevents.*",
 )
-RUN_INPUTS = ("cfg_args", "config.json", "cameras.json", "input.ply")  # written when a run begins
+
+
 SPLITS = ("test", "train")  # held-out and training views
 METRICS = ("SSIM", "PSNR", "LPIPS")  # of results.json
 KERNEL_PACKAGES = ("diff-gaussian-rasterization", "fused-ssim", "simple-knn")
@@ -68,7 +73,7 @@ def latest_checkpoint_path(folder: Path) -> Path:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    return [path for path in _run_files(folder) if path.suffix == ".safetensors"]
+    return sorted(folder.glob("chkpnt*.safetensors"))
 
 
 def images_path(folder: Path, split: str, iteration: int, kind: str) -> Path:
@@ -78,8 +83,7 @@ def images_path(folder: Path, split: str, iteration: int, kind: str) -> Path:
 
 def saved_iterations(folder: Path) -> list[int]:
     """Iterations whose Gaussians are saved, ascending."""
-    clouds = folder.glob("point_cloud/iteration_*/point_cloud.ply")
-    found = (re.fullmatch(r"iteration_(\d+)", path.parent.name) for path in clouds)
+    found = (re.fullmatch(r"iteration_(\d+)", path.parent.name) for path in folder.glob(RUN_FILES[0]))
     return sorted(int(match.group(1)) for match in found if match)
 
 
@@ -100,30 +104,8 @@ def choose_iteration(folder: Path, iteration: int = -1) -> int:
 
 
 def holds_results(folder: Path) -> bool:
-    """Return whether an earlier run left Gaussians or checkpoints here."""
+    """Whether an earlier run left Gaussians or checkpoints here."""
     return bool(saved_iterations(folder) or checkpoints(folder))
-
-
-def require_run_or_nothing(folder: Path) -> None:
-    """Raise ValueError if files are in the way of a run, and no run wrote them: every run writes cfg_args first."""
-    if (folder / "cfg_args").is_file():
-        return
-    in_the_way = [folder / name for name in RUN_INPUTS if (folder / name).exists()] + _run_files(folder)
-    if in_the_way:
-        raise ValueError(
-            f"-m {folder}: {in_the_way[0].relative_to(folder)} is in the way, and no run wrote it (there is no "
-            "cfg_args); give another folder, or move it away"
-        )
-
-
-def _run_files(folder: Path) -> list[Path]:
-    """Return what a run and the commands that follow it wrote, by name, without what it began with."""
-    found = []
-    for place, name in RUN_FILES:
-        for parent in sorted(folder.glob(place)) if place else [folder]:
-            files = sorted(parent.iterdir()) if parent.is_dir() else []
-            found += [path for path in files if re.fullmatch(name, path.name) and path.is_file()]
-    return found
 
 
 @contextlib.contextmanager
@@ -171,16 +153,17 @@ def require_writable(folder: Path) -> None:
 
 def remove_results(folder: Path) -> None:
     """Delete what an earlier run wrote, and folders that this leaves empty."""
-    for path in _run_files(folder):
-        path.unlink()
-        _remove_empty(path.parent, folder)
+    for pattern in RUN_FILES:
+        for path in list(folder.glob(pattern)):
+            path.unlink()
+            _remove_empty(path.parent, folder)
 
 
 def remove_images(folder: Path) -> None:
     """Delete the numbered images of an earlier rendering: it may have had more views."""
     remove_leftovers(folder)
     for path in folder.glob("*.png"):
-        if re.fullmatch(r"\d{5,}", path.stem):
+        if path.stem.isdigit():
             path.unlink()
 
 
