@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 from pathlib import Path
 from typing import Sequence
 
 from arguments.flags import Parser
 from scene import video_frames
 from scene.lenses import MODELS
-from scene.structure_from_motion import MATCHINGS, SCRATCH, Choices, Outcome, convert, find_photos
-from scene.written_files import files_in, is_clutter
+from scene.structure_from_motion import MATCHINGS, Choices, Outcome, convert, find_photos
 from utils.commands import run_command
-from utils.files import read_json, write_json
 from utils.progress import Counter
-
-VIDEO = "distorted/video.json"  # of which video and how many frames input/ was made
 
 EXAMPLES = """\
   python convert.py -s scenes/desk                     of the photos in scenes/desk/input
@@ -72,42 +67,20 @@ def parse(argv: Sequence[str] | None):
 
 
 def take_frames(folder: Path, video: Path, count: int, quiet: bool) -> None:
-    """Take frames of the video into input/, unless they are there. ValueError if something else is."""
-    total, photos, scratch = video_frames.frame_count(video), folder / "input", folder / SCRATCH / "frames"
-    state = video.stat()
-    wanted = {
-        "video": str(video.resolve()),
-        "bytes": state.st_size,
-        "changed": state.st_mtime_ns,
-        "frames": count,
-    }
-    if any(not is_clutter(path) for path in files_in(photos)):
-        require_these_frames(folder, wanted)
+    """Frames of the video into input/, unless they are there."""
+    photos = folder / "input"
+    if photos.is_dir() and any(photos.iterdir()):
         return
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
+    partial = folder / "input.part"
+    partial.mkdir(parents=True, exist_ok=True)
+    total = video_frames.frame_count(video)
     with Counter("Looking through the video", total, quiet) as counter:
-        taken = video_frames.extract_frames(video, scratch, count, lambda done: counter.update(done, total))
-    write_json(folder / VIDEO, wanted)
-    photos.mkdir(exist_ok=True)
-    for path in taken:
-        path.rename(photos / path.name)
-    write_json(folder / VIDEO, wanted | {"taken": len(taken)})
+        taken = video_frames.extract_frames(video, partial, count, lambda done: counter.update(done, total))
+    if photos.is_dir():
+        photos.rmdir()
+    partial.rename(photos)
     if not quiet:
         print(f"{len(taken)} frames of {video}: {photos}")
-
-
-def require_these_frames(folder: Path, wanted: dict[str, object]) -> None:
-    """Raise ValueError if input/ holds other photos than the wanted frames of the wanted video."""
-    taken = read_json(folder / VIDEO)
-    frames = taken.pop("taken", None)
-    if taken == wanted and frames is not None:
-        return
-    held = f"{taken['frames']} frames of {taken['video']}" if frames else "photos"
-    raise ValueError(
-        f"--video {wanted['video']} --frames {wanted['frames']}: {folder / 'input'} holds {held} already; "
-        "move them away, use another folder, or leave --video out to go on with them"
-    )
 
 
 def tell(folder: Path, outcome: Outcome) -> None:

@@ -1,16 +1,14 @@
-"""From photos to a posed scene, by pycolmap: features, matches, cameras and points, undistorted photos.
+"""From photos to a posed scene, by pycolmap: features, matches, cameras and points, straight photos.
 
     FOLDER/input/               the photos; of a video the frames that were picked
-    FOLDER/input_masks/         masks of photos, NAME.png for the photo NAME, black where it does not count; optional
+    FOLDER/input_masks/         masks of photos, NAME.png for the photo NAME, black where it does not count; may be absent
     FOLDER/distorted/           database.db, and sparse/N, the models with the photos' own distortion
     FOLDER/images/, sparse/0/   the scene for train.py: photos as pinhole cameras would have taken them
     FOLDER/images_2, _4, _8/    the same, smaller
     FOLDER/convert.json         what came of it
 
-Every stage runs in a process of its own: COLMAP ends its process where it meets a defect of the data, and one
-that hangs can be stopped. Its log is FOLDER/distorted/colmap.log. A stage whose result is there is not repeated;
-if one is, so are all behind it. Only files that an earlier conversion wrote are replaced (written_files.py). What
-was being written when a conversion was killed lies in FOLDER/distorted/part.
+Every stage runs in a process of its own: COLMAP ends its process where it meets a defect of the data, and one that hangs
+can be stopped. Its log is FOLDER/distorted/colmap.log. A stage whose result is there is not repeated.
 """
 
 from __future__ import annotations
@@ -28,20 +26,13 @@ import numpy as np
 from PIL import Image
 from PIL.ExifTags import GPS, IFD
 
-from scene.written_files import WrittenFiles, files_in, is_clutter
 from utils.files import read_json, write_json
 from utils.images import JPEG_QUALITY, read_image, resize_image, write_photo
-from utils.progress import Counter
+from utils.progress import Counter, each
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 MASKS = "input_masks"
 SCALES = (2, 4, 8)
-STAGES = "distorted/stages.json"  # what was asked for, and which stages are done
-LOG = "distorted/colmap.log"
-SCRATCH = "distorted/part"  # what a stage writes until it is complete
-MODELS_PLACE = "distorted/sparse"
-SCENE_PLACES = ("sparse/0", "images", "masks")
-SMALLER_PLACES = tuple(f"images_{scale}" for scale in SCALES)
 FEWEST_PHOTOS = 3
 FEWEST_POINTS_PER_PHOTO = 30  # fewer are a weak start for Gaussians
 LARGEST_ERROR = 1.5  # pixels of mean reprojection error: more means that the cameras are not right
@@ -77,120 +68,42 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A step of a conversion."""
-
-    name: str
-    title: str
-    work: Callable[..., None]
-    total: int  # things that it goes through, 0: unknown
-    places: tuple[str, ...]  # folders that it replaces
-
-
 def convert(folder: Path, choices: Choices, from_video: bool, quiet: bool) -> Outcome:
     """Make the scene in `folder` of the photos in its input/. ValueError or OSError says what is in the way."""
     photos = find_photos(folder / "input")
+    work = folder / "distorted"
+    work.mkdir(parents=True, exist_ok=True)
     matching = choices.matching or choose_matching(folder / "input", photos, from_video)
-    asked = what_is_asked(folder, photos, choices, matching)
-    pending = pending_stages(folder, asked)
-    require_own_files(folder, photos, pending)
-    if read_stages(folder).get("asked") != asked:
-        remove_database(folder)
-    for stage in pending:
-        done = [other.name for other in stages(len(photos), matching)]
-        write_json(folder / STAGES, {"asked": asked, "stages": done[: done.index(stage.name)]})
-        shutil.rmtree(folder / SCRATCH, ignore_errors=True)
-        (folder / SCRATCH).mkdir(parents=True)
-        run_stage(stage.title, stage.work, (folder, choices, matching), folder / LOG, stage.total, quiet)
-        write_json(folder / STAGES, {"asked": asked, "stages": done[: done.index(stage.name) + 1]})
-    shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+    done = read_json(work / "stages.json")
+    asked = {"camera": choices.camera, "single_camera": choices.single_camera, "features": choices.features}
+    if done and done.get("asked") != asked | {"matching": matching, "photos": photos}:
+        shutil.rmtree(work)
+        work.mkdir()
+        done = {}
+    done = {"asked": asked | {"matching": matching, "photos": photos}, "stages": done.get("stages", [])}
+    stages: list[tuple[str, str, Callable[..., None], int]] = [
+        ("features", "Finding features", _extract, len(photos)),
+        ("matches", f"Matching photos ({matching})", _match, 0),
+        ("cameras", "Placing cameras", _map, len(photos)),
+    ]
+    for name, title, work_of, total in stages:
+        if name not in done["stages"]:
+            run_stage(title, work_of, (folder, choices, matching), work / "colmap.log", total, quiet)
+            done["stages"].append(name)
+            write_json(work / "stages.json", done)
     outcome = assess(folder, photos, matching)
+    if not is_complete(folder):
+        run_stage(
+            "Straightening photos",
+            _undistort,
+            (folder, choices, matching),
+            work / "colmap.log",
+            outcome.registered,
+            quiet,
+        )
+    write_smaller(folder, quiet)
     write_json(folder / "convert.json", vars(outcome))
     return outcome
-
-
-def what_is_asked(folder: Path, photos: list[str], choices: Choices, matching: str) -> dict[str, Any]:
-    """Return all that a scene depends on: where it differs from an earlier conversion's, that one's is not kept."""
-    asked = {name: value for name, value in vars(choices).items() if name != "gpu"} | {"matching": matching}
-    masks = stamps(folder / MASKS, mask_names(folder, photos))
-    return asked | {"photos": stamps(folder / "input", photos), "masks": masks}
-
-
-def stages(photos: int, matching: str) -> list[Stage]:
-    """Return all steps of a conversion, in order."""
-    return [
-        Stage("features", "Finding features", _extract, photos, ()),
-        Stage("matches", f"Matching photos ({matching})", _match, 0, ()),
-        Stage("cameras", "Placing cameras", _map, photos, (MODELS_PLACE,)),
-        Stage("photos", "Undistorting photos", _undistort, photos, SCENE_PLACES),
-        Stage("smaller", "Making smaller photos", _write_smaller, photos * len(SCALES), SMALLER_PLACES),
-    ]
-
-
-def pending_stages(folder: Path, asked: dict[str, Any]) -> list[Stage]:
-    """Return the stages to run: all from the first whose result is not there, or of something else."""
-    record, written = read_stages(folder), WrittenFiles(folder)
-    every = stages(len(asked["photos"]), asked["matching"])
-    if record.get("asked") != asked:
-        return every
-    results = {"cameras": (MODELS_PLACE,), "photos": ("images", "sparse/0"), "smaller": SMALLER_PLACES}
-    for index, stage in enumerate(every):
-        there = all(map(written.is_whole, results.get(stage.name, ())))
-        if stage.name not in record.get("stages", []) or not there:
-            return every[index:]
-    return []
-
-
-def read_stages(folder: Path) -> dict[str, Any]:
-    return read_json(folder / STAGES)
-
-
-def stamps(folder: Path, names: list[str]) -> dict[str, list[int]]:
-    """Return size and time of change of files by name: a file of the same name with another stamp is another."""
-    states = {name: (folder / name).stat() for name in names}
-    return {name: [state.st_size, state.st_mtime_ns] for name, state in states.items()}
-
-
-def mask_names(folder: Path, photos: list[str]) -> list[str]:
-    return [f"{name}.png" for name in photos if (folder / MASKS / f"{name}.png").is_file()]
-
-
-def require_own_files(folder: Path, photos: list[str], pending: list[Stage]) -> None:
-    """Raise ValueError if a stage to come would replace a file that convert.py did not write, or reads."""
-    if not read_stages(folder) and any(map(is_foreign_work, files_in(folder / "distorted"))):
-        raise ValueError(
-            f"{folder / 'distorted'} holds the work of another program; move it away, or use another folder"
-        )
-    places = [place for stage in pending for place in stage.places]
-    targets = {
-        (folder / place).resolve() for place in [*places, "distorted"] if not (folder / place).is_symlink()
-    }
-    for name in [Path(MASKS), *(Path("input") / photo for photo in photos)]:
-        path = (folder / name).resolve()
-        if targets & {path, *path.parents}:
-            raise ValueError(
-                f"{folder / name} is a link into a folder that convert.py replaces ({path}); put the photos "
-                "themselves into input/"
-            )
-    if foreign := WrittenFiles(folder).foreign(places):
-        raise ValueError(
-            f"{foreign[0]} was not written by convert.py, which would replace it ({len(foreign)} such files); "
-            "move it away, or use another folder"
-        )
-
-
-def is_foreign_work(path: Path) -> bool:
-    """Return whether a file in distorted/, where no stages are recorded, is more than a video's record and a log."""
-    return not (
-        is_clutter(path) or path.name in ("video.json", "written.json", "colmap.log") or "part" in path.parts
-    )
-
-
-def remove_database(folder: Path) -> None:
-    """Delete COLMAP's database, so that features are found anew. The photos may have changed under their names."""
-    for path in (folder / "distorted").glob("database.db*"):
-        path.unlink()
 
 
 # The stages, each in a process of its own
@@ -251,16 +164,14 @@ def _extract(folder: Path, choices: Choices, matching: str) -> None:
 
     reader = pycolmap.ImageReaderOptions()
     reader.camera_model = choices.camera
-    photos = find_photos(folder / "input")
-    if mask_names(folder, photos):
-        reader.mask_path = _complete_masks(folder, photos)
+    if (folder / MASKS).is_dir():
+        reader.mask_path = _complete_masks(folder)
     extraction = pycolmap.FeatureExtractionOptions()
     extraction.sift.max_num_features = choices.features
     mode = pycolmap.CameraMode.SINGLE if choices.single_camera else pycolmap.CameraMode.AUTO
     pycolmap.extract_features(
         folder / "distorted/database.db",
         folder / "input",
-        image_names=photos,
         camera_mode=mode,
         reader_options=reader,
         extraction_options=extraction,
@@ -268,10 +179,10 @@ def _extract(folder: Path, choices: Choices, matching: str) -> None:
     )
 
 
-def _complete_masks(folder: Path, photos: list[str]) -> Path:
-    """Return a folder with a mask for every photo: COLMAP leaves photos out that have none."""
-    complete = folder / SCRATCH / "masks"
-    for name in photos:
+def _complete_masks(folder: Path) -> Path:
+    """A folder with a mask for every photo: COLMAP leaves photos out that have none."""
+    complete = folder / "distorted/masks"
+    for name in find_photos(folder / "input"):
         target = complete / f"{name}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         given = folder / MASKS / f"{name}.png"
@@ -301,27 +212,32 @@ def _match(folder: Path, choices: Choices, matching: str) -> None:
 def _map(folder: Path, choices: Choices, matching: str) -> None:
     import pycolmap
 
-    models = folder / SCRATCH / "sparse"
+    models = folder / "distorted/sparse"
+    shutil.rmtree(models, ignore_errors=True)
     models.mkdir(parents=True)
     options = pycolmap.IncrementalPipelineOptions()
     options.random_seed = 0
     options.min_model_size = min(options.min_model_size, len(find_photos(folder / "input")))
     if not pycolmap.incremental_mapping(folder / "distorted/database.db", folder / "input", models, options):
         raise SystemExit("no two photos see enough of the same things to start from")
-    WrittenFiles(folder).put(models, MODELS_PLACE)
 
 
 def _undistort(folder: Path, choices: Choices, matching: str) -> None:
     import pycolmap
 
-    new, model, written = folder / SCRATCH, largest_model(folder), WrittenFiles(folder)
+    new = folder / "distorted/straight"
+    shutil.rmtree(new, ignore_errors=True)
+    model = largest_model(folder)
     pycolmap.undistort_images(new, model, folder / "input", output_type="COLMAP", jpeg_quality=JPEG_QUALITY)
     if (folder / MASKS).is_dir():
         _undistort_masks(folder, model, new / "masks")
-    for place in SCENE_PLACES:
-        written.discard(place)
-    for place in reversed(SCENE_PLACES):  # sparse last: with it the scene is complete
-        written.put(new / place.removesuffix("/0"), place)
+    for name in ("masks", "images", "sparse/0"):  # sparse last: with it the scene is complete
+        source = new / name.replace("/0", "")
+        if source.is_dir():
+            shutil.rmtree(folder / name, ignore_errors=True)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(source, folder / name)
+    shutil.rmtree(new)
 
 
 def _undistort_masks(folder: Path, model: Path, masks: Path) -> None:
@@ -340,20 +256,6 @@ def _undistort_masks(folder: Path, model: Path, masks: Path) -> None:
             )
 
 
-def _write_smaller(folder: Path, choices: Choices, matching: str) -> None:
-    photos = sorted(path for path in (folder / "images").rglob("*") if is_photo(path))
-    for done, path in enumerate(photos, 1):
-        image = read_image(path)
-        for scale, place in zip(SCALES, SMALLER_PLACES):
-            size = (max(1, round(side / scale)) for side in image.shape[1::-1])
-            write_photo(
-                folder / SCRATCH / place / path.relative_to(folder / "images"), resize_image(image, *size)
-            )
-        print(f"Processed file [{done * len(SCALES)}/{len(photos) * len(SCALES)}]", flush=True)
-    for place in SMALLER_PLACES:
-        WrittenFiles(folder).put(folder / SCRATCH / place, place)
-
-
 def _device(choices: Choices) -> Any:
     import pycolmap
 
@@ -367,17 +269,13 @@ def find_photos(folder: Path) -> list[str]:
     """Names of the photos in `folder` and below. FileNotFoundError or ValueError if there are too few."""
     if not folder.is_dir():
         raise FileNotFoundError(f"photos are expected in {folder}, which does not exist")
-    photos = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if is_photo(path))
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file())
+    photos = sorted(path.relative_to(folder).as_posix() for path in found)
     if len(photos) < FEWEST_PHOTOS:
         raise ValueError(
             f"{folder} holds {len(photos)} photos ({', '.join(PHOTO_SUFFIXES)}); at least {FEWEST_PHOTOS} are needed"
         )
     return photos
-
-
-def is_photo(path: Path) -> bool:
-    """Return whether a file is a photo by its name; hidden ones, such as macOS leaves on USB sticks, are none."""
-    return path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def choose_matching(folder: Path, photos: list[str], from_video: bool) -> str:
@@ -449,3 +347,19 @@ def doubts(outcome: Outcome) -> list[str]:
     if outcome.error > LARGEST_ERROR:
         found.append(f"points are off by {outcome.error:.2f} pixels on average; did something move?")
     return found
+
+
+def is_complete(folder: Path) -> bool:
+    return (folder / "images").is_dir() and (folder / "sparse/0/images.bin").is_file()
+
+
+def write_smaller(folder: Path, quiet: bool) -> None:
+    """images_2, images_4 and images_8, of which what is there already is kept."""
+    photos = sorted(path for path in (folder / "images").rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
+    wanted = [(path, scale, folder / f"images_{scale}" / path.relative_to(folder / "images"))
+              for path in photos for scale in SCALES]  # fmt: skip
+    missing = [item for item in wanted if not item[2].is_file()]
+    for path, scale, target in each(missing, "Making smaller photos", quiet):
+        image = read_image(path)
+        size = (max(1, round(side / scale)) for side in image.shape[1::-1])
+        write_photo(target, resize_image(image, *size))
