@@ -10,8 +10,9 @@ from typing import Sequence
 from arguments.flags import Parser
 from scene import video_frames
 from scene.lenses import MODELS
-from scene.structure_from_motion import INPUT, MATCHINGS, SCRATCH, STAGES, Choices, Outcome, convert
-from scene.structure_from_motion import places_of, require_room
+from scene.outcome import Outcome
+from scene.structure_from_motion import INPUT, MATCHINGS, SCRATCH, STAGES, Choices
+from scene.structure_from_motion import convert, places_of, require_room
 from scene.written_files import WrittenFiles, digest, files_in
 from utils.commands import run_command
 from utils.files import read_json

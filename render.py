@@ -113,12 +113,11 @@ def check_flags(given: dict[str, Any]) -> None:
         require_video_writer()
 
 
-def check_outputs(folder: Path, iteration: int, inputs: list[Path]) -> None:
-    """ValueError if rendering would replace what it reads, or files of another kind."""
-    refuse_inputs(run_folder.files_like(folder, *run_folder.RENDERED), inputs)
-    for kind in KINDS:
-        refuse_foreign(video_path(folder, iteration, kind), rb"(?s).{4}ftyp")
-    for split in ("train", "test"):
+def refuse_other_files(folder: Path, iteration: int, given: dict[str, Any]) -> None:
+    """ValueError if rendering would replace a file of another kind."""
+    if given["video"]:
+        refuse_foreign(video_path(folder, iteration, given["video"]), rb"(?s).{4}ftyp")
+    for split in ("train", "test") if given["depth"] else ():
         path = run_folder.images_path(folder, split, iteration, "depth") / DEPTH_PARAMETERS
         refuse_foreign(path, rb'\{\s*"\d{5,}": \{\s*"scale"')
 
@@ -142,7 +141,8 @@ def main() -> None:
     folder = Path(given["model_path"])
     settings, ply, iteration = find_model(given, folder)
     check_data_device(settings.model.data_device)
-    check_outputs(folder, iteration, [ply, *settings.inputs(folder)])
+    refuse_inputs(run_folder.files_like(folder, *run_folder.RENDERED), [ply, *settings.inputs(folder)])
+    refuse_other_files(folder, iteration, given)
     if settings.run.threads:
         torch.set_num_threads(settings.run.threads)
 

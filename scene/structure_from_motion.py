@@ -17,7 +17,7 @@ import itertools
 import re
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 from PIL.ExifTags import GPS, IFD
 
+from scene.outcome import Outcome, assess, largest_model
 from scene.stage_process import run_stage
 from scene.written_files import WrittenFiles, digest, files_in
 from utils.files import read_json, write_json
@@ -38,8 +39,6 @@ DATABASE, MODELS = "distorted/database.db", "distorted/sparse"
 STAGES_DONE = "distorted/stages.json"
 SCALES = (2, 4, 8)
 FEWEST_PHOTOS = 3
-FEWEST_POINTS_PER_PHOTO = 30  # fewer are a weak start for Gaussians
-LARGEST_ERROR = 1.5  # pixels of mean reprojection error: more means that the cameras are not right
 MOST_EXHAUSTIVE = 150  # photos: beyond, matching every pair takes hours on a CPU
 MATCHINGS = ("exhaustive", "sequential", "spatial")
 
@@ -86,20 +85,6 @@ class Stage(NamedTuple):
     results: dict[str, str]
 
 
-@dataclass
-class Outcome:
-    """What came of a conversion."""
-
-    photos: int
-    registered: int
-    points: int
-    error: float  # pixels, mean reprojection error
-    models: list[int]  # photos of each model found, the largest first
-    matching: str
-    left_out: list[str]  # photos that no camera was found for
-    warnings: list[str] = field(default_factory=list)
-
-
 def convert(folder: Path, choices: Choices, from_video: bool, quiet: bool) -> Outcome:
     """Make the scene in `folder` of the photos in its input/. ValueError or OSError: what is in the way."""
     photos = find_photos(folder / INPUT)
@@ -117,7 +102,7 @@ def convert(folder: Path, choices: Choices, from_video: bool, quiet: bool) -> Ou
         done, left = [*done, left[0]], left[1:]
         written.write_json(STAGES_DONE, {"asked": asked, "stages": done})
     shutil.rmtree(job.scratch, ignore_errors=True)
-    return assess(folder, photos, matching)
+    return assess(folder / MODELS, photos, matching)
 
 
 def places_of(stages: Iterable[str]) -> list[str]:
@@ -236,7 +221,7 @@ def _undistort(job: Conversion) -> None:
 
     for name in ("images", "masks", "sparse"):
         _empty(job.scratch / name)
-    model = largest_model(job.folder)
+    model = largest_model(job.folder / MODELS)
     pycolmap.undistort_images(
         job.scratch, model, job.folder / INPUT, output_type="COLMAP", jpeg_quality=JPEG_QUALITY
     )
@@ -266,7 +251,7 @@ def _make_smaller(job: Conversion) -> None:
             target = job.scratch / f"images_{scale}" / path.relative_to(images)
             write_photo(target, resize_image(image, *size))
         print(f"Processing image [{number}/{len(photos)}]", flush=True)
-    write_json(job.scratch / "convert.json", vars(assess(job.folder, job.photos, job.matching)))
+    write_json(job.scratch / "convert.json", vars(assess(job.folder / MODELS, job.photos, job.matching)))
 
 
 def _empty(folder: Path) -> None:
@@ -334,52 +319,3 @@ def has_position(photo: Path) -> bool:
     """Whether the photo's EXIF holds a place on earth."""
     with Image.open(photo) as image:
         return {GPS.GPSLatitude, GPS.GPSLongitude} <= image.getexif().get_ifd(IFD.GPSInfo).keys()
-
-
-# What came of it
-
-
-def largest_model(folder: Path) -> Path:
-    """Of those in distorted/sparse, the one with the most photos."""
-    import pycolmap
-
-    models = (folder / MODELS).glob("*/images.bin")
-    sizes = {path.parent: pycolmap.Reconstruction(path.parent).num_reg_images() for path in models}
-    return max(sizes, key=lambda path: (sizes[path], path.name))
-
-
-def assess(folder: Path, photos: list[str], matching: str) -> Outcome:
-    import pycolmap
-
-    paths = sorted(path.parent for path in (folder / MODELS).glob("*/images.bin"))
-    models = sorted(
-        (pycolmap.Reconstruction(path) for path in paths), key=lambda model: -model.num_reg_images()
-    )
-    best = models[0]
-    names = {image.name for image in best.images.values()}
-    outcome = Outcome(
-        photos=len(photos),
-        registered=best.num_reg_images(),
-        points=best.num_points3D(),
-        error=best.compute_mean_reprojection_error(),
-        models=[model.num_reg_images() for model in models],
-        matching=matching,
-        left_out=[name for name in photos if name not in names],
-    )
-    outcome.warnings = doubts(outcome)
-    return outcome
-
-
-def doubts(outcome: Outcome) -> list[str]:
-    """What makes the scene look doubtful, in sentences."""
-    found = []
-    if len(outcome.models) > 1 and outcome.left_out:
-        sizes = ", ".join(map(str, outcome.models))
-        found.append(f"the photos fell into {len(outcome.models)} parts ({sizes} photos); the first is used")
-    if outcome.registered < 0.9 * outcome.photos:
-        found.append(f"{len(outcome.left_out)} of {outcome.photos} photos have no place in the scene")
-    if outcome.points < FEWEST_POINTS_PER_PHOTO * outcome.registered:
-        found.append(f"only {outcome.points} points: take more photos, closer to each other")
-    if outcome.error > LARGEST_ERROR:
-        found.append(f"points are off by {outcome.error:.2f} pixels on average; did something move?")
-    return found

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from utils.files import read_json, write_json
+from utils.files import read_json, remove_empty_folders, write_json
 
 RECORD = "distorted/written.json"
 OF_SYSTEMS = ("Thumbs.db", "desktop.ini")  # left by file browsers, as names with a leading dot are
@@ -122,13 +122,6 @@ def files_in(place: Path) -> list[Path]:
 def is_of_system(path: Path) -> bool:
     """Whether a file of this path, relative to a place, is one that operating systems leave everywhere."""
     return path.name in OF_SYSTEMS or any(part.startswith(".") for part in path.parts)
-
-
-def remove_empty_folders(path: Path, top: Path) -> None:
-    """Remove the folder `path` and its parents below `top`, as far as they are empty."""
-    while path != top and not any(path.iterdir()):
-        path.rmdir()
-        path = path.parent
 
 
 def digest(path: Path) -> str:

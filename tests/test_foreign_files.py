@@ -21,7 +21,8 @@ from scene_files import quantized_photo, write_photo
 IN_A_RUN = """notes.txt .DS_Store .results.json.part my_report.html results_old.json events.out.tfevents.mine
     chkpnt-best.safetensors chkpnt007.safetensors chkpnt7.safetensors.bak
     point_cloud/notes.txt point_cloud/iteration_best/point_cloud.ply point_cloud/iteration_12/edited.ply
-    point_cloud/iteration_012/point_cloud.ply train/mine.png train/ours_12/notes.txt train/ours_best/depth/00000.png
+    point_cloud/iteration_012/point_cloud.ply train/mine.png train/ours_12/notes.txt
+    train/ours_best/depth/00000.png
     train/ours_12/renders/mine.png train/ours_12/renders/7.png train/ours_12/gt/mine.png
     test/ours_12/renders/00000.jpg test/ours_12/gt/notes.txt
     train/ours_12/depth/mine.png train/ours_12/depth/notes.txt test/ours_12/depth/params.json
@@ -209,8 +210,8 @@ def test_export_does_not_replace_the_ply_that_it_reads(command, measured):
 
 @pytest.mark.parametrize(
     "name",
-    """results.md results.csv results.json survey.csv survey/tiny.csv plots/tiny_quality.png plots/tiny_test_00000.png
-    tiny/3dgs/seed_0.log tiny/3dgs/seed_0/eval.json tiny/3dgs/seed_0/config.json""".split(),
+    """results.md results.csv results.json survey.csv survey/tiny.csv plots/tiny_quality.png
+    plots/tiny_test_00000.png tiny/3dgs/seed_0.log tiny/3dgs/seed_0/eval.json tiny/3dgs/seed_0/config.json""".split(),
 )
 def test_full_eval_refuses_files_of_others_before_any_training(command, scene, tmp_path, name):
     before = plant(tmp_path / "table", [name])

@@ -86,6 +86,13 @@ def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
             raise ValueError(f"{path} is read by this command, which would replace it: give another folder")
 
 
+def remove_empty_folders(path: Path, top: Path) -> None:
+    """Remove the folder `path` and its parents below `top`, as far as they are empty."""
+    while path != top and not any(path.iterdir()):
+        path.rmdir()
+        path = path.parent
+
+
 def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}

@@ -33,7 +33,7 @@ from typing import Any
 import cv2
 import torch
 
-from utils.files import LEFTOVERS, read_json, write_json, write_text
+from utils.files import LEFTOVERS, read_json, remove_empty_folders, write_json, write_text
 
 PICTURE = "00000.png"  # or any number of at least five digits
 POINT_CLOUD = "point_cloud/iteration_N/point_cloud.ply"
@@ -185,7 +185,7 @@ def remove_results(folder: Path) -> None:
     """Delete what an earlier run wrote, and folders that this leaves empty."""
     for path in files_like(folder, *RUN_FILES):
         path.unlink()
-        _remove_empty(path.parent, folder)
+        remove_empty_folders(path.parent, folder)
 
 
 def pictures(folder: Path) -> list[Path]:
@@ -197,12 +197,6 @@ def remove_images(folder: Path) -> None:
     """Delete the numbered pictures of an earlier rendering: it may have had more views."""
     for path in pictures(folder):
         path.unlink()
-
-
-def _remove_empty(path: Path, top: Path) -> None:
-    while path != top and not any(path.iterdir()):
-        path.rmdir()
-        path = path.parent
 
 
 # cfg_args
