@@ -141,7 +141,7 @@ def make_run(output: Path, names: dict[str, Any], flags: list[str]) -> PlannedRu
 
 
 def steps_left(run: PlannedRun, options: argparse.Namespace) -> Steps:
-    """What completes `run`, in order. ValueError or OSError if something else is in its place, or no scene."""
+    """What completes `run`, in order. ValueError or OSError: another run is in its place, or no scene."""
     steps: Steps = {}
     run_folder.require_run_or_room(run.folder)
     refuse_foreign(run.folder / tables.RECORD, rb'\{\s*"dataset":')

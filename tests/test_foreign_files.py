@@ -28,10 +28,10 @@ IN_A_RUN = """notes.txt .DS_Store .results.json.part my_report.html results_old.
     train/ours_12/depth/mine.png train/ours_12/depth/notes.txt test/ours_12/depth/params.json
     video/mine.mp4 video/ours_12/mine.mp4 video/ours_best/orbit.mp4
     export/mine.spz export/ours_12/mine.spz export/ours_12/notes.json""".split()
-IN_AN_EVALUATION = """notes.txt my_results.md plots/mine.png survey/mine.csv tiny/notes.txt tiny/3dgs/notes.log
-    tiny/3dgs/seed_0/eval_old.json""".split()
-IN_A_SCENE = """notes.txt convert_notes.json sparse/notes.txt sparse/0/notes.txt images/mine.png images_2/mine.png
-    images_4/mine.png masks/mine.png distorted/notes.txt distorted/database.db distorted/sparse/0/images.bin
+IN_AN_EVALUATION = """notes.txt my_results.md plots/mine.png survey/mine.csv tiny/notes.txt
+    tiny/3dgs/notes.log tiny/3dgs/seed_0/eval_old.json""".split()
+IN_A_SCENE = """notes.txt convert_notes.json sparse/notes.txt sparse/0/notes.txt images/mine.png
+    images_2/mine.png images_4/mine.png masks/mine.png distorted/notes.txt distorted/database.db distorted/sparse/0/images.bin
     input/mine.txt input_masks/mine.png""".split()
 SHORT = "--iterations 12 --checkpoint_iterations 7".split()
 FLAGS = [*SHORT, "--threads", 1, "--quiet"]
@@ -57,7 +57,7 @@ def scene(tmp_path):
 
 @pytest.fixture
 def command(run_here, monkeypatch):  # noqa: F811
-    """Any command in this process, also those that full_eval.py calls; view.py does not wait for a browser."""
+    """Any command in this process, also those of full_eval.py; view.py does not wait for a browser."""
     monkeypatch.setattr(view, "require_viser", lambda: None)
     monkeypatch.setattr(view, "WebViewer", lambda *_, **__: None)
     monkeypatch.setattr(view, "watch", lambda *_: None)
@@ -211,7 +211,8 @@ def test_export_does_not_replace_the_ply_that_it_reads(command, measured):
 @pytest.mark.parametrize(
     "name",
     """results.md results.csv results.json survey.csv survey/tiny.csv plots/tiny_quality.png
-    plots/tiny_test_00000.png tiny/3dgs/seed_0.log tiny/3dgs/seed_0/eval.json tiny/3dgs/seed_0/config.json""".split(),
+    plots/tiny_test_00000.png tiny/3dgs/seed_0.log tiny/3dgs/seed_0/eval.json
+    tiny/3dgs/seed_0/config.json""".split(),
 )
 def test_full_eval_refuses_files_of_others_before_any_training(command, scene, tmp_path, name):
     before = plant(tmp_path / "table", [name])

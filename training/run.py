@@ -153,7 +153,7 @@ def new_exposures(settings: Settings, scene: Scene) -> Exposures | None:
 
 
 def check_output_folder(folder: Path, settings: Settings) -> None:
-    """ValueError if training would replace files of others, its own inputs, or a run that is not to be replaced."""
+    """ValueError if training would replace files of others, its inputs, or a run that was not to be replaced."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"-m {folder}: expected a folder, this is a file")
     run_folder.require_run_or_room(folder)
