@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 from typing import Sequence
 
 from arguments.flags import Parser
 from scene import video_frames
 from scene.lenses import MODELS
-from scene.structure_from_motion import MATCHINGS, Choices, Outcome, convert, find_photos
+from scene.outcome import Outcome
+from scene.structure_from_motion import INPUT, MATCHINGS, SCRATCH, STAGES, Choices
+from scene.structure_from_motion import convert, places_of, require_room
+from scene.written_files import WrittenFiles, digest, files_in
 from utils.commands import run_command
+from utils.files import read_json
 from utils.progress import Counter
+
+TAKEN = "distorted/video.json"  # which frames input/ holds: of what film (SHA-256), and how many were wanted
 
 EXAMPLES = """\
   python convert.py -s scenes/desk                     of the photos in scenes/desk/input
   python convert.py -s scenes/walk --video walk.mp4    of 150 sharp frames of a video
   python train.py -s scenes/desk                       afterwards
 
-A run that was stopped goes on where it was, with the same command. Needs pycolmap: pip install pycolmap
+A run that was stopped goes on where it was, with the same command. What it did not write is never removed or
+overwritten. Needs pycolmap: pip install pycolmap
 """
 
 
@@ -67,20 +75,35 @@ def parse(argv: Sequence[str] | None):
 
 
 def take_frames(folder: Path, video: Path, count: int, quiet: bool) -> None:
-    """Frames of the video into input/, unless they are there."""
-    photos = folder / "input"
-    if photos.is_dir() and any(photos.iterdir()):
+    """Put frames of the video into input/, unless they are there. ValueError if something else is."""
+    total, written = video_frames.frame_count(video), WrittenFiles(folder)
+    written.require_own([TAKEN])
+    recorded, asked = read_json(folder / TAKEN), {"video": digest(video), "frames": count}
+    of_others = list(written.foreign(INPUT))
+    are_there = len(files_in(folder / INPUT)) > len(of_others)
+    if are_there and asked.items() <= recorded.items():
         return
-    partial = folder / "input.part"
-    partial.mkdir(parents=True, exist_ok=True)
-    total = video_frames.frame_count(video)
+    if of_others or (are_there and recorded):
+        there = of_others[0].name if of_others else f"{recorded['frames']} frames of {recorded['name']}"
+        raise ValueError(
+            f"{folder / INPUT} holds {there}, so no {count} frames of {video} are taken: move it away, "
+            "or give another folder with -s"
+        )
+    require_room(folder, written, [*places_of(STAGES), INPUT])
+    taken = folder / SCRATCH / "frames"
+    shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+    taken.mkdir(parents=True)
     with Counter("Looking through the video", total, quiet) as counter:
-        taken = video_frames.extract_frames(video, partial, count, lambda done: counter.update(done, total))
-    if photos.is_dir():
-        photos.rmdir()
-    partial.rename(photos)
+        video_frames.extract_frames(video, taken, count, lambda done: counter.update(done, total))
+    written.put({taken: INPUT}, [TAKEN])
+    written.write_json(TAKEN, asked | {"name": video.name})
     if not quiet:
-        print(f"{len(taken)} frames of {video}: {photos}")
+        print(f"{len(files_in(folder / INPUT))} frames of {video}: {folder / INPUT}")
+
+
+def holds_frames(folder: Path) -> bool:
+    """Whether input/ holds frames of a video, as an earlier command took them, and nothing else."""
+    return (folder / TAKEN).is_file() and not any(WrittenFiles(folder).foreign(INPUT))
 
 
 def tell(folder: Path, outcome: Outcome) -> None:
@@ -100,15 +123,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = options.source_path
     if options.video:
         take_frames(folder, options.video, options.frames, options.quiet)
-    find_photos(folder / "input")
+    from_video = bool(options.video) or holds_frames(folder)
     choices = Choices(
         camera=options.camera,
-        single_camera=options.single_camera or bool(options.video),
+        single_camera=options.single_camera or from_video,
         matching=options.matching or "",
         features=options.features,
         gpu=not options.no_gpu,
     )
-    outcome = convert(folder, choices, bool(options.video), options.quiet)
+    outcome = convert(folder, choices, from_video, options.quiet)
     if not options.quiet:
         tell(folder, outcome)
 

@@ -16,7 +16,7 @@ from gaussian_model import GaussianModel
 from scene import Camera, load_scene
 from utils import run_folder
 from utils.commands import run_command
-from utils.files import remove_leftovers, write_json
+from utils.files import refuse_foreign, refuse_inputs, remove_leftovers, write_json
 from utils.losses import psnr
 from utils.progress import each
 from utils.rendering import background_color, render_beside_photos
@@ -87,6 +87,18 @@ def mean_psnr(
     return sum(psnr(*pair).item() for pair in pairs) / len(cameras)
 
 
+def path_of(output: Path, name: str) -> Path:
+    return output / f"point_cloud{FORMATS[name].suffix}"
+
+
+def check_outputs(output: Path, formats: Sequence[str], ply: Path) -> None:
+    """ValueError if an export would replace the PLY that it reads, or files of another kind."""
+    refuse_inputs([path_of(output, name) for name in formats], [ply])
+    for name in formats:
+        refuse_foreign(path_of(output, name), FORMATS[name].content)
+    refuse_foreign(output / "export.json", rb'\{\s*"ply": \{\s*"bytes":')
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     options = export_parser().parse_args(argv)
     if any(FORMATS[name].by_gsply for name in options.formats):
@@ -95,8 +107,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.ply is None:
         iteration = run_folder.choose_iteration(folder, options.iteration)
     ply = options.ply or run_folder.point_cloud_path(folder, iteration)
+    output = folder / "export" / f"ours_{iteration}"
+    check_outputs(output, options.formats, ply)
     model = GaussianModel.load_ply(ply, best_device())
-    splats, output = to_splats(model), folder / "export" / f"ours_{iteration}"
+    splats = to_splats(model)
     remove_leftovers(output)
     cameras, flags = ([], {})
     if not options.skip_measuring and (folder / "cfg_args").is_file():
@@ -108,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "views": len(cameras),
     }
     for name in options.formats:
-        path = output / f"point_cloud{FORMATS[name].suffix}"
+        path = path_of(output, name)
         FORMATS[name].write(path, splats)
         again = to_model(FORMATS[name].read(path))
         again.active_sh_degree = again.sh_degree

@@ -163,6 +163,7 @@ def main() -> None:
     interrupt_on_signals()
     options, passed_on = parse(sys.argv[1:])
     output, runs = options.output_path, plan(options, passed_on)
+    tables.refuse_foreign_tables(output, [run.record for run in runs])
     todo = [(run, steps) for run in runs if (steps := steps_left(run, options))]
     tables.read_rows(output)  # a damaged record is found now, not after hours
     say(f"{len(todo)} of {len(runs)} runs have something left to do; into {output}", options.quiet)

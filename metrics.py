@@ -18,13 +18,17 @@ from torch import Tensor
 from arguments.flags import Parser
 from evaluation.lpips import LPIPS, SMALLEST_SIDE, fetch_vgg16, read_vgg16
 from utils.commands import run_command
-from utils.files import write_json
+from utils.files import refuse_foreign, write_json
 from utils.images import HALF, read_image
 from utils.losses import masked_mean, psnr
 from utils.progress import each
-from utils.run_folder import METRICS, SPLITS
+from utils.run_folder import METRICS, SPLITS, numbered_images
 from utils.selection import evenly_spaced
 
+RESULTS, PER_VIEW = "results.json", "per_view.json"
+MEASURED = (
+    rb'\{\s*(\}|"[^"]*": \{\s*"(SSIM|PSNR|LPIPS)":)'  # how both begin, those of other 3DGS programs too
+)
 
 # Written into results.json, so that a number is never without what it means.
 CONVENTIONS = {
@@ -73,7 +77,9 @@ def find_methods(folder: Path) -> dict[str, Pairs]:
 
 def find_pairs(folder: Path) -> list[Pair]:
     """Pictures of one name in `renders` and `gt`, sorted. ValueError if counterpart or size do not fit."""
-    renders, gt_images = ({path.name for path in (folder / kind).glob("*.png")} for kind in ("renders", "gt"))
+    renders, gt_images = (
+        {path.name for path in numbered_images(folder / kind)} for kind in ("renders", "gt")
+    )
     if renders != gt_images:
         name = min(renders ^ gt_images)
         there, lacking = ("renders", "gt") if name in renders else ("gt", "renders")
@@ -191,8 +197,8 @@ def evaluate(
             "conventions": CONVENTIONS,
             "lpips_missing": missing,
         }
-    write_json(folder / "per_view.json", per_view)
-    write_json(folder / "results.json", results)
+    write_json(folder / PER_VIEW, per_view)
+    write_json(folder / RESULTS, results)
 
 
 def summary(split: str, views: int, means: dict[str, float | None]) -> str:
@@ -252,6 +258,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         for pairs in (pairs for methods in runs.values() for pairs in methods.values()):
             chosen = evenly_spaced(len(pairs["train"]), options.train_views)
             pairs["train"] = [pairs["train"][index] for index in chosen]
+    for folder in runs:
+        for name in (RESULTS, PER_VIEW):
+            refuse_foreign(folder / name, MEASURED)
     device = best_device()
     lpips, missing = prepare_lpips(options, device)
     if missing and not options.quiet:

@@ -21,12 +21,14 @@ from utils import run_folder
 from utils.commands import run_command
 from utils.devices import check_data_device
 from utils.exposures import Exposures
-from utils.files import write_json
-from utils.files import remove_leftovers
+from utils.files import refuse_foreign, refuse_inputs, remove_leftovers, write_json
 from utils.images import to_bytes, write_depth, write_png
 from utils.progress import each
 from utils.rendering import background_color, render
 from utils.video import require_video_writer, write_video
+
+
+DEPTH_PARAMETERS = "depth_params.json"  # docs/scenes.md says what is in it
 
 
 @dataclass
@@ -69,9 +71,9 @@ def render_views(
         if depth:
             largest[name] = invdepth.max().item()
             write_depth(depths / f"{name}.png", invdepth[0].cpu().numpy(), largest[name])
-    if depth:  # what docs/scenes.md calls depth_params.json
+    if depth:
         parameters = {name: {"scale": scale, "offset": 0.0} for name, scale in largest.items()}
-        write_json(depths / "depth_params.json", parameters)
+        write_json(depths / DEPTH_PARAMETERS, parameters)
     if not job.settings.run.quiet:
         print(f"{len(cameras)} {split} views: {renders}")
 
@@ -112,6 +114,19 @@ def check_flags(given: dict[str, Any]) -> None:
         require_video_writer()
 
 
+def refuse_other_files(folder: Path, iteration: int, given: dict[str, Any]) -> None:
+    """ValueError if rendering would replace a file of another kind."""
+    if given["video"]:
+        refuse_foreign(video_path(folder, iteration, given["video"]), rb"(?s).{4}ftyp")
+    for split in ("train", "test") if given["depth"] else ():
+        path = run_folder.images_path(folder, split, iteration, "depth") / DEPTH_PARAMETERS
+        refuse_foreign(path, rb'\{\s*"\d{5,}": \{\s*"scale"')
+
+
+def video_path(folder: Path, iteration: int, kind: str) -> Path:
+    return folder / "video" / f"ours_{iteration}" / f"{kind}.mp4"
+
+
 def find_model(given: dict[str, Any], folder: Path) -> tuple[Settings, Path, int]:
     """Settings, PLY and iteration of the run in `folder`, or of a PLY by others."""
     if given["ply"]:
@@ -127,6 +142,8 @@ def main() -> None:
     folder = Path(given["model_path"])
     settings, ply, iteration = find_model(given, folder)
     check_data_device(settings.model.data_device)
+    refuse_inputs(run_folder.files_like(folder, *run_folder.RENDERED), [ply, *settings.inputs(folder)])
+    refuse_other_files(folder, iteration, given)
     if settings.run.threads:
         torch.set_num_threads(settings.run.threads)
 
@@ -136,7 +153,7 @@ def main() -> None:
     scene = load_scene(**settings.of_scene())
     job = Job(model, exposures, settings)
     if given["video"]:
-        video = folder / "video" / f"ours_{iteration}" / f"{given['video']}.mp4"
+        video = video_path(folder, iteration, given["video"])
         render_video(job, scene.train + scene.test, given["video"], given, video)
         return
     for split, cameras, skip in (

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import utils.before_torch  # noqa: F401  before torch
 
+import re
 from pathlib import Path
 from typing import Sequence
 
 from arguments.flags import Parser
+from evaluation.report.html import BEGINNING
 from evaluation.report.page import page
 from evaluation.report.run import read_run
 from utils.commands import run_command
-from utils.files import write_text
+from utils.files import refuse_foreign, write_text
 
 
 EXAMPLES = """\
@@ -36,8 +38,9 @@ def report_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = report_parser().parse_args(argv)
-    text = page(read_run(options.model_path, options.iteration))
     path = options.model_path / "report.html"
+    refuse_foreign(path, re.escape(BEGINNING.encode()))
+    text = page(read_run(options.model_path, options.iteration))
     write_text(path, text)
     if not options.quiet:
         print(f"Report: {path} ({len(text.encode()) / 1e6:.1f} MB), for any browser")

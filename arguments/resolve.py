@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from .flags import check_bounds
@@ -74,6 +75,14 @@ class Settings:
             "quiet",
         )
         return {name: value for name, value in self.flat().items() if name in names}
+
+    def inputs(self, folder: Path) -> list[Path]:
+        """The file of points and the folders of pictures that are read, without those that hold `folder`."""
+        scene = Path(self.model.source_path)
+        paths = [scene / name for name in (self.model.images, self.model.depths) if name]
+        paths += [Path(self.model.init_points)] if self.model.init_points else []
+        outside = {folder.resolve(), *folder.resolve().parents}
+        return [path for path in paths if path.resolve() not in outside]
 
 
 def make_settings(given: dict[str, Any], recorded: dict[str, Any] | None = None) -> Settings:

@@ -14,7 +14,7 @@ from evaluation import tables
 from scene.colmap import find_model
 from scene.transforms import FILE, TRAIN_FILE
 from utils import run_folder
-from utils.files import read_json
+from utils.files import read_json, refuse_foreign
 
 # The published scenes by the folder of pictures they are trained on (Kerbl et al. 2023, section 7.2).
 PUBLISHED = {
@@ -141,8 +141,11 @@ def make_run(output: Path, names: dict[str, Any], flags: list[str]) -> PlannedRu
 
 
 def steps_left(run: PlannedRun, options: argparse.Namespace) -> Steps:
-    """What completes `run`, in order. ValueError or OSError if another run is in its place, or no scene."""
+    """What completes `run`, in order. ValueError or OSError: another run is in its place, or no scene."""
     steps: Steps = {}
+    run_folder.require_run_or_room(run.folder)
+    refuse_foreign(run.folder / tables.RECORD, rb'\{\s*"dataset":')
+    refuse_foreign(run.log, rb"\$ python ")
     config = run_folder.read_config(run.folder)
     how = None if options.skip_training else how_to_train(run, config, options.overwrite)
     if how is not None:
@@ -208,7 +211,8 @@ def has_images(folder: Path, config: dict[str, Any]) -> bool:
     if not config.get("finished"):
         return False
     return all(
-        len(list(run_folder.images_path(folder, split, config["iteration"], kind).glob("*.png"))) == views
+        len(run_folder.numbered_images(run_folder.images_path(folder, split, config["iteration"], kind)))
+        == views
         for split, views in config["views"].items()
         for kind in ("renders", "gt")
     )

@@ -14,7 +14,7 @@ from typing import Any, Callable, Iterable
 
 from arguments import VARIANTS
 from utils import run_folder
-from utils.files import read_json, write_json, write_text
+from utils.files import read_json, refuse_foreign, write_json, write_text
 from utils.run_folder import METRICS, SPLITS
 
 RECORD = "eval.json"  # full_eval.py's own record, in the folder of each of its runs
@@ -135,6 +135,22 @@ def write_tables(output: Path) -> list[Row]:
     for group in _groups([mean for mean in means if mean["dataset"]], "dataset"):
         write_text(output / "survey" / f"{group[0]['dataset']}.csv", to_survey(over_scenes(group)))
     return rows
+
+
+def refuse_foreign_tables(output: Path, names: Iterable[dict[str, Any]]) -> None:
+    """ValueError if the tables or plots of runs of these `names` would replace files of others."""
+    about, survey = re.escape(ABOUT[:80].encode()), b"Submethod,PSNR,"
+    contents = {"results.md": about, "results.csv": b"dataset,scene,row,", "survey.csv": survey}
+    contents["results.json"] = rb'\{\s*"spread":'
+    for name in names:
+        contents[f"survey/{name['dataset']}/{name['scene']}.csv"] = survey
+        if name["dataset"]:
+            contents[f"survey/{name['dataset']}.csv"] = survey
+        for kind in ("quality", "test_*", "train_*"):
+            contents[f"plots/{name['scene']}_{kind}.png"] = rb"(?s)\x89PNG.{0,200}Matplotlib"
+    for name, content in contents.items():
+        for path in output.glob(name):
+            refuse_foreign(path, content)
 
 
 def to_csv(rows: Iterable[Row]) -> str:

@@ -1,46 +1,46 @@
-"""From photos to a posed scene, by pycolmap: features, matches, cameras and points, straight photos.
+"""From photos to a posed scene, by pycolmap: features, matches, cameras and points, undistorted photos.
 
     FOLDER/input/               the photos; of a video the frames that were picked
-    FOLDER/input_masks/         masks of photos, NAME.png for the photo NAME, black where it does not count; may be absent
+    FOLDER/input_masks/         masks, NAME.png for the photo NAME, black where nothing counts; may be absent
     FOLDER/distorted/           database.db, and sparse/N, the models with the photos' own distortion
     FOLDER/images/, sparse/0/   the scene for train.py: photos as pinhole cameras would have taken them
     FOLDER/images_2, _4, _8/    the same, smaller
     FOLDER/convert.json         what came of it
 
-Every stage runs in a process of its own: COLMAP ends its process where it meets a defect of the data, and one that hangs
-can be stopped. Its log is FOLDER/distorted/colmap.log. A stage whose result is there is not repeated.
+A stage works in FOLDER/distorted/unfinished, where the log is too; its results are put in place when they are
+complete. A stage whose results are there is not repeated, unless one before it is: then all behind it are.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
+import itertools
 import re
 import shutil
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image
 from PIL.ExifTags import GPS, IFD
 
+from scene.outcome import Outcome, assess, largest_model
+from scene.stage_process import run_stage
+from scene.written_files import WrittenFiles, digest, files_in
 from utils.files import read_json, write_json
 from utils.images import JPEG_QUALITY, read_image, resize_image, write_photo
-from utils.progress import Counter, each
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
-MASKS = "input_masks"
+INPUT, MASKS = "input", "input_masks"
+SCRATCH = "distorted/unfinished"  # whatever is in it is ours
+DATABASE, MODELS = "distorted/database.db", "distorted/sparse"
+STAGES_DONE = "distorted/stages.json"
 SCALES = (2, 4, 8)
 FEWEST_PHOTOS = 3
-FEWEST_POINTS_PER_PHOTO = 30  # fewer are a weak start for Gaussians
-LARGEST_ERROR = 1.5  # pixels of mean reprojection error: more means that the cameras are not right
 MOST_EXHAUSTIVE = 150  # photos: beyond, matching every pair takes hours on a CPU
 MATCHINGS = ("exhaustive", "sequential", "spatial")
-# How far a stage is, in COLMAP's log.
-DONE = re.compile(r"(?:Processed file|Processing block|Processing image|Undistorting image) \[(\d+)/(\d+)")
-REGISTERED = re.compile(r"Registering image #\d+ \(num_reg_frames=(\d+)\)")
 
 
 @dataclass(frozen=True)
@@ -54,212 +54,233 @@ class Choices:
     gpu: bool = True  # where pycolmap was built for it
 
 
-@dataclass
-class Outcome:
-    """What came of a conversion."""
+@dataclass(frozen=True)
+class Conversion:
+    """What is converted, and how; each stage is given it."""
 
-    photos: int
-    registered: int
-    points: int
-    error: float  # pixels, mean reprojection error
-    models: list[int]  # photos of each model found, the largest first
+    folder: Path
+    choices: Choices
+    photos: list[str]
     matching: str
-    left_out: list[str]  # photos that no camera was found for
-    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def scratch(self) -> Path:
+        return self.folder / SCRATCH
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """All that the result depends on, photos and masks by their content."""
+        choices = {name: getattr(self.choices, name) for name in ("camera", "single_camera", "features")}
+        photos = {name: digest(self.folder / INPUT / name) for name in self.photos}
+        masks = {name: self.folder / MASKS / f"{name}.png" for name in self.photos}
+        masks = {name: digest(path) for name, path in masks.items() if path.is_file()}
+        return choices | {"matching": self.matching, "photos": photos, "masks": masks}
+
+
+class Stage(NamedTuple):
+    """A part of the work, and what it leaves in the scratch folder with the places for that."""
+
+    title: str
+    work: Callable[[Conversion], None]
+    results: dict[str, str]
 
 
 def convert(folder: Path, choices: Choices, from_video: bool, quiet: bool) -> Outcome:
-    """Make the scene in `folder` of the photos in its input/. ValueError or OSError says what is in the way."""
-    photos = find_photos(folder / "input")
-    work = folder / "distorted"
-    work.mkdir(parents=True, exist_ok=True)
-    matching = choices.matching or choose_matching(folder / "input", photos, from_video)
-    done = read_json(work / "stages.json")
-    asked = {"camera": choices.camera, "single_camera": choices.single_camera, "features": choices.features}
-    if done and done.get("asked") != asked | {"matching": matching, "photos": photos}:
-        shutil.rmtree(work)
-        work.mkdir()
-        done = {}
-    done = {"asked": asked | {"matching": matching, "photos": photos}, "stages": done.get("stages", [])}
-    stages: list[tuple[str, str, Callable[..., None], int]] = [
-        ("features", "Finding features", _extract, len(photos)),
-        ("matches", f"Matching photos ({matching})", _match, 0),
-        ("cameras", "Placing cameras", _map, len(photos)),
-    ]
-    for name, title, work_of, total in stages:
-        if name not in done["stages"]:
-            run_stage(title, work_of, (folder, choices, matching), work / "colmap.log", total, quiet)
-            done["stages"].append(name)
-            write_json(work / "stages.json", done)
-    outcome = assess(folder, photos, matching)
-    if not is_complete(folder):
-        run_stage(
-            "Straightening photos",
-            _undistort,
-            (folder, choices, matching),
-            work / "colmap.log",
-            outcome.registered,
-            quiet,
-        )
-    write_smaller(folder, quiet)
-    write_json(folder / "convert.json", vars(outcome))
-    return outcome
+    """Make the scene in `folder` of the photos in its input/. ValueError or OSError: what is in the way."""
+    photos = find_photos(folder / INPUT)
+    matching = choices.matching or choose_matching(folder / INPUT, photos, from_video)
+    job, written = Conversion(folder, choices, photos, matching), WrittenFiles(folder)
+    asked = job.asked
+    done = stages_done(job, asked, written)
+    left = [name for name in STAGES if name not in done]
+    require_room(folder, written, places_of(left))
+    if read_json(folder / STAGES_DONE).get("asked") != asked:
+        shutil.rmtree(job.scratch, ignore_errors=True)
+    while left:
+        written.write_json(STAGES_DONE, {"asked": asked, "stages": done})
+        do(left[0], left[1:], job, written, quiet)
+        done, left = [*done, left[0]], left[1:]
+        written.write_json(STAGES_DONE, {"asked": asked, "stages": done})
+    shutil.rmtree(job.scratch, ignore_errors=True)
+    return assess(folder / MODELS, photos, matching)
 
 
-# The stages, each in a process of its own
+def places_of(stages: Iterable[str]) -> list[str]:
+    """The places of the stages' results."""
+    return [place for name in stages for place in STAGES[name].results.values()]
 
 
-def run_stage(
-    title: str, work: Callable[..., None], arguments: tuple, log: Path, total: int, quiet: bool
-) -> None:
-    """Call `work` in another process and show how far it is. ValueError with COLMAP's words if it fails."""
-    start = log.stat().st_size if log.is_file() else 0
-    process = multiprocessing.get_context("spawn").Process(target=_in_child, args=(work, arguments, log))
-    process.start()
-    try:
-        with Counter(title, total, quiet) as counter, open(log, "ab"):
-            while process.is_alive():
-                process.join(1.0)
-                counter.update(*progress_in(log, start, total))
-    finally:
-        if process.is_alive():
-            process.terminate()
-            process.join()
-    if process.exitcode:
-        raise ValueError(f"{title.lower()} failed: {last_words(log, start)} (see {log})")
+def stages_done(job: Conversion, asked: dict[str, Any], written: WrittenFiles) -> list[str]:
+    """The first stages that were done with the same photos and choices, and whose results are there."""
+    recorded = read_json(job.folder / STAGES_DONE)
+    databases = (job.folder / DATABASE, job.scratch / "database.db")
+    if recorded.get("asked") != asked or not any(path.is_file() for path in databases):
+        return []
+
+    def is_done(name: str) -> bool:
+        return name in recorded["stages"] and written.is_whole(places_of([name]))
+
+    return list(itertools.takewhile(is_done, STAGES))
 
 
-def _in_child(work: Callable[..., None], arguments: tuple, log: Path) -> None:
-    with open(log, "ab", buffering=0) as file:
-        for descriptor in (1, 2):  # also what C++ prints
-            os.dup2(file.fileno(), descriptor)
-        work(*arguments)
+def do(name: str, behind: list[str], job: Conversion, written: WrittenFiles, quiet: bool) -> None:
+    """Do a stage and replace its earlier results; those of the stages behind it are discarded."""
+    stage = STAGES[name]
+    job.scratch.mkdir(parents=True, exist_ok=True)
+    title = stage.title.format(matching=job.matching)
+    run_stage(title, stage.work, job, job.scratch / "colmap.log", len(job.photos), quiet)
+    if stage.results:
+        results = {job.scratch / name: place for name, place in stage.results.items()}
+        written.put(results, places_of(behind))
 
 
-def progress_in(log: Path, start: int, total: int) -> tuple[int, int]:
-    """Done and total, by the newest lines behind byte `start` of COLMAP's log."""
-    with open(log, "rb") as file:
-        file.seek(start)
-        text = file.read().decode(errors="replace")
-    if registered := REGISTERED.findall(text):
-        return int(registered[-1]) + 1, total
-    if done := DONE.findall(text):
-        return int(done[-1][0]), int(done[-1][1])
-    return 0, total
+def require_room(folder: Path, written: WrittenFiles, places: list[str]) -> None:
+    """ValueError if replacing what is in `places` would cost photos, masks or files that are not ours."""
+    written.require_own(places)
+    written.refuse_links(SCRATCH)
+    replaced = [(folder / place).resolve() for place in (*places, "distorted")]
+    for source in (folder / INPUT, folder / MASKS):
+        for path in (source, *source.rglob("*")):
+            if path.is_symlink() and {path.resolve(), *path.resolve().parents} & set(replaced):
+                raise ValueError(
+                    f"{path} is a link to {path.resolve()}, where convert.py replaces files: "
+                    f"put the files themselves into {source}"
+                )
 
 
-def last_words(log: Path, start: int) -> str:
-    """What the log says last before it ends or a stack is printed, without time and place in the source."""
-    with open(log, "rb") as file:
-        file.seek(start)
-        lines = file.read().decode(errors="replace").splitlines()
-    lines = [line for line in lines if line.strip() and not line.startswith((" ", "***", "PC:", "Traceback"))]
-    return (
-        re.sub(r"^[EWIF]\d{8} [\d:.]+ \d+ (\S+\] )?", "", lines[-1]).strip() if lines else "no reason given"
-    )
+# The stages, each in a process of its own, in the scratch folder
 
 
-def _extract(folder: Path, choices: Choices, matching: str) -> None:
+def _extract(job: Conversion) -> None:
     import pycolmap
 
     reader = pycolmap.ImageReaderOptions()
-    reader.camera_model = choices.camera
-    if (folder / MASKS).is_dir():
-        reader.mask_path = _complete_masks(folder)
+    reader.camera_model = job.choices.camera
+    if (job.folder / MASKS).is_dir():
+        reader.mask_path = _complete_masks(job)
     extraction = pycolmap.FeatureExtractionOptions()
-    extraction.sift.max_num_features = choices.features
-    mode = pycolmap.CameraMode.SINGLE if choices.single_camera else pycolmap.CameraMode.AUTO
+    extraction.sift.max_num_features = job.choices.features
+    mode = pycolmap.CameraMode.SINGLE if job.choices.single_camera else pycolmap.CameraMode.AUTO
     pycolmap.extract_features(
-        folder / "distorted/database.db",
-        folder / "input",
+        job.scratch / "database.db",
+        job.folder / INPUT,
+        image_names=job.photos,
         camera_mode=mode,
         reader_options=reader,
         extraction_options=extraction,
-        device=_device(choices),
+        device=_device(job.choices),
     )
 
 
-def _complete_masks(folder: Path) -> Path:
+def _complete_masks(job: Conversion) -> Path:
     """A folder with a mask for every photo: COLMAP leaves photos out that have none."""
-    complete = folder / "distorted/masks"
-    for name in find_photos(folder / "input"):
+    complete = job.scratch / "complete_masks"
+    for name in job.photos:
         target = complete / f"{name}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
-        given = folder / MASKS / f"{name}.png"
+        given = job.folder / MASKS / f"{name}.png"
         if given.is_file():
             shutil.copyfile(given, target)
         else:
-            photo = read_image(folder / "input" / name)
+            photo = read_image(job.folder / INPUT / name)
             cv2.imwrite(str(target), np.full(photo.shape[:2], 255, np.uint8))
     return complete
 
 
-def _match(folder: Path, choices: Choices, matching: str) -> None:
+def _match(job: Conversion) -> None:
     import pycolmap
 
     match = {
         "exhaustive": pycolmap.match_exhaustive,
         "sequential": pycolmap.match_sequential,
         "spatial": pycolmap.match_spatial,
-    }[matching]
+    }[job.matching]
     more = {}
-    if matching == "exhaustive":
+    if job.matching == "exhaustive":
         more["pairing_options"] = pycolmap.ExhaustivePairingOptions()
         more["pairing_options"].block_size = 10  # small blocks: one line of progress each
-    match(folder / "distorted/database.db", device=_device(choices), **more)
+    match(job.scratch / "database.db", device=_device(job.choices), **more)
 
 
-def _map(folder: Path, choices: Choices, matching: str) -> None:
+def _map(job: Conversion) -> None:
     import pycolmap
 
-    models = folder / "distorted/sparse"
-    shutil.rmtree(models, ignore_errors=True)
-    models.mkdir(parents=True)
+    database, models = job.scratch / "database.db", job.scratch / "models"
+    if not database.is_file():  # put in place by an earlier time
+        shutil.copyfile(job.folder / DATABASE, database)
+    _empty(models)
     options = pycolmap.IncrementalPipelineOptions()
     options.random_seed = 0
-    options.min_model_size = min(options.min_model_size, len(find_photos(folder / "input")))
-    if not pycolmap.incremental_mapping(folder / "distorted/database.db", folder / "input", models, options):
+    options.min_model_size = min(options.min_model_size, len(job.photos))
+    if not pycolmap.incremental_mapping(database, job.folder / INPUT, models, options):
         raise SystemExit("no two photos see enough of the same things to start from")
 
 
-def _undistort(folder: Path, choices: Choices, matching: str) -> None:
+def _undistort(job: Conversion) -> None:
     import pycolmap
 
-    new = folder / "distorted/straight"
-    shutil.rmtree(new, ignore_errors=True)
-    model = largest_model(folder)
-    pycolmap.undistort_images(new, model, folder / "input", output_type="COLMAP", jpeg_quality=JPEG_QUALITY)
-    if (folder / MASKS).is_dir():
-        _undistort_masks(folder, model, new / "masks")
-    for name in ("masks", "images", "sparse/0"):  # sparse last: with it the scene is complete
-        source = new / name.replace("/0", "")
-        if source.is_dir():
-            shutil.rmtree(folder / name, ignore_errors=True)
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(source, folder / name)
-    shutil.rmtree(new)
-
-
-def _undistort_masks(folder: Path, model: Path, masks: Path) -> None:
-    import pycolmap
-
+    for name in ("images", "masks", "sparse"):
+        _empty(job.scratch / name)
+    model = largest_model(job.folder / MODELS)
+    pycolmap.undistort_images(
+        job.scratch, model, job.folder / INPUT, output_type="COLMAP", jpeg_quality=JPEG_QUALITY
+    )
     reconstruction = pycolmap.Reconstruction(model)
     for image in reconstruction.images.values():
-        mask = folder / MASKS / f"{image.name}.png"
+        mask = job.folder / MASKS / f"{image.name}.png"
         if mask.is_file():
             bitmap = pycolmap.Bitmap.from_array(read_image(mask)[..., :3])
             undistorted, _ = pycolmap.undistort_image(pycolmap.UndistortCameraOptions(), bitmap, image.camera)
-            path = masks / f"{image.name}.png"
+            path = job.scratch / "masks" / f"{image.name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(
                 str(path), np.where(undistorted.to_array()[..., 0] == 255, np.uint8(255), np.uint8(0))
             )
 
 
+def _make_smaller(job: Conversion) -> None:
+    """Photos of images_2, images_4 and images_8; and the outcome."""
+    for scale in SCALES:
+        _empty(job.scratch / f"images_{scale}")
+    images = job.folder / "images"
+    photos = [path for path in files_in(images) if path.suffix.lower() in PHOTO_SUFFIXES]
+    for number, path in enumerate(photos, 1):
+        image = read_image(path)
+        for scale in SCALES:
+            size = (max(1, round(side / scale)) for side in image.shape[1::-1])
+            target = job.scratch / f"images_{scale}" / path.relative_to(images)
+            write_photo(target, resize_image(image, *size))
+        print(f"Processing image [{number}/{len(photos)}]", flush=True)
+    write_json(job.scratch / "convert.json", vars(assess(job.folder / MODELS, job.photos, job.matching)))
+
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+
+
 def _device(choices: Choices) -> Any:
     import pycolmap
 
     return pycolmap.Device.auto if choices.gpu else pycolmap.Device.cpu
+
+
+STAGES = {
+    "features": Stage("Finding features", _extract, {}),
+    "matches": Stage("Matching photos ({matching})", _match, {}),
+    "cameras": Stage("Placing cameras", _map, {"database.db": DATABASE, "models": MODELS}),
+    "undistortion": Stage(
+        "Undistorting photos",
+        _undistort,
+        {"masks": "masks", "images": "images", "sparse": "sparse/0"},  # the last makes the scene complete
+    ),
+    "smaller": Stage(
+        "Making smaller photos",
+        _make_smaller,
+        {f"images_{scale}": f"images_{scale}" for scale in SCALES}
+        | {"convert.json": "convert.json", "colmap.log": "distorted/colmap.log"},
+    ),
+}
 
 
 # What is decided
@@ -269,8 +290,8 @@ def find_photos(folder: Path) -> list[str]:
     """Names of the photos in `folder` and below. FileNotFoundError or ValueError if there are too few."""
     if not folder.is_dir():
         raise FileNotFoundError(f"photos are expected in {folder}, which does not exist")
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file())
-    photos = sorted(path.relative_to(folder).as_posix() for path in found)
+    found = (path for path in files_in(folder) if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file())
+    photos = [path.relative_to(folder).as_posix() for path in found]
     if len(photos) < FEWEST_PHOTOS:
         raise ValueError(
             f"{folder} holds {len(photos)} photos ({', '.join(PHOTO_SUFFIXES)}); at least {FEWEST_PHOTOS} are needed"
@@ -298,68 +319,3 @@ def has_position(photo: Path) -> bool:
     """Whether the photo's EXIF holds a place on earth."""
     with Image.open(photo) as image:
         return {GPS.GPSLatitude, GPS.GPSLongitude} <= image.getexif().get_ifd(IFD.GPSInfo).keys()
-
-
-# What came of it
-
-
-def largest_model(folder: Path) -> Path:
-    """Of those in distorted/sparse, the one with the most photos."""
-    import pycolmap
-
-    models = (folder / "distorted/sparse").glob("*/images.bin")
-    sizes = {path.parent: pycolmap.Reconstruction(path.parent).num_reg_images() for path in models}
-    return max(sizes, key=lambda path: (sizes[path], path.name))
-
-
-def assess(folder: Path, photos: list[str], matching: str) -> Outcome:
-    import pycolmap
-
-    paths = sorted(path.parent for path in (folder / "distorted/sparse").glob("*/images.bin"))
-    models = sorted(
-        (pycolmap.Reconstruction(path) for path in paths), key=lambda model: -model.num_reg_images()
-    )
-    best = models[0]
-    names = {image.name for image in best.images.values()}
-    outcome = Outcome(
-        photos=len(photos),
-        registered=best.num_reg_images(),
-        points=best.num_points3D(),
-        error=best.compute_mean_reprojection_error(),
-        models=[model.num_reg_images() for model in models],
-        matching=matching,
-        left_out=[name for name in photos if name not in names],
-    )
-    outcome.warnings = doubts(outcome)
-    return outcome
-
-
-def doubts(outcome: Outcome) -> list[str]:
-    """What makes the scene look doubtful, in sentences."""
-    found = []
-    if len(outcome.models) > 1 and outcome.left_out:
-        sizes = ", ".join(map(str, outcome.models))
-        found.append(f"the photos fell into {len(outcome.models)} parts ({sizes} photos); the first is used")
-    if outcome.registered < 0.9 * outcome.photos:
-        found.append(f"{len(outcome.left_out)} of {outcome.photos} photos have no place in the scene")
-    if outcome.points < FEWEST_POINTS_PER_PHOTO * outcome.registered:
-        found.append(f"only {outcome.points} points: take more photos, closer to each other")
-    if outcome.error > LARGEST_ERROR:
-        found.append(f"points are off by {outcome.error:.2f} pixels on average; did something move?")
-    return found
-
-
-def is_complete(folder: Path) -> bool:
-    return (folder / "images").is_dir() and (folder / "sparse/0/images.bin").is_file()
-
-
-def write_smaller(folder: Path, quiet: bool) -> None:
-    """images_2, images_4 and images_8, of which what is there already is kept."""
-    photos = sorted(path for path in (folder / "images").rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
-    wanted = [(path, scale, folder / f"images_{scale}" / path.relative_to(folder / "images"))
-              for path in photos for scale in SCALES]  # fmt: skip
-    missing = [item for item in wanted if not item[2].is_file()]
-    for path, scale, target in each(missing, "Making smaller photos", quiet):
-        image = read_image(path)
-        size = (max(1, round(side / scale)) for side in image.shape[1::-1])
-        write_photo(target, resize_image(image, *size))

@@ -52,6 +52,16 @@ def write_photo(path: Path, image: np.ndarray) -> None:
     assert cv2.imwrite(str(path), stored)
 
 
+def write_video(path: Path, frames: list[np.ndarray]) -> Path:
+    """Write (H, W, 3) frames of one size as Motion JPEG; returns the path."""
+    height, width = frames[0].shape[:2]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, (width, height))
+    for frame in frames:
+        writer.write(frame)
+    writer.release()
+    return path
+
+
 def write_binary(folder: Path, model: Model) -> None:
     """cameras.bin, images.bin and points3D.bin; image i has i 2D points, point i a track of i + 1."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -42,6 +42,7 @@ if command == "train":
         print("reading photos")
         sys.exit("error: no photos here")
     write("point_cloud/iteration_12/point_cloud.ply", "Gaussians")
+    write("cfg_args", "Namespace()")
     write("config.json", json.dumps({"finished": True, "iteration": 12, "views": {"train": 2, "test": 1},
         "measures": {"12": {"gaussians": 5}}, "timing": {"training_seconds": 60}}))
 elif command == "render":
@@ -152,7 +153,7 @@ def test_overwriting_leaves_nothing_of_the_earlier_training(monkeypatch, fakes, 
     assert refused.code == 2 and "--random_background was not given, is True" in refused.err
     failed = call(monkeypatch, *arguments, "--overwrite", *SHORT, "--random_background")
     assert "no photos here" in failed.code
-    assert sorted(path.name for path in run.iterdir()) == ["eval.json"]  # to begin with again
+    assert sorted(path.name for path in run.iterdir()) == ["cfg_args", "eval.json"]  # to begin with again
 
 
 def test_several_runs_at_once_share_the_threads(monkeypatch, fakes, scene, tmp_path):

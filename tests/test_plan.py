@@ -10,7 +10,7 @@ from arguments import VARIANTS, make_settings
 from evaluation import tables
 from evaluation.plan import plan, steps_left
 from utils.files import write_json
-from utils.run_folder import images_path, point_cloud_path
+from utils.run_folder import images_path, point_cloud_path, write_cfg_args
 
 ITERATIONS = 12
 SHORT = f"-- --iterations {ITERATIONS} --densify_from_iter 2 --densification_interval 3".split()
@@ -97,6 +97,7 @@ def run(scene, tmp_path):
 def leave(run, finished=True, pictures=True, measured=True, lpips_missing="left out by --skip_lpips"):
     """What an earlier call left in the folder of `run`."""
     write_json(run.folder / tables.RECORD, run.record)
+    write_cfg_args(run.folder, {})
     config = {"finished": finished, "iteration": ITERATIONS, "views": {"train": 2, "test": 1}}
     write_json(run.folder / "config.json", config)
     path = point_cloud_path(run.folder, ITERATIONS)

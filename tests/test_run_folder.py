@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from scene import camera_paths
 from utils import run_folder
 
 
@@ -83,6 +84,33 @@ def test_removing_results_touches_nothing_else(tmp_path):
     assert not any(path.exists() for path in ours) and all(path.exists() for path in users)
     assert not (tmp_path / "test").exists()
     assert not run_folder.holds_results(tmp_path)
+
+
+def test_films_of_every_kind_are_a_runs_files(tmp_path):
+    films = [touch(tmp_path / f"video/ours_7/{kind}.mp4") for kind in camera_paths.KINDS]
+    assert run_folder.files_like(tmp_path, *run_folder.RUN_FILES) == sorted(films)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_ours"),
+    [
+        ("chkpnt7.safetensors", True),
+        ("chkpnt-latest.safetensors", True),
+        ("chkpnt07.safetensors", False),
+        ("chkpnt-best.safetensors", False),
+        ("train/ours_7/renders/00000.png", True),
+        ("train/ours_7/renders/123456.png", True),
+        ("train/ours_7/renders/7.png", False),
+        ("train/ours_best/renders/00000.png", False),
+        ("test/ours_7/depth/depth_params.json", True),
+        ("test/ours_7/depth/notes.txt", False),
+        ("events.out.tfevents.1700000000.host.12.0", True),
+        ("events.out.tfevents.mine", False),
+    ],
+)
+def test_only_exact_names_are_a_runs_files(tmp_path, name, is_ours):
+    path = touch(tmp_path / name)
+    assert run_folder.files_like(tmp_path, *run_folder.RUN_FILES) == [path] * is_ours
 
 
 def test_a_checkpoint_alone_counts_as_a_result(tmp_path):

@@ -15,8 +15,9 @@ from PIL.ExifTags import GPS, IFD
 import convert
 from scene import load_scene, structure_from_motion
 from scene.camera import camera_to_world
-from scene.structure_from_motion import Outcome, are_numbered, choose_matching, doubts, find_photos
-from scene.structure_from_motion import last_words, progress_in
+from scene.outcome import Outcome, doubts
+from scene.stage_process import last_words, progress_in
+from scene.structure_from_motion import are_numbered, choose_matching, find_photos
 from scene_files import quantized_photo, write_photo
 
 LINE = "I20261126 17:15:05.714590 140515865511616 feature_extraction.cc:270] "
@@ -221,6 +222,14 @@ def test_the_same_command_finds_nothing_left_to_do(converted):
     before = times()
     convert.main(["-s", str(converted), "--features", "1500", "--single_camera", "--no_gpu", "--quiet"])
     assert times() == before
+
+
+def test_models_that_were_deleted_are_made_again(converted):
+    shutil.rmtree(converted / "distorted/sparse")
+    convert.main(["-s", str(converted), "--features", "1500", "--single_camera", "--no_gpu", "--quiet"])
+    assert (converted / "distorted/sparse/0/images.bin").is_file()
+    assert len(load_scene(converted, quiet=True).train) == PHOTOS
+    assert len(list((converted / "images_2").iterdir())) == PHOTOS
 
 
 def test_photos_without_a_common_view_are_refused(tmp_path):

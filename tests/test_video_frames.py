@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from scene.video_frames import choose_frames, extract_frames, frame_count, look_through
+from scene_files import write_video
 from utils.images import read_image
 
 WIDTH, HEIGHT, TRAVEL = 320, 180, 600
@@ -18,13 +19,9 @@ def recorded(tmp_path_factory):
     wall = np.random.default_rng(0).integers(0, 256, (HEIGHT // 6, (WIDTH + TRAVEL) // 6, 3), dtype=np.uint8)
     wall = cv2.resize(wall, (WIDTH + TRAVEL, HEIGHT), interpolation=cv2.INTER_CUBIC)
     places = np.concatenate([np.arange(0, 100, 4), np.arange(100, TRAVEL, 12), np.full(30, TRAVEL - 1)])
-    path = tmp_path_factory.mktemp("film") / "pan.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, (WIDTH, HEIGHT))
-    for index, place in enumerate(places):
-        frame = wall[:, place : place + WIDTH]
-        writer.write(cv2.GaussianBlur(frame, (0, 0), 3) if index % 3 == 0 else frame)
-    writer.release()
-    return path, places
+    frames = [wall[:, place : place + WIDTH] for place in places]
+    frames[::3] = [cv2.GaussianBlur(frame, (0, 0), 3) for frame in frames[::3]]
+    return write_video(tmp_path_factory.mktemp("film") / "pan.avi", frames), places
 
 
 def test_motion_and_sharpness_are_seen(recorded):

@@ -22,7 +22,7 @@ from utils import run_folder
 from utils.checkpoints import newest_checkpoint, save_checkpoint
 from utils.counter_random import Stream, random_key, uniform
 from utils.exposures import Exposures
-from utils.files import write_json
+from utils.files import refuse_inputs, write_json
 from utils.history import History
 from utils.ply import write_point_cloud
 from utils.progress import Progress
@@ -155,9 +155,12 @@ def new_exposures(settings: Settings, scene: Scene) -> Exposures | None:
 
 
 def check_output_folder(folder: Path, settings: Settings) -> None:
-    """ValueError if training would replace an earlier run that was not meant to be replaced."""
+    """ValueError if training would replace files of others, its inputs, or a run that was not to be replaced."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"-m {folder}: expected a folder, this is a file")
+    run_folder.require_run_or_room(folder)
+    outputs = run_folder.files_like(folder, *run_folder.RUN_FILES, "input.ply", "cameras.json", "config.json")
+    refuse_inputs(outputs, settings.inputs(folder))
     wanted = settings.run.overwrite or settings.run.resume or continues_in(folder, settings)
     if run_folder.holds_results(folder) and not wanted:
         raise ValueError(

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Callable
 
@@ -73,6 +73,32 @@ def read_json(path: Path, kind: type = dict) -> Any:
     if not isinstance(value, kind):
         raise ValueError(f"{path}: expected a JSON {'object' if kind is dict else 'array'}")
     return value
+
+
+def refuse_foreign(path: Path, content: bytes) -> None:
+    """ValueError if there is a file at `path` that does not begin as the regular expression `content`.
+
+    For outputs, before any long work: a file of another kind is somebody else's, and is not overwritten.
+    """
+    if path.is_dir() or (path.exists() and not re.match(content, path.read_bytes())):
+        raise ValueError(
+            f"{path} is not a file that this command writes: move it away, or give another folder"
+        )
+
+
+def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """ValueError if an existing file of `outputs` is one of the same command's `inputs`, or lies in one."""
+    read = {path.resolve() for path in inputs}
+    for path in outputs:
+        if path.exists() and read & {path.resolve(), *path.resolve().parents}:
+            raise ValueError(f"{path} is read by this command, which would replace it: give another folder")
+
+
+def remove_empty_folders(path: Path, top: Path) -> None:
+    """Remove the folder `path` and its parents below `top`, as far as they are empty."""
+    while path != top and not any(path.iterdir()):
+        path.rmdir()
+        path = path.parent
 
 
 def _without_nan(value: Any) -> Any:

@@ -10,6 +10,7 @@ chkpntN.safetensors, chkpnt-latest.safetensors  everything needed to go on train
 train|test/ours_N/{renders,gt,depth}/00000.png  pictures, by render.py
 video/ours_N/orbit.mp4                          films, by render.py
 results.json, per_view.json                     measures, by metrics.py
+report.html                                     all of it on a page, by report.py
 """
 
 from __future__ import annotations
@@ -32,25 +33,29 @@ from typing import Any
 import cv2
 import torch
 
-from utils.files import read_json, remove_leftovers, write_json, write_text
+from utils.files import read_json, remove_empty_folders, remove_leftovers, write_json, write_text
 
-# What a run writes and a new run in the same folder replaces; all else in the folder is not ours to touch.
+PICTURE = "00000.png"  # or any number of at least five digits
+POINT_CLOUD = "point_cloud/iteration_N/point_cloud.ply"
+CHECKPOINTS = ("chkpntN.safetensors", "chkpnt-latest.safetensors")
+RECORDS = ("history.json", "exposure.json", "results.json", "per_view.json", "report.html")
+RENDERED = (
+    *(
+        f"{split}/ours_N/{kind}/{PICTURE}"
+        for split in ("train", "test")
+        for kind in ("renders", "gt", "depth")
+    ),
+    *(f"{split}/ours_N/depth/depth_params.json" for split in ("train", "test")),
+    *(f"video/ours_N/{kind}.mp4" for kind in ("orbit", "spiral", "interpolate")),
+)
+# What a run writes and a new run in the same folder replaces (N: any number, *: anything); all else in the
+# folder is not ours to touch.
 RUN_FILES = (
-    "point_cloud/iteration_*/point_cloud.ply",
-    "chkpnt*.safetensors",
-    "train/ours_*/renders/*.png",
-    "train/ours_*/gt/*.png",
-    "test/ours_*/renders/*.png",
-    "test/ours_*/gt/*.png",
-    "train/ours_*/depth/*.*",
-    "test/ours_*/depth/*.*",
-    "video/ours_*/*.mp4",
-    "results.json",
-    "per_view.json",
-    "history.json",
-    "exposure.json",
-    "report.html",
-    "events.out.tfevents.*",
+    POINT_CLOUD,
+    *CHECKPOINTS,
+    *RENDERED,
+    *RECORDS,
+    "events.out.tfevents.N.*",
 )
 
 
@@ -73,7 +78,19 @@ def latest_checkpoint_path(folder: Path) -> Path:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    return sorted(folder.glob("chkpnt*.safetensors"))
+    return files_like(folder, *CHECKPOINTS)
+
+
+def files_like(folder: Path, *patterns: str) -> list[Path]:
+    """The files in `folder` whose paths are exactly as one of the patterns of RUN_FILES says, sorted."""
+    found = set()
+    for pattern in patterns:
+        exact = re.escape(pattern).replace("N", "(0|[1-9][0-9]*)").replace("00000", "[0-9]{5,}")
+        exact = exact.replace(r"\*", ".+")
+        for path in folder.glob(pattern.replace("N", "*").replace("00000", "*")):
+            if re.fullmatch(exact, path.relative_to(folder).as_posix()):
+                found.add(path)
+    return sorted(found)
 
 
 def images_path(folder: Path, split: str, iteration: int, kind: str) -> Path:
@@ -83,8 +100,8 @@ def images_path(folder: Path, split: str, iteration: int, kind: str) -> Path:
 
 def saved_iterations(folder: Path) -> list[int]:
     """Iterations whose Gaussians are saved, ascending."""
-    found = (re.fullmatch(r"iteration_(\d+)", path.parent.name) for path in folder.glob(RUN_FILES[0]))
-    return sorted(int(match.group(1)) for match in found if match)
+    names = (path.parent.name for path in files_like(folder, POINT_CLOUD))
+    return sorted(int(name.removeprefix("iteration_")) for name in names)
 
 
 def choose_iteration(folder: Path, iteration: int = -1) -> int:
@@ -106,6 +123,19 @@ def choose_iteration(folder: Path, iteration: int = -1) -> int:
 def holds_results(folder: Path) -> bool:
     """Whether an earlier run left Gaussians or checkpoints here."""
     return bool(saved_iterations(folder) or checkpoints(folder))
+
+
+def require_run_or_room(folder: Path) -> None:
+    """ValueError if there are files of names that a run writes but no cfg_args, so that no run wrote them."""
+    if (folder / "cfg_args").exists():
+        read_cfg_args(folder)
+        return
+    for name in ("config.json", "cameras.json", "input.ply", *RECORDS):
+        if (folder / name).exists():
+            raise ValueError(
+                f"{folder / name} would be replaced, but no run wrote it (there is no cfg_args beside it): "
+                "move it away, or give another folder"
+            )
 
 
 @contextlib.contextmanager
@@ -153,24 +183,21 @@ def require_writable(folder: Path) -> None:
 
 def remove_results(folder: Path) -> None:
     """Delete what an earlier run wrote, and folders that this leaves empty."""
-    for pattern in RUN_FILES:
-        for path in list(folder.glob(pattern)):
-            path.unlink()
-            _remove_empty(path.parent, folder)
+    for path in files_like(folder, *RUN_FILES):
+        path.unlink()
+        remove_empty_folders(path.parent, folder)
+
+
+def numbered_images(folder: Path) -> list[Path]:
+    """The numbered pictures in a folder of them, in order."""
+    return files_like(folder, PICTURE)
 
 
 def remove_images(folder: Path) -> None:
     """Delete the numbered images of an earlier rendering: it may have had more views."""
     remove_leftovers(folder)
-    for path in folder.glob("*.png"):
-        if path.stem.isdigit():
-            path.unlink()
-
-
-def _remove_empty(path: Path, top: Path) -> None:
-    while path != top and not any(path.iterdir()):
-        path.rmdir()
-        path = path.parent
+    for path in numbered_images(folder):
+        path.unlink()
 
 
 # cfg_args

@@ -154,19 +154,26 @@ def _read_by_gsply(path: Path, reader: str) -> Splats:
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file: what its names end in, and how it is written and read."""
+    """A kind of file: what its names end in, how its content begins, and how it is written and read."""
 
     suffix: str
+    content: bytes  # a regular expression
     write: Callable[[Path, Splats], None]
     read: Callable[[Path], Splats]
     by_gsply: bool = False
 
 
 FORMATS = {
-    "compressed_ply": Format(".compressed.ply", write_compressed_ply, read_compressed_ply, by_gsply=True),
-    "spz": Format(".spz", write_spz, read_spz, by_gsply=True),
-    "sog": Format(".sog", write_sog, read_sog),
-    "splat": Format(".splat", write_splat, read_splat),
+    "compressed_ply": Format(
+        ".compressed.ply",
+        rb"(?s)ply\n.{0,500}\nelement chunk ",
+        write_compressed_ply,
+        read_compressed_ply,
+        by_gsply=True,
+    ),
+    "spz": Format(".spz", rb"\x1f\x8b", write_spz, read_spz, by_gsply=True),
+    "sog": Format(".sog", rb"PK\x03\x04", write_sog, read_sog),
+    "splat": Format(".splat", rb"(?s)(.{32})+\Z", write_splat, read_splat),
 }
 
 

@@ -10,16 +10,18 @@ from evaluation.report.charts import Chart
 
 SPLIT_TITLES = {"test": "Held-out views", "train": "Training views"}
 METRIC_FORMATS = {"PSNR": (2, " dB"), "SSIM": (4, ""), "LPIPS": (4, ""), "L1": (4, "")}  # digits, unit
+BEGINNING = (
+    '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+    '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+    "style-src 'unsafe-inline'\">"
+)
 STYLE = Path(__file__).with_name("report.css")
 
 
 def document(title: str, content: str) -> str:
     """The whole page, which loads nothing from elsewhere; `content` is HTML, `title` is not."""
     text = (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'\">"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'{BEGINNING}<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>\n{STYLE.read_text(encoding='utf-8')}</style></head>\n"
         f"<body><main>\n{content}\n</main></body></html>\n"
     )

@@ -1,0 +1,133 @@
+"""The files that convert.py wrote below a scene's folder, so that it removes and overwrites no others.
+
+FOLDER/distorted/written.json: {path below FOLDER: SHA-256 of the content, null where the content may change}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from utils.files import read_json, remove_empty_folders, write_json
+
+RECORD = "distorted/written.json"
+OF_SYSTEMS = ("Thumbs.db", "desktop.ini")  # left by file browsers, as names with a leading dot are
+CHUNK = 1 << 20  # bytes
+
+
+class WrittenFiles:
+    """Puts finished files in place and discards them; a place is a file or a folder below `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._digests: dict[str, str | None] = read_json(folder / RECORD)
+        if not all(value is None or isinstance(value, str) for value in self._digests.values()):
+            raise ValueError(f"{folder / RECORD} is no record of convert.py: move it away")
+
+    def require_own(self, places: Iterable[str]) -> None:
+        """ValueError that names the first link or foreign file in the way, before anything is replaced."""
+        for place in places:
+            self.refuse_links(place)
+            for file in self.foreign(place):
+                raise ValueError(
+                    f"{file} was not written by convert.py, or has changed since, and would be replaced: "
+                    f"move it away (photos to convert belong into {self.folder / 'input'}), or give another "
+                    "folder with -s"
+                )
+
+    def refuse_links(self, place: str) -> None:
+        """ValueError if `place` or a folder above it, below the scene's, is a link."""
+        path = self.folder / place
+        for link in (path, *path.parents):
+            if self.folder in link.parents and link.is_symlink():
+                raise ValueError(
+                    f"{link} is a symbolic link, and convert.py replaces nothing through links: "
+                    "remove it, or give another folder with -s"
+                )
+
+    def foreign(self, place: str) -> Iterator[Path]:
+        """The files in `place` that are not as convert.py wrote them."""
+        return (path for path in files_in(self.folder / place) if not self._is_own(path))
+
+    def is_whole(self, places: Iterable[str]) -> bool:
+        """Whether every file that was put into `places` is still there."""
+        return all((self.folder / name).exists() for name in self._names(places))
+
+    def put(self, finished: dict[Path, str], discarded: Iterable[str] = ()) -> None:
+        """Move finished files and folders to their places; what was there, and in `discarded`, is discarded.
+
+        ValueError, with nothing changed, if a foreign file is in the way.
+        """
+        places = [*finished.values(), *discarded]
+        self.require_own(places)
+        self.discard(places)
+        moves = {
+            path: self.folder / place / path.relative_to(source)
+            for source, place in finished.items()
+            for path in files_in(source)
+        }
+        self._digests |= {self._name(target): digest(path) for path, target in moves.items()}
+        self._save()
+        for path, target in moves.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target)
+
+    def write_json(self, place: str, value: Any) -> None:
+        """Write a record of the work, which is convert.py's own whatever it says."""
+        if place not in self._digests:
+            self.require_own([place])
+            self._digests[place] = None
+            self._save()
+        write_json(self.folder / place, value)
+
+    def discard(self, places: Iterable[str]) -> None:
+        """Delete the files in `places` that are as convert.py wrote them, and folders left empty."""
+        names = self._names(places)
+        for path in (self.folder / name for name in names):
+            if path.is_file() and self._is_own(path):
+                path.unlink()
+                remove_empty_folders(path.parent, self.folder)
+        for name in names:
+            del self._digests[name]
+        self._save()
+
+    def _is_own(self, path: Path) -> bool:
+        name = self._name(path)
+        if name not in self._digests or path.is_symlink():
+            return False
+        return self._digests[name] in (None, digest(path))
+
+    def _names(self, places: Iterable[str]) -> list[str]:
+        below = tuple(places)
+        return [name for name in self._digests if any(f"{name}/".startswith(f"{place}/") for place in below)]
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    def _save(self) -> None:
+        write_json(self.folder / RECORD, self._digests)
+
+
+def files_in(place: Path) -> list[Path]:
+    """Files and links in the folder `place` and below, or itself; without those that systems leave."""
+    if not place.is_dir():
+        return [place] if place.exists() or place.is_symlink() else []
+    found = (path for path in place.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted(path for path in found if not is_of_system(path.relative_to(place)))
+
+
+def is_of_system(path: Path) -> bool:
+    """Whether a file of this path, relative to a place, is one that operating systems leave everywhere."""
+    return path.name in OF_SYSTEMS or any(part.startswith(".") for part in path.parts)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    content = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            content.update(chunk)
+    return content.hexdigest()
