@@ -16,7 +16,7 @@ from pathlib import Path
 import atheris
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE)]
+sys.path[:0] = [str(HERE.parent), str(HERE), str(HERE / "helpers")]
 
 with atheris.instrument_imports(
     include=["scene", "utils.ply", "utils.splat_formats", "utils.sog", "viewer.sibr", "utils.run_folder",

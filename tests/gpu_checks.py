@@ -17,12 +17,11 @@ import torch
 
 import train
 from arguments import VARIANTS, make_settings
+from depth_maps import entry, write_depth, write_parameters
 from gaussian_model import GaussianModel
 from make_believe_gpu import recorded_waits
 from scene import load_scene
 from scene_files import write_photo
-from test_cli import run_here  # noqa: F401
-from test_depths_and_exposures import entry, write_depth, write_parameters
 from tiny_scene import HEIGHT, VIEWS, WIDTH, write_tiny_scene
 from training.run import Training, start
 from utils.progress import Progress
@@ -129,7 +128,7 @@ def read_history(folder: Path) -> tuple[dict[str, int], list[bool]]:
 
 
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
-def test_every_variant_trains(run_here, maskless, tmp_path, variant):  # noqa: F811
+def test_every_variant_trains(run_here, maskless, tmp_path, variant):
     done = run_here("train.py", "-s", maskless, "-m", tmp_path, "--variant", variant, *FLAGS)
     assert done.returncode == 0, done.stderr
     changes, learning = read_history(tmp_path)
@@ -140,7 +139,7 @@ def test_every_variant_trains(run_here, maskless, tmp_path, variant):  # noqa: F
 
 
 def test_everything_at_once_is_trained_resumed_rendered_measured_and_exported(
-    run_here, source, tmp_path  # noqa: F811
+    run_here, source, tmp_path
 ):  # fmt: skip
     flags = "--variant tag_gradprune_decomp --optimizer_type sparse_adam --random_background --train_test_exp"
     flags = [*flags.split(), "-d", "depths", "--test_iterations", 20, "--checkpoint_iterations", 23]
@@ -161,13 +160,13 @@ def test_everything_at_once_is_trained_resumed_rendered_measured_and_exported(
     assert (whole / "exposure.json").read_bytes() == (again / "exposure.json").read_bytes()
 
 
-def test_the_profile_of_the_cpu_is_of_the_cpu(run_here, maskless):  # noqa: F811
+def test_the_profile_of_the_cpu_is_of_the_cpu(run_here, maskless):
     flags = ("-r", 4, "--iterations", 2, "--threads", 1)
     done = run_here("benchmarks.train_step.py", "-s", maskless, *flags)
     assert done.returncode == 0 and "kernel blend" in done.stdout, (done.stdout, done.stderr)
 
 
-def test_full_eval_trains_on_it_too(run_here, maskless, tmp_path):  # noqa: F811
+def test_full_eval_trains_on_it_too(run_here, maskless, tmp_path):
     arguments = ("--scenes", maskless, "--variants", "3dgs", "--skip_lpips", "--output_path", tmp_path)
     done = run_here("full_eval.py", *arguments, "--", "--iterations", 3, "-r", 4)
     assert done.returncode == 0, (done.stdout, done.stderr)

@@ -26,7 +26,7 @@ from scene_files import (
     write_photo,
 )
 from scene_files import write_text
-from test_cli import fails, run_here  # noqa: F401
+from commands import fails
 
 MODEL, MORE_MEMORY = "sparse/0", 2**30  # bytes of address space that a command may take more than there is
 CASES = {}
@@ -383,7 +383,7 @@ def good_scene(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_broken_scenes_get_a_sentence_or_load(run_here, good_scene, tmp_path, name):  # noqa: F811
+def test_broken_scenes_get_a_sentence_or_load(run_here, good_scene, tmp_path, name):
     breaker, words = CASES[name]
     scene = tmp_path / "a scene"
     shutil.copytree(good_scene, scene)
@@ -458,7 +458,7 @@ MODELS["nothing"] = b"", ("model.ply",)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_broken_models_get_a_sentence_or_are_rendered(run_here, good_scene, tmp_path, name):  # noqa: F811
+def test_broken_models_get_a_sentence_or_are_rendered(run_here, good_scene, tmp_path, name):
     content, words = MODELS[name]
     file = tmp_path / "model.ply"
     file.write_bytes(content)

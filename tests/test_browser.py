@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from test_cli import fails, run, run_here, scene, trained  # noqa: F401  a trained run
+from commands import fails, run
 
 from viewer.browser import BrowserSplats, RenderedView, WebViewer
 
@@ -208,7 +208,7 @@ def test_hostile_messages_end_their_connection_and_nothing_else(page, monkeypatc
 # The command
 
 
-def test_without_viser_it_says_what_to_install(run_here, trained, monkeypatch):  # noqa: F811
+def test_without_viser_it_says_what_to_install(run_here, trained, monkeypatch):
     monkeypatch.setattr("viewer.browser.importlib.util.find_spec", lambda name: None)
     assert fails(run_here("view.py", "-m", trained[0]), "pip install viser")
 
@@ -224,7 +224,7 @@ def test_without_viser_it_says_what_to_install(run_here, trained, monkeypatch): 
         (["-m", "RUN", "--ip", "nowhere.invalid"], ""),
     ],
 )
-def test_mistakes_get_one_sentence(run_here, trained, flags, complaint):  # noqa: F811
+def test_mistakes_get_one_sentence(run_here, trained, flags, complaint):
     need_viser()
     flags = [str(trained[0]) if flag == "RUN" else flag for flag in flags]
     assert fails(run_here("view.py", *flags), complaint)
@@ -310,7 +310,7 @@ def drag(page):
     page.mouse.up()
 
 
-def test_a_model_is_seen_in_a_browser(project_dir, scene, tmp_path, chromium):  # noqa: F811
+def test_a_model_is_seen_in_a_browser(project_dir, scene, tmp_path, chromium):
     folder, port = tmp_path / "run", free_port()
     flags = ("--iterations", 40, "--save_iterations", 20, "--checkpoint_iterations", 40, "--threads", 1)
     assert run(project_dir, "train.py", "-s", scene, "-m", folder, *flags).returncode == 0
@@ -330,7 +330,7 @@ def test_a_model_is_seen_in_a_browser(project_dir, scene, tmp_path, chromium):  
         assert command.wait(30) == 0
 
 
-def test_training_is_seen_in_a_browser_and_can_be_paused(project_dir, scene, tmp_path, chromium):  # noqa: F811
+def test_training_is_seen_in_a_browser_and_can_be_paused(project_dir, scene, tmp_path, chromium):
     flags = ["--iterations", 100_000, "--viewer", "--viewer_port", free_port(), "--disable_viewer"]
     command = ("train.py", "-s", scene, "-m", tmp_path / "run", "--threads", 1, *flags)
     with running(project_dir, *command) as (address, _):

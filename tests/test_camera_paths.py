@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_cli import fails, run_here, scene, trained  # noqa: F401  a trained run
+from commands import fails
 
 from gaussian_model import GaussianModel
 from scene import Camera, load_scene
@@ -82,7 +82,7 @@ def test_looking_straight_down():
 # render.py
 
 
-def test_a_film_of_a_run(run_here, trained):  # noqa: F811
+def test_a_film_of_a_run(run_here, trained):
     av = pytest.importorskip("av")
     folder = trained[0]
     process = run_here("render.py", "-m", folder, "--video", "orbit", "--frames", 6, "--fps", 12)
@@ -96,7 +96,7 @@ def test_a_film_of_a_run(run_here, trained):  # noqa: F811
     assert [path.name for path in video.parent.iterdir()] == ["orbit.mp4"]
 
 
-def test_films_are_refused_before_rendering(run_here, trained, monkeypatch):  # noqa: F811
+def test_films_are_refused_before_rendering(run_here, trained, monkeypatch):
     folder = trained[0]
     assert fails(
         run_here("render.py", "-m", folder, "--video", "zigzag"), "--video: expected one of orbit, spiral"
@@ -108,7 +108,7 @@ def test_films_are_refused_before_rendering(run_here, trained, monkeypatch):  # 
     assert fails(run_here("render.py", "-m", folder, "--video", "orbit"), "pip install av")
 
 
-def test_depths_are_written_as_they_are_read(run_here, trained, scene):  # noqa: F811
+def test_depths_are_written_as_they_are_read(run_here, trained, scene):
     folder = trained[0]
     assert run_here("render.py", "-m", folder, "--skip_train", "--depth", "--quiet").returncode == 0
     depths = folder / "test/ours_12/depth"
@@ -122,7 +122,7 @@ def test_depths_are_written_as_they_are_read(run_here, trained, scene):  # noqa:
     np.testing.assert_allclose(stored / 2**16 * parameters["00000"]["scale"], shown, atol=shown.max() / 2**15)
 
 
-def test_a_ply_by_others_is_seen_by_the_cameras_of_a_scene(run_here, trained, scene, tmp_path):  # noqa: F811
+def test_a_ply_by_others_is_seen_by_the_cameras_of_a_scene(run_here, trained, scene, tmp_path):
     ply, flags = (
         trained[0] / "point_cloud/iteration_12/point_cloud.ply",
         ["--eval", "--antialiasing", "--quiet"],

@@ -1,8 +1,5 @@
 """The commands as a user runs them, on a scene of nine tiny pictures."""
 
-import contextlib
-import importlib
-import io
 import json
 import os
 import signal
@@ -15,65 +12,11 @@ import numpy as np
 import pytest
 import torch
 from arguments import VARIANTS
+from commands import FLAGS, ITERATIONS, fails, run
 from plyfile import PlyData
-from tiny_scene import HEIGHT, VIEWS, WIDTH, write_tiny_scene
+from tiny_scene import HEIGHT, VIEWS, WIDTH
 from utils.checkpoints import load_checkpoint, save_checkpoint
-from utils.commands import run_command
 from utils.run_folder import read_cfg_args
-
-ITERATIONS = 12
-# Everything that happens in a long run happens in these 12 iterations too.
-FLAGS = f"""--iterations {ITERATIONS} --densify_from_iter 2 --densification_interval 3
-    --opacity_reset_interval 5 --densify_grad_threshold 0.001 --sh_degree_interval 3
-    --save_iterations 7 --checkpoint_iterations 7 --test_iterations 6 12 --threads 1""".split()
-
-
-def run(project_dir, *arguments):
-    """The command in a process of its own."""
-    command = [sys.executable, *map(str, (project_dir / arguments[0], *arguments[1:]))]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
-
-
-@pytest.fixture
-def run_here(monkeypatch):
-    """The command in this process, which is faster; with the same result."""
-
-    def run_main(*arguments):
-        main = importlib.import_module(arguments[0].removesuffix(".py")).main
-        monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
-        out, err, code = io.StringIO(), io.StringIO(), 0
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                run_command(main)
-            except SystemExit as leaving:
-                code = leaving.code
-        return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
-
-    threads = torch.get_num_threads()
-    yield run_main
-    torch.set_num_threads(threads)
-
-
-def fails(process, complaint):
-    assert process.returncode == 2, process.stderr
-    assert process.stderr.startswith("error: ") and process.stderr.count("\n") == 1, process.stderr
-    assert complaint in process.stderr
-    return True
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory):
-    return write_tiny_scene(tmp_path_factory.mktemp("scene"))
-
-
-@pytest.fixture(scope="module")
-def trained(project_dir, scene, tmp_path_factory):
-    """A finished run and what it printed."""
-    folder = tmp_path_factory.mktemp("runs") / "first"
-    process = run(project_dir, "train.py", "-s", scene, "-m", folder, "--eval", "--antialiasing", *FLAGS)
-    assert process.returncode == 0, process.stderr
-    assert process.stderr == ""
-    return folder, process.stdout
 
 
 def ply(folder, iteration=ITERATIONS):

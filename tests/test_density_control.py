@@ -6,17 +6,10 @@ import pytest
 import subfunction as policy
 import torch
 import train
-from scene import load_scene
 from subfunction import phase
-from test_method import learn, new_run, reference_rendering
-from tiny_scene import write_tiny_scene
 from training import density_control
+from training_runs import learn, new_run, reference_rendering
 from utils.rendering import render
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return load_scene(write_tiny_scene(tmp_path_factory.mktemp("scene")), eval=True, quiet=True)
 
 
 def look(run, views):
@@ -35,9 +28,9 @@ def close(found, expected):
     return torch.allclose(found.double(), expected, rtol=1e-3, atol=1e-5 * expected.max().item())
 
 
-def test_a_round_adds_up_removal_energies_and_errors_of_all_its_views(place, tmp_path):
-    run = new_run(place, tmp_path, variant="tag_gradprune", densify_from_iter=1000)
-    views = len(place.train)
+def test_a_round_adds_up_removal_energies_and_errors_of_all_its_views(loaded_scene, tmp_path):
+    run = new_run(loaded_scene, tmp_path, variant="tag_gradprune", densify_from_iter=1000)
+    views = len(loaded_scene.train)
     cameras = look(run, views)
     assert len({camera.image_name for camera in cameras}) == views > 5
     renderings = [reference_rendering(run, camera) for camera in cameras]
@@ -61,11 +54,13 @@ def test_a_round_adds_up_removal_energies_and_errors_of_all_its_views(place, tmp
 
 
 @pytest.mark.parametrize("importance", ["none", "full"])
-def test_sensitivity_is_how_the_loss_changes_with_the_factor_on_an_opacity(place, tmp_path, importance):
+def test_sensitivity_is_how_the_loss_changes_with_the_factor_on_an_opacity(
+    loaded_scene, tmp_path, importance
+):
     flags = {"variant": "tag", "prune_by": "sensitivity", "importance": importance, "importance_from_iter": 1}
-    run = new_run(place, tmp_path, importance_gate="soft", densify_from_iter=1000, **flags)
+    run = new_run(loaded_scene, tmp_path, importance_gate="soft", densify_from_iter=1000, **flags)
     train.set_schedules(run, phase(1, run.settings))
-    views = len(place.train)
+    views = len(loaded_scene.train)
     cameras, energy = look(run, views), run.model.statistics["contribution"].clone()
     losses, slopes = [], torch.zeros(len(run.model))
     for camera in cameras:
@@ -91,11 +86,11 @@ def chosen_alone(run, index):
 
 
 @pytest.mark.parametrize("gate", ["none", "sampled", "soft"])
-def test_a_clone_and_its_parent_are_together_as_opaque_as_the_parent_was(place, tmp_path, gate):
+def test_a_clone_and_its_parent_are_together_as_opaque_as_the_parent_was(loaded_scene, tmp_path, gate):
     flags = {"variant": "tag", "percent_dense": 100.0, "error_floor": 0.0, "densify_from_iter": 1000}
     if gate != "none":
         flags |= {"importance": "full", "importance_gate": gate, "importance_from_iter": 2}
-    run = new_run(place, tmp_path, **flags)
+    run = new_run(loaded_scene, tmp_path, **flags)
     learn(run, 5)
     chosen_alone(run, 4)
     opacity, others = run.model.opacities[4].item(), run.model.opacities[5:].detach()
@@ -109,9 +104,9 @@ def test_a_clone_and_its_parent_are_together_as_opaque_as_the_parent_was(place, 
 
 
 @pytest.mark.parametrize("control", ["reset", "decay", "none"])
-def test_opacities_are_lowered_as_asked(place, tmp_path, control):
+def test_opacities_are_lowered_as_asked(loaded_scene, tmp_path, control):
     flags = {"opacity_control": control, "opacity_decay": 0.02, "opacity_reset_interval": 200}
-    run = new_run(place, tmp_path, variant="no_tag", **flags)
+    run = new_run(loaded_scene, tmp_path, variant="no_tag", **flags)
     learn(run, 5)
     raw = run.model.raw["opacities"]
     moment = run.model.optimizer.state[raw]["exp_avg"].clone()
@@ -126,9 +121,9 @@ def test_opacities_are_lowered_as_asked(place, tmp_path, control):
     assert torch.equal(kept, torch.zeros_like(moment) if control == "reset" else moment)
 
 
-def test_opacities_are_left_alone_between_times(place, tmp_path):
+def test_opacities_are_left_alone_between_times(loaded_scene, tmp_path):
     for control in ("reset", "decay"):
-        run = new_run(place, tmp_path, opacity_control=control, opacity_reset_interval=200)
+        run = new_run(loaded_scene, tmp_path, opacity_control=control, opacity_reset_interval=200)
         before = run.model.raw["opacities"]
         with torch.no_grad():
             density_control.control_opacity(run, phase(150, run.settings))

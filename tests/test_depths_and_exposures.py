@@ -9,31 +9,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_cli import fails, run_here  # noqa: F401  the fixture that runs commands
-from tiny_scene import HEIGHT, VIEWS, WIDTH, write_tiny_scene
+from commands import fails
+from tiny_scene import VIEWS, WIDTH, write_tiny_scene
 
 import subfunction as policy
 from arguments import OptimizationSettings
+from depth_maps import entry, write_depth, write_parameters
 from gaussian_model import GaussianModel
 from scene import load_scene
 from scene.lenses import DistortedLens
 from scene_files import SIZE, Model, write_colmap_scene
 from utils.exposures import Exposures
 from utils.rendering import render
-
-
-def write_depth(path, values, size=(WIDTH, HEIGHT)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shape = (size[1], size[0])
-    assert cv2.imwrite(str(path), np.broadcast_to(np.asarray(values, np.uint16), shape).copy())
-
-
-def write_parameters(source, **entries):
-    (source / "sparse/0/depth_params.json").write_text(json.dumps(entries))
-
-
-def entry(scale=1.0, offset=0.0):
-    return {"scale": scale, "offset": offset}
 
 
 @pytest.fixture
@@ -138,7 +125,7 @@ def test_the_weight_of_the_depth_loss_falls_from_first_to_last():
     assert weights == pytest.approx([1.0, 0.1, 0.01])
 
 
-def test_depth_maps_draw_the_gaussians_to_them(tmp_path, run_here):  # noqa: F811
+def test_depth_maps_draw_the_gaussians_to_them(tmp_path, run_here):
     """The maps say that all is nearer than the points; with them it comes nearer."""
     strong = ["--depth_l1_weight_init", 100, "--depth_l1_weight_final", 100]
     source, mean_invdepth = write_tiny_scene(tmp_path / "scene"), {}
@@ -220,7 +207,7 @@ def darkened(tmp_path_factory):
     return source
 
 
-def test_exposures_are_learnt_saved_rendered_and_resumed(darkened, tmp_path, run_here):  # noqa: F811
+def test_exposures_are_learnt_saved_rendered_and_resumed(darkened, tmp_path, run_here):
     flags = [
         "-s",
         darkened,

@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from test_cli import fails, run_here, scene, trained  # noqa: F401  a trained run
+from commands import fails
 
 import export
 from gaussian_model import GaussianModel
@@ -172,7 +172,7 @@ def test_an_independent_reader_sees_the_same(tmp_path, name):
 # export.py
 
 
-def test_the_command_says_what_each_format_costs(run_here, trained):  # noqa: F811
+def test_the_command_says_what_each_format_costs(run_here, trained):
     folder = trained[0]
     leftover = folder / "export/ours_12/.point_cloud.spz.0123abcd.part.spz"  # of one that was killed
     leftover.parent.mkdir(parents=True)
@@ -189,7 +189,7 @@ def test_the_command_says_what_each_format_costs(run_here, trained):  # noqa: F8
         assert f"of the PLY, PSNR {report[name]['PSNR']:.2f} dB" in process.stdout
 
 
-def test_a_ply_by_others_is_exported_without_a_scene(run_here, trained, tmp_path):  # noqa: F811
+def test_a_ply_by_others_is_exported_without_a_scene(run_here, trained, tmp_path):
     ply = trained[0] / "point_cloud/iteration_12/point_cloud.ply"
     assert (
         run_here("export.py", "--ply", ply, "-m", tmp_path, "--formats", "splat", "--quiet").returncode == 0
@@ -198,7 +198,7 @@ def test_a_ply_by_others_is_exported_without_a_scene(run_here, trained, tmp_path
     assert report["splat"]["PSNR"] is None and report["gaussians"] == report["splat"]["bytes"] // 32
 
 
-def test_what_export_refuses(run_here, trained, tmp_path, monkeypatch):  # noqa: F811
+def test_what_export_refuses(run_here, trained, tmp_path, monkeypatch):
     assert fails(run_here("export.py", "-m", tmp_path), "no trained model here")
     assert fails(run_here("export.py", "-m", trained[0], "--formats", "obj"), "invalid choice: 'obj'")
     monkeypatch.setattr(splat_formats.importlib.util, "find_spec", lambda name: None)

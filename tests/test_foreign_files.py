@@ -9,7 +9,7 @@ import signal
 from types import SimpleNamespace
 
 import pytest
-from test_cli import fails, run_here  # noqa: F401
+from commands import fails
 from tiny_scene import write_tiny_scene
 
 import convert
@@ -56,7 +56,7 @@ def scene(tmp_path):
 
 
 @pytest.fixture
-def command(run_here, monkeypatch):  # noqa: F811
+def command(run_here, monkeypatch):
     """Any command in this process, also those of full_eval.py; view.py does not wait for a browser."""
     monkeypatch.setattr(view, "require_viser", lambda: None)
     monkeypatch.setattr(view, "WebViewer", lambda *_, **__: None)

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import full_eval
 import pytest
-from test_tables import read_csv
+from measured_runs import read_csv
 from tiny_scene import write_tiny_scene
 
 from evaluation.child_processes import ChildProcesses

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d
 
 from backends import Backend, on_every_backend
 from fused_ssim import FusedSSIMMap, fused_ssim, fused_ssim_and_map, fused_ssim_map
+from plain_ssim import plain_ssim_map
 
 pytestmark = on_every_backend
 
@@ -22,23 +22,6 @@ pytestmark = on_every_backend
 SHAPES = [(1, 3, 45, 400), (2, 1, 11, 11), (1, 2, 263, 17), (1, 1, 13, 321), (2, 2, 12, 310)]
 SMALL_SHAPES = [(1, 1, 1, 1), (1, 2, 3, 7), (2, 1, 1, 200), (1, 1, 40, 1)]
 CASES = [(shape, "same") for shape in SHAPES + SMALL_SHAPES] + [(shape, "valid") for shape in SHAPES]
-
-
-def plain_ssim_map(x: Tensor, y: Tensor, padding: str) -> Tensor:
-    """Wang et al. 2004, equation 13, with an 11x11 Gaussian window of standard deviation 1.5."""
-    offsets = torch.arange(-5, 6, dtype=x.dtype)
-    gauss = torch.exp(-offsets.square() / (2 * 1.5**2))
-    window = torch.outer(gauss, gauss) / gauss.sum() ** 2
-    channels = x.shape[1]
-
-    def mean(t: Tensor) -> Tensor:
-        border = 5 if padding == "same" else 0
-        return conv2d(t, window.expand(channels, 1, 11, 11), padding=border, groups=channels)
-
-    mx, my = mean(x), mean(y)
-    vx, vy, vxy = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
-    c1, c2 = 0.01**2, 0.03**2
-    return (2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
 
 
 def images(shape: tuple[int, ...], seed: int = 0) -> tuple[Tensor, Tensor]:

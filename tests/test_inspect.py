@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_method import explicit_errors, learn, new_run, scene  # noqa: F401  a small scene
+from training_runs import explicit_errors, learn, new_run
 
 import subfunction as policy
 from arguments import DensificationSettings, make_settings
@@ -56,10 +56,10 @@ def test_coloured_keeps_the_shape_and_clips():
 
 
 @pytest.fixture
-def grown(scene, tmp_path):  # noqa: F811
+def grown(loaded_scene, tmp_path):
     """A run that learns importances, a few iterations in."""
     flags = {"variant": "tag_gradprune_decomp", "importance_from_iter": 1, "densify_until_iter": 500}
-    run = new_run(scene, tmp_path, **flags)
+    run = new_run(loaded_scene, tmp_path, **flags)
     learn(run, 12)
     return run
 

@@ -4,69 +4,21 @@ import math
 
 import numpy as np
 import pytest
-import reference
 import torch
 import train
 from arguments import VARIANTS, make_settings
 from gaussian_model import INPUTS, SMALLEST_ALPHA, GaussianModel, gate, gaussians_in_ply
-from scene import load_scene
+from plain_ssim import plain_ssim_map
 from subfunction import phase
-from test_fused_ssim import plain_ssim_map
-from tiny_scene import write_tiny_scene
 from training import density_control
 from training import monitoring
 from training.density_control import collect, densify_and_prune
 from training.resume import find_resume_point, resume
-from training.run import choose_background, save_state, start
+from training.run import choose_background, save_state
+from training_runs import explicit_errors, learn, new_run
 from utils.counter_random import random_key
 from utils.progress import Progress
 from utils.rendering import render
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory):
-    return load_scene(write_tiny_scene(tmp_path_factory.mktemp("scene")), eval=True, quiet=True)
-
-
-def new_run(scene, tmp_path, **flags):
-    return start(make_settings({"densify_from_iter": 0} | flags), scene, tmp_path)
-
-
-def learn(run, iterations):
-    for iteration in range(run.iteration + 1, run.iteration + iterations + 1):
-        train.update(run, iteration, train.forward_backward(run, iteration))
-        run.iteration = iteration
-
-
-def explicit_errors(run, camera, error, importance=None):
-    """sum_u E(u) w_k(u) from the float64 reference."""
-    return reference_rendering(run, camera, importance).weights @ error.double().flatten()
-
-
-def reference_rendering(run, camera, importance=None):
-    """The view in float64, on black."""
-    model, matrices = run.model, camera.matrices(run.model.device)
-    view = reference.ReferenceCamera(
-        camera.width,
-        camera.height,
-        camera.width / (2 * camera.fx),
-        camera.height / (2 * camera.fy),
-        matrices.world_view_transform.double(),
-        matrices.full_proj_transform.double(),
-        matrices.camera_center.double(),
-        torch.zeros(3, dtype=torch.float64),
-        model.active_sh_degree,
-    )
-    return reference.render(
-        view,
-        model.means.detach().double(),
-        model.opacities.detach().double(),
-        dc=model.sh_dc.detach().double(),
-        shs=model.sh_rest.detach().double(),
-        scales=model.scales.detach().double(),
-        rotations=model.raw["quats"].detach().double(),
-        importance=importance,
-    )
 
 
 # E_k
@@ -82,10 +34,10 @@ def pixel_errors(image, gt_image, share):
 
 
 @pytest.mark.parametrize("metric", SHARE_OF_DSSIM)
-def test_e_k_of_a_training_step_is_the_sum_over_the_pixels(scene, tmp_path, metric):
-    run = new_run(scene, tmp_path, variant="no_tag", error_metric=metric, lambda_dssim=0.3)
+def test_e_k_of_a_training_step_is_the_sum_over_the_pixels(loaded_scene, tmp_path, metric):
+    run = new_run(loaded_scene, tmp_path, variant="no_tag", error_metric=metric, lambda_dssim=0.3)
     learn(run, 3)
-    camera = scene.train[run.views.remaining[-1]]
+    camera = loaded_scene.train[run.views.remaining[-1]]
     view = train.forward_backward(run, 4)
     error = pixel_errors(view.image, camera.ground_truth(torch.zeros(3), "cpu"), SHARE_OF_DSSIM[metric])
     expected = explicit_errors(run, camera, error)
@@ -94,10 +46,10 @@ def test_e_k_of_a_training_step_is_the_sum_over_the_pixels(scene, tmp_path, metr
     assert torch.allclose(found.double(), expected, rtol=1e-4, atol=1e-5 * expected.max().item())
 
 
-def test_the_scale_of_the_auxiliary_loss_is_undone_to_the_bit(scene, tmp_path):
+def test_the_scale_of_the_auxiliary_loss_is_undone_to_the_bit(loaded_scene, tmp_path):
     errors = []
     for scale in (2.0**-10, 2.0**-20):
-        run = new_run(scene, tmp_path, variant="no_tag", aux_scale=scale)
+        run = new_run(loaded_scene, tmp_path, variant="no_tag", aux_scale=scale)
         view = train.forward_backward(run, 1)
         with torch.no_grad():
             collect(run, phase(1, run.settings), view)
@@ -105,10 +57,10 @@ def test_the_scale_of_the_auxiliary_loss_is_undone_to_the_bit(scene, tmp_path):
     assert errors[0].max() > 0 and torch.equal(*errors)
 
 
-def test_e_k_changes_no_other_gradient(scene, tmp_path):
+def test_e_k_changes_no_other_gradient(loaded_scene, tmp_path):
     gradients = []
     for densify_by in ("gradient", "error"):
-        run = new_run(scene, tmp_path, densify_by=densify_by)
+        run = new_run(loaded_scene, tmp_path, densify_by=densify_by)
         view = train.forward_backward(run, 1)
         assert (view.errors is not None) == (densify_by == "error")
         gradients.append({name: values.grad for name, values in run.model.raw.items()})
@@ -117,14 +69,14 @@ def test_e_k_changes_no_other_gradient(scene, tmp_path):
         assert torch.equal(without, gradients[1][name]), name
 
 
-def test_e_k_of_several_views_is_their_largest_not_their_sum(scene, tmp_path):
-    run = new_run(scene, tmp_path, variant="no_tag", densify_from_iter=1000)
+def test_e_k_of_several_views_is_their_largest_not_their_sum(loaded_scene, tmp_path):
+    run = new_run(loaded_scene, tmp_path, variant="no_tag", densify_from_iter=1000)
     largest = torch.zeros(len(run.model), dtype=torch.float64)
     for iteration in range(1, 6):  # the model stays as it is: no step is taken
-        camera = scene.train[run.views.remaining[-1] if run.views.remaining else 0]
+        camera = loaded_scene.train[run.views.remaining[-1] if run.views.remaining else 0]
         if not run.views.remaining:
-            run.views.remaining = list(range(len(scene.train)))
-            camera = scene.train[run.views.remaining[-1]]
+            run.views.remaining = list(range(len(loaded_scene.train)))
+            camera = loaded_scene.train[run.views.remaining[-1]]
         view = train.forward_backward(run, iteration)
         largest = torch.maximum(largest, explicit_errors(run, camera, view.pixel_errors))
         with torch.no_grad():
@@ -133,17 +85,16 @@ def test_e_k_of_several_views_is_their_largest_not_their_sum(scene, tmp_path):
     assert torch.allclose(errors, largest, rtol=1e-4, atol=1e-5 * largest.max().item())
 
 
-def test_views_of_all_sizes_count_alike(scene, tmp_path):
+def test_views_of_all_sizes_count_alike(loaded_scene, tmp_path):
     class Twice:
         """The scene, said to be of larger pictures elsewhere."""
 
         def __getattr__(self, name):
-            return 2 * scene.median_pixels if name == "median_pixels" else getattr(scene, name)
+            return 2 * loaded_scene.median_pixels if name == "median_pixels" else getattr(loaded_scene, name)
 
     found = []
-    for place in (scene, Twice()):
-        run = new_run(scene, tmp_path, variant="no_tag")
-        run.scene = place
+    for either in (loaded_scene, Twice()):
+        run = new_run(either, tmp_path, variant="no_tag")
         view = train.forward_backward(run, 1)
         with torch.no_grad():
             collect(run, phase(1, run.settings), view)
@@ -161,14 +112,14 @@ def gone_on_with(run, folder):
     return resume(find_resume_point({"start_checkpoint": str(path)}), run.scene, folder)
 
 
-def test_tags_through_clone_split_prune_and_resume(scene, tmp_path):
-    run = new_run(scene, tmp_path, variant="tag", error_floor=0.0, growth_cap=0.5)
+def test_tags_through_clone_split_prune_and_resume(loaded_scene, tmp_path):
+    run = new_run(loaded_scene, tmp_path, variant="tag", error_floor=0.0, growth_cap=0.5)
     model = run.model
     learn(run, 10)
     model.statistics["error"].zero_()
     model.statistics["error_views"].fill_(1)
     sizes = model.scales.amax(1)
-    run.settings.densification.percent_dense = sizes.median().item() / scene.extent
+    run.settings.densification.percent_dense = sizes.median().item() / loaded_scene.extent
     large, small = sizes.argmax().item(), sizes.argmin().item()
     model.statistics["error"][[large, small]] = 5.0
     model.tags["generation"][large], model.tags["birth"][small] = 2, 7
@@ -209,10 +160,10 @@ def test_tags_through_clone_split_prune_and_resume(scene, tmp_path):
 # Budgets
 
 
-def grown_run(scene, tmp_path, **flags):
+def grown_run(loaded_scene, tmp_path, **flags):
     shared = {"variant": "tag_gradprune", "densification_interval": 10, "prune_interval": 10}
     shared |= {"iterations": 150, "densify_until_iter": 101, "growth_cap": 0.5, "error_floor": 0.5}
-    run = new_run(scene, tmp_path, **shared | flags)
+    run = new_run(loaded_scene, tmp_path, **shared | flags)
     learn(run, run.settings.optimization.iterations)
     return run
 
@@ -223,45 +174,45 @@ def count(run):
 
 @pytest.mark.parametrize("budget", [80, 133])
 @pytest.mark.parametrize("densify_by", ["error", "gradient"])
-def test_a_budget_is_used_but_never_exceeded(scene, tmp_path, budget, densify_by):
+def test_a_budget_is_used_but_never_exceeded(loaded_scene, tmp_path, budget, densify_by):
     flags = {"densify_by": densify_by, "tag_lifespan": 30, "prune_until_iter": 150}
-    assert count(grown_run(scene, tmp_path, **flags)) > budget
-    assert 0.98 * budget <= count(grown_run(scene, tmp_path, max_gaussians=budget, **flags)) <= budget
+    assert count(grown_run(loaded_scene, tmp_path, **flags)) > budget
+    assert 0.98 * budget <= count(grown_run(loaded_scene, tmp_path, max_gaussians=budget, **flags)) <= budget
 
 
-def test_a_round_prunes_no_more_than_its_cap(scene, tmp_path):
-    run = new_run(scene, tmp_path, prune_opacity=0.99, prune_cap=0.05)  # all are low
+def test_a_round_prunes_no_more_than_its_cap(loaded_scene, tmp_path):
+    run = new_run(loaded_scene, tmp_path, prune_opacity=0.99, prune_cap=0.05)  # all are low
     assert int(density_control.select_for_pruning(run, phase(600, run.settings))[1].sum()) == math.ceil(
         0.05 * len(run.model)
     )
 
 
 @pytest.mark.parametrize("importance", ["none", "full"])
-def test_thinning_keeps_its_share_or_fills_the_budget(scene, tmp_path, importance):
+def test_thinning_keeps_its_share_or_fills_the_budget(loaded_scene, tmp_path, importance):
     flags = {"prune_by": "both", "importance": importance, "importance_from_iter": 20, "tag_lifespan": 10}
     flags |= {"iterations": 201, "prune_until_iter": 201}
-    run = grown_run(scene, tmp_path, **flags, prune_keep=0.25)
+    run = grown_run(loaded_scene, tmp_path, **flags, prune_keep=0.25)
     grown = run.totals.grown.item()
     assert count(run) == pytest.approx(0.25 * grown, rel=0.02)
     budget = round(0.3 * grown)
-    run = grown_run(scene, tmp_path, **flags, prune_keep=0.5, max_gaussians=budget)
+    run = grown_run(loaded_scene, tmp_path, **flags, prune_keep=0.5, max_gaussians=budget)
     assert run.totals.grown > 1.5 * budget
     assert 0.98 * budget <= count(run) <= budget
 
 
-def test_the_controller_fills_the_budget_by_importance_alone(scene, tmp_path):
+def test_the_controller_fills_the_budget_by_importance_alone(loaded_scene, tmp_path):
     flags = {"prune_by": "importance", "importance": "full", "importance_from_iter": 20, "tag_lifespan": 10}
     flags |= {"iterations": 211, "prune_until_iter": 201, "prune_keep": 0.5, "max_gaussians": 100}
-    run = grown_run(scene, tmp_path, **flags, importance_control="budget", lambda_importance=0.01)
+    run = grown_run(loaded_scene, tmp_path, **flags, importance_control="budget", lambda_importance=0.01)
     assert run.totals.grown > 150
     assert run.model.network is None and 98 <= count(run) <= 100
     assert 0.001 <= run.totals.lambda_importance <= 0.1 and run.totals.lambda_importance != 0.01
 
 
-def test_the_file_of_a_run_that_prunes_to_its_end_fills_the_budget(scene, tmp_path):
+def test_the_file_of_a_run_that_prunes_to_its_end_fills_the_budget(loaded_scene, tmp_path):
     flags = {"variant": "tag_gradprune_decomp", "prune_by": "importance", "importance_from_iter": 20}
     flags |= {"prune_until_iter": 30_000, "importance_until_iter": 0, "importance_start": 0.4}
-    run = grown_run(scene, tmp_path, **flags, max_gaussians=100, iterations=210)
+    run = grown_run(loaded_scene, tmp_path, **flags, max_gaussians=100, iterations=210)
     assert run.model.network is None and 98 <= count(run) == len(run.model) <= 100
 
 
@@ -288,9 +239,9 @@ def test_importance_that_could_not_be_learnt_or_steered_is_an_error(change, comp
         train.check_schedules(make_settings(STEERED | {"max_gaussians": 9} | change))
 
 
-def test_a_target_size_bounds_the_file(scene, tmp_path):
+def test_a_target_size_bounds_the_file(loaded_scene, tmp_path):
     target = 0.03
-    run = new_run(scene, tmp_path, variant="tag", target_size_mb=target)
+    run = new_run(loaded_scene, tmp_path, variant="tag", target_size_mb=target)
     size = []
     for extra in (0, 1):
         repeated = torch.arange(run.budget + extra) % len(run.model)
@@ -300,16 +251,16 @@ def test_a_target_size_bounds_the_file(scene, tmp_path):
         size.append((tmp_path / "x.ply").stat().st_size)
     assert 0.98 * 1e6 * target < size[0] <= 1e6 * target < size[1] + 64
     assert gaussians_in_ply(100, 3) == 0
-    limited = new_run(scene, tmp_path, target_size_mb=target, max_gaussians=7)
+    limited = new_run(loaded_scene, tmp_path, target_size_mb=target, max_gaussians=7)
     assert limited.budget == 7
 
 
-def test_more_points_than_the_budget_are_thinned_out_from_the_start(scene, tmp_path):
-    run = new_run(scene, tmp_path, max_gaussians=25)
+def test_more_points_than_the_budget_are_thinned_out_from_the_start(loaded_scene, tmp_path):
+    run = new_run(loaded_scene, tmp_path, max_gaussians=25)
     assert len(run.model) == 25
-    points = {tuple(point) for point in scene.points.xyz.astype("float32").tolist()}
+    points = {tuple(point) for point in loaded_scene.points.xyz.astype("float32").tolist()}
     assert {tuple(point) for point in run.model.means.tolist()} < points
-    again, other = (new_run(scene, tmp_path, max_gaussians=25, seed=seed) for seed in (0, 1))
+    again, other = (new_run(loaded_scene, tmp_path, max_gaussians=25, seed=seed) for seed in (0, 1))
     assert torch.equal(run.model.means, again.model.means)
     assert not torch.equal(run.model.means, other.model.means)
 
@@ -317,15 +268,15 @@ def test_more_points_than_the_budget_are_thinned_out_from_the_start(scene, tmp_p
 # Importance
 
 
-def importance_run(scene, tmp_path, iterations=8, **flags):
+def importance_run(loaded_scene, tmp_path, iterations=8, **flags):
     flags = {"variant": "tag_gradprune_decomp", "importance_from_iter": 3} | flags
-    run = new_run(scene, tmp_path, **flags)
+    run = new_run(loaded_scene, tmp_path, **flags)
     learn(run, iterations)
     return run
 
 
-def test_importance_never_sees_opacity(scene, tmp_path):
-    run = importance_run(scene, tmp_path)
+def test_importance_never_sees_opacity(loaded_scene, tmp_path):
+    run = importance_run(loaded_scene, tmp_path)
     before = run.model.compute_importance().detach()
     assert before.std() > 0
     with torch.no_grad():
@@ -337,8 +288,8 @@ def test_importance_never_sees_opacity(scene, tmp_path):
 
 
 @pytest.mark.parametrize("kind", sorted(INPUTS))
-def test_importance_starts_late_at_its_start_value(scene, tmp_path, kind):
-    run = importance_run(scene, tmp_path, iterations=2, importance=kind, importance_start=0.9)
+def test_importance_starts_late_at_its_start_value(loaded_scene, tmp_path, kind):
+    run = importance_run(loaded_scene, tmp_path, iterations=2, importance=kind, importance_start=0.9)
     assert run.model.compute_importance() is None
     train.set_schedules(run, phase(3, run.settings))
     assert torch.allclose(run.model.compute_importance(), torch.tensor(0.9))
@@ -350,10 +301,10 @@ def test_importance_starts_late_at_its_start_value(scene, tmp_path, kind):
     )
 
 
-def test_the_price_of_the_undecided_reaches_the_network(scene, tmp_path):
+def test_the_price_of_the_undecided_reaches_the_network(loaded_scene, tmp_path):
     gradients = []
     for price in (0.0, 2.0):
-        run = importance_run(scene, tmp_path, 2, importance_start=0.9, lambda_binary=price)
+        run = importance_run(loaded_scene, tmp_path, 2, importance_start=0.9, lambda_binary=price)
         train.set_schedules(run, phase(3, run.settings))
         loss = train.forward_backward(run, 3).loss.item()
         gradients.append(run.model.network.bias.grad.item())
@@ -361,23 +312,23 @@ def test_the_price_of_the_undecided_reaches_the_network(scene, tmp_path):
     assert gradients[1] - gradients[0] == pytest.approx(2.0 * loss * slope, rel=1e-3)
 
 
-def test_the_share_of_the_error_never_rises(scene, tmp_path):
+def test_the_share_of_the_error_never_rises(loaded_scene, tmp_path):
     """Else pruning, which raises the error, would lead to more pruning."""
-    run, shares = new_run(scene, tmp_path, variant="tag_gradprune"), []
+    run, shares = new_run(loaded_scene, tmp_path, variant="tag_gradprune"), []
     for spoil in (False, False, True, False):
         if spoil:  # nearly nothing is seen: the error of this round is large
             with torch.no_grad():
                 run.model.raw["opacities"].fill_(-8.0)
-        learn(run, len(scene.train))
+        learn(run, len(loaded_scene.train))
         shares.append(run.totals.mean_error_per_gaussian.item())
     assert shares == sorted(shares, reverse=True) and shares[1] < shares[0]
     assert shares[2] == shares[1], "the spoilt round"
 
 
 @pytest.mark.parametrize("kind", ["sampled", "soft"])
-def test_settled_importance_leaves_what_a_file_would_hold(scene, tmp_path, kind):
+def test_settled_importance_leaves_what_a_file_would_hold(loaded_scene, tmp_path, kind):
     run = importance_run(
-        scene, tmp_path, importance_gate=kind, importance_until_iter=20, importance_start=0.6
+        loaded_scene, tmp_path, importance_gate=kind, importance_until_iter=20, importance_start=0.6
     )
     with torch.no_grad():
         run.model.raw["latents"].normal_(std=3.0, generator=torch.Generator().manual_seed(0))
@@ -398,8 +349,10 @@ def test_settled_importance_leaves_what_a_file_would_hold(scene, tmp_path, kind)
     assert all(torch.isfinite(values).all() for values in run.model.raw.values())
 
 
-def test_settling_leaves_what_fills_the_budget(scene, tmp_path):
-    run = importance_run(scene, tmp_path, importance_until_iter=20, importance_start=0.4, max_gaussians=30)
+def test_settling_leaves_what_fills_the_budget(loaded_scene, tmp_path):
+    run = importance_run(
+        loaded_scene, tmp_path, importance_until_iter=20, importance_start=0.4, max_gaussians=30
+    )
     with torch.no_grad():
         run.model.raw["latents"].normal_(generator=torch.Generator().manual_seed(0))
     before, run.settings.densification.max_gaussians = len(run.model), 20
@@ -409,8 +362,8 @@ def test_settling_leaves_what_fills_the_budget(scene, tmp_path):
     assert {tuple(m) for m in run.model.means.tolist()} == {tuple(m) for m in best.tolist()}
 
 
-def test_children_inherit_the_latent(scene, tmp_path):
-    run = importance_run(scene, tmp_path)
+def test_children_inherit_the_latent(loaded_scene, tmp_path):
+    run = importance_run(loaded_scene, tmp_path)
     model = run.model
     with torch.no_grad():
         model.raw["latents"].copy_(torch.arange(len(model))[:, None].expand(-1, 4))
@@ -437,8 +390,8 @@ def test_gates():
         assert torch.equal(gradient, torch.ones_like(s))
 
 
-def test_random_gates_and_backgrounds_follow_from_seed_and_iteration(scene, tmp_path):
-    runs = [importance_run(scene, tmp_path, random_background=True, seed=seed) for seed in (1, 1, 2)]
+def test_random_gates_and_backgrounds_follow_from_seed_and_iteration(loaded_scene, tmp_path):
+    runs = [importance_run(loaded_scene, tmp_path, random_background=True, seed=seed) for seed in (1, 1, 2)]
     runs[1].generator.manual_seed(5)  # has no part in them
     gates, backgrounds = [], []
     for run, iteration in zip([*runs, runs[0]], (4, 4, 4, 5)):
@@ -451,15 +404,15 @@ def test_random_gates_and_backgrounds_follow_from_seed_and_iteration(scene, tmp_
     assert torch.equal(choose_background(runs[0]), torch.zeros(3))  # for measuring
 
 
-def test_the_exported_file_shows_what_the_importance_leaves(scene, tmp_path):
-    run = importance_run(scene, tmp_path, importance_gate="soft")
+def test_the_exported_file_shows_what_the_importance_leaves(loaded_scene, tmp_path):
+    run = importance_run(loaded_scene, tmp_path, importance_gate="soft")
     with torch.no_grad():
         run.model.network.bias.fill_(0.3)
     baked, background = run.model.baked("soft"), choose_background(run)
     baked.save_ply(tmp_path / "x.ply")
     read = GaussianModel.load_ply(tmp_path / "x.ply", run.model.device)
     read.active_sh_degree = baked.active_sh_degree
-    camera = scene.train[0]
+    camera = loaded_scene.train[0]
     with torch.no_grad():
         folded = render(camera, baked, background).image
         assert torch.allclose(render(camera, read, background).image, folded, atol=1e-5)
@@ -471,8 +424,8 @@ def test_the_exported_file_shows_what_the_importance_leaves(scene, tmp_path):
         )
 
 
-def test_the_record_says_how_importance_goes_with_what_it_leaves_of_opacity(scene, tmp_path):
-    run = importance_run(scene, tmp_path, importance="latent")
+def test_the_record_says_how_importance_goes_with_what_it_leaves_of_opacity(loaded_scene, tmp_path):
+    run = importance_run(loaded_scene, tmp_path, importance="latent")
     monitoring.record_distributions(run, 1)
     assert "s_k" in run.history.record["distributions"][0]["values"]
     with torch.no_grad():
@@ -497,8 +450,8 @@ def test_no_correlation_with_what_does_not_vary():
     assert monitoring.correlation(rising[:1], rising[:1]) is None
 
 
-def test_what_nobody_can_see_is_not_exported(scene, tmp_path):
-    run = importance_run(scene, tmp_path, importance="latent")
+def test_what_nobody_can_see_is_not_exported(loaded_scene, tmp_path):
+    run = importance_run(loaded_scene, tmp_path, importance="latent")
     with torch.no_grad():
         run.model.network.bias.fill_(-5.0)
         run.model.network.out.fill_(1.0)
@@ -512,8 +465,10 @@ def test_what_nobody_can_see_is_not_exported(scene, tmp_path):
     assert (run.model.baked("soft").opacities >= SMALLEST_ALPHA * 0.999).all()
 
 
-def test_importance_prunes_without_any_opacity_rule(scene, tmp_path):
-    run = importance_run(scene, tmp_path, prune_by="importance", tag_lifespan=0, tag_patience=1, prune_cap=0)
+def test_importance_prunes_without_any_opacity_rule(loaded_scene, tmp_path):
+    run = importance_run(
+        loaded_scene, tmp_path, prune_by="importance", tag_lifespan=0, tag_patience=1, prune_cap=0
+    )
     with torch.no_grad():
         run.model.raw["opacities"].fill_(-9.0)
     assert not density_control.select_for_pruning(run, phase(100, run.settings))[1].any()
@@ -528,9 +483,9 @@ def test_importance_prunes_without_any_opacity_rule(scene, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "gone"), [("gradient", [1]), ("importance", [0]), ("both", [0, 1])])
-def test_a_low_energy_or_a_low_importance_prunes_by_both(scene, tmp_path, kind, gone):
+def test_a_low_energy_or_a_low_importance_prunes_by_both(loaded_scene, tmp_path, kind, gone):
     flags = {"tag_lifespan": 0, "tag_patience": 1, "prune_cap": 0}
-    run = importance_run(scene, tmp_path, prune_by=kind, importance="latent", **flags)
+    run = importance_run(loaded_scene, tmp_path, prune_by=kind, importance="latent", **flags)
     network, latents, totals = run.model.network, run.model.raw["latents"], run.totals
     with torch.no_grad():
         for weights, value in ((network.hidden, 1), (network.hidden_bias, 0), (network.out, 1)):
@@ -592,11 +547,15 @@ def test_the_table_has_all_variants_and_a_lambda_given_by_hand_wins():
     assert settings["lambda_importance"] == 0.3 and settings["prune_by"] == "both"
 
 
-def test_the_gap_between_file_and_training_render_is_reported(scene, tmp_path):
+def test_the_gap_between_file_and_training_render_is_reported(loaded_scene, tmp_path):
     gaps = {}
     for kind in ("soft", "sampled"):
         run = new_run(
-            scene, tmp_path, variant="tag_gradprune_decomp", importance_gate=kind, importance_from_iter=1
+            loaded_scene,
+            tmp_path,
+            variant="tag_gradprune_decomp",
+            importance_gate=kind,
+            importance_from_iter=1,
         )
         learn(run, 3)
         state = run.generator.get_state()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from scene_files import Model, write_photo, write_text
-from test_cli import FLAGS, fails, run_here  # noqa: F401
+from commands import FLAGS, fails
 from tiny_scene import HEIGHT, VIEWS, WIDTH, write_tiny_scene
 
 import train
@@ -101,7 +101,7 @@ def test_half_of_the_memory_is_for_photos(scene):
         assert all((without_images.image is not None) == kept for without_images in cameras)
 
 
-def test_training_comes_to_the_same_bytes(run_here, scene, tmp_path):  # noqa: F811
+def test_training_comes_to_the_same_bytes(run_here, scene, tmp_path):
     for name, more in (("near", ()), ("far", ("--max_memory_gb", "1e-6"))):
         process = run_here("train.py", "-s", scene, "-m", tmp_path / name, "--eval", *FLAGS, *more)
         assert process.returncode == 0, process.stderr
@@ -111,7 +111,7 @@ def test_training_comes_to_the_same_bytes(run_here, scene, tmp_path):  # noqa: F
     assert len(list((tmp_path / "far").rglob("renders/*.png"))) == VIEWS
 
 
-def test_a_damaged_photo_is_found_before_training_though_it_is_not_kept(run_here, tmp_path):  # noqa: F811
+def test_a_damaged_photo_is_found_before_training_though_it_is_not_kept(run_here, tmp_path):
     scene = write_tiny_scene(tmp_path / "scene")
     path = scene / "images" / "view_7.png"
     path.write_bytes(path.read_bytes()[:-300])

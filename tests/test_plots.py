@@ -9,7 +9,7 @@ pytest.importorskip("matplotlib")
 
 from evaluation import plots, tables
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from test_tables import ITERATIONS, write_run
+from measured_runs import ITERATIONS, write_run
 from utils.files import read_json, write_json
 from utils.images import read_image, write_png
 

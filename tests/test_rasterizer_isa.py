@@ -18,7 +18,7 @@ TESTS = Path(__file__).resolve().parent
 NAMES = ("degree 3, antialiasing", "no extras", "covariances given", "one pixel", "tall")
 SCRIPT = """
 import sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], f"{sys.argv[1]}/helpers"]
 import torch
 import raster_scenes as scenes
 from backends import backends

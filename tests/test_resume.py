@@ -13,7 +13,7 @@ import sys
 import time
 
 import pytest
-from test_cli import fails, run_here, scene  # noqa: F401  a small scene
+from commands import fails
 
 import train
 from arguments import VARIANTS
@@ -51,7 +51,7 @@ def stop_at(monkeypatch):
 
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
 def test_every_variant_that_was_stopped_goes_on_to_the_same_bytes(
-    run_here, scene, tmp_path, stop_at, variant  # noqa: F811
+    run_here, scene, tmp_path, stop_at, variant
 ):  # fmt: skip
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     begin = ("train.py", "-s", scene, "--variant", variant, *FLAGS)
@@ -74,7 +74,7 @@ def test_every_variant_that_was_stopped_goes_on_to_the_same_bytes(
     assert set(records[0]["given"]) - {"source_path"} <= set(records[1]["given"])
 
 
-def test_without_a_checkpoint_a_run_begins_anew_with_its_settings(run_here, scene, tmp_path, stop_at):  # noqa: F811
+def test_without_a_checkpoint_a_run_begins_anew_with_its_settings(run_here, scene, tmp_path, stop_at):
     begin = ("train.py", "-s", scene, *FLAGS, "--seed", 5)
     assert run_here(*begin, "-m", tmp_path / "whole").returncode == 0
     stop_at(3)
@@ -85,7 +85,7 @@ def test_without_a_checkpoint_a_run_begins_anew_with_its_settings(run_here, scen
     assert ply(tmp_path / "run") == ply(tmp_path / "whole")
 
 
-def test_resuming_a_folder_that_holds_nothing_begins_the_run(run_here, scene, tmp_path):  # noqa: F811
+def test_resuming_a_folder_that_holds_nothing_begins_the_run(run_here, scene, tmp_path):
     begin = ("train.py", "-s", scene, "--iterations", 3, "-m", tmp_path / "run", "--resume", "--threads", 1)
     assert run_here(*begin).returncode == 0
     assert fails(run_here(*begin), "this run is finished")
@@ -118,13 +118,13 @@ def test_the_newest_checkpoint_is_gone_on_with(tmp_path):
         (["--start_checkpoint", "x"], "--resume and --start_checkpoint exclude each other"),
     ],
 )
-def test_what_would_change_the_run_is_refused_by_name(run_here, scene, tmp_path, stop_at, flags, complaint):  # noqa: F811
+def test_what_would_change_the_run_is_refused_by_name(run_here, scene, tmp_path, stop_at, flags, complaint):
     stop_at(2)
     assert run_here("train.py", "-s", scene, "-m", tmp_path / "run", *FLAGS).returncode == 130
     assert fails(run_here("train.py", "-m", tmp_path / "run", "--resume", *flags), complaint)
 
 
-def test_what_changes_nothing_may_be_told_anew(run_here, scene, tmp_path, stop_at):  # noqa: F811
+def test_what_changes_nothing_may_be_told_anew(run_here, scene, tmp_path, stop_at):
     stop_at(2)
     assert run_here("train.py", "-s", scene, "-m", tmp_path / "run", *FLAGS).returncode == 130
     stop_at(0)
@@ -133,12 +133,12 @@ def test_what_changes_nothing_may_be_told_anew(run_here, scene, tmp_path, stop_a
     assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
 
 
-def test_resuming_needs_to_know_which_run(run_here, tmp_path):  # noqa: F811
+def test_resuming_needs_to_know_which_run(run_here, tmp_path):
     assert fails(run_here("train.py", "--resume"), "give its folder with -m")
     assert fails(run_here("train.py", "--resume", "-m", tmp_path / "none"), "which scene?")
 
 
-def test_a_folder_with_a_run_asks_what_to_do(run_here, scene, tmp_path, stop_at):  # noqa: F811
+def test_a_folder_with_a_run_asks_what_to_do(run_here, scene, tmp_path, stop_at):
     stop_at(2)
     begin = ("train.py", "-s", scene, "-m", tmp_path / "run", *FLAGS)
     assert run_here(*begin).returncode == 130
@@ -148,14 +148,14 @@ def test_a_folder_with_a_run_asks_what_to_do(run_here, scene, tmp_path, stop_at)
 # Two at once, and folders that cannot be written
 
 
-def test_a_second_run_into_the_same_folder_is_refused(run_here, scene, tmp_path):  # noqa: F811
+def test_a_second_run_into_the_same_folder_is_refused(run_here, scene, tmp_path):
     with run_folder.claimed(tmp_path / "run"):
         begin = ("train.py", "-s", scene, "-m", tmp_path / "run", *FLAGS)
         assert fails(run_here(*begin), "another run is training into this folder")
     assert run_here(*begin).returncode == 0
 
 
-def test_a_folder_that_cannot_be_written_is_said_before_the_scene_is_read(run_here, tmp_path):  # noqa: F811
+def test_a_folder_that_cannot_be_written_is_said_before_the_scene_is_read(run_here, tmp_path):
     assert fails(run_here("train.py", "-s", tmp_path / "none", "-m", "/proc/run"), "/proc/run")
 
 
@@ -171,14 +171,14 @@ def test_only_what_a_killed_run_was_writing_is_cleared_away(tmp_path):
     assert left == sorted(kept) and (tmp_path / ".probe").read_bytes() == b"mine"
 
 
-def test_a_failed_start_leaves_no_empty_folder(run_here, tmp_path):  # noqa: F811
+def test_a_failed_start_leaves_no_empty_folder(run_here, tmp_path):
     assert fails(
         run_here("train.py", "-s", tmp_path / "none", "-m", tmp_path / "run"), "scene folder not found"
     )
     assert not (tmp_path / "run").exists()
 
 
-def test_a_full_disk_does_not_end_training_at_a_checkpoint(run_here, scene, tmp_path, monkeypatch):  # noqa: F811
+def test_a_full_disk_does_not_end_training_at_a_checkpoint(run_here, scene, tmp_path, monkeypatch):
     def full(path, tensors, record):
         raise OSError(errno.ENOSPC, "could not be written: No space left on device", str(path))
 
@@ -216,7 +216,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", place], check=True)
 
 
-def test_a_disk_that_fills_up_ends_with_a_sentence_and_whole_files(run_here, scene, small_disk):  # noqa: F811
+def test_a_disk_that_fills_up_ends_with_a_sentence_and_whole_files(run_here, scene, small_disk):
     flags = [*FLAGS, "--save_iterations", *map(str, range(10, 60, 2)), "--checkpoint_iterations", "9"]
     process = run_here("train.py", "-s", scene, "-m", small_disk / "run", *flags)
     assert fails(process, "No space left on device")
@@ -262,7 +262,7 @@ def command_of(*arguments):
     return [sys.executable, train.__file__, *map(str, arguments)]
 
 
-def test_sigterm_keeps_what_is_done(scene, tmp_path):  # noqa: F811
+def test_sigterm_keeps_what_is_done(scene, tmp_path):
     flags = ("-s", scene, "-m", tmp_path / "run", "--iterations", 10**6, "--threads", 1, "--disable_viewer")
     process = subprocess.Popen(command_of(*flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline().startswith("Training ")
@@ -293,7 +293,7 @@ def check_whole(folder):
     return count
 
 
-def kill_again_and_again(scene, tmp_path, times, seed):  # noqa: F811
+def kill_again_and_again(scene, tmp_path, times, seed):
     """Kill a run at random moments, each time gone on with; whenever it is finished, it has to begin again."""
     begin = ("-s", scene, "--variant", "tag_gradprune_decomp", *FLAGS, "--checkpoint_every", "1e-9")
     begin += ("--checkpoint_iterations", *range(5, ITERATIONS, 10))
@@ -319,10 +319,10 @@ def kill_again_and_again(scene, tmp_path, times, seed):  # noqa: F811
     assert not list(folder.rglob(files.LEFTOVERS))
 
 
-def test_a_run_killed_five_times_ends_in_the_same_bytes(scene, tmp_path):  # noqa: F811
+def test_a_run_killed_five_times_ends_in_the_same_bytes(scene, tmp_path):
     kill_again_and_again(scene, tmp_path, 5, seed=0)
 
 
 @pytest.mark.long
-def test_a_run_killed_fifty_times_ends_in_the_same_bytes(scene, tmp_path):  # noqa: F811
+def test_a_run_killed_fifty_times_ends_in_the_same_bytes(scene, tmp_path):
     kill_again_and_again(scene, tmp_path, 50, seed=1)

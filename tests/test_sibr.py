@@ -10,7 +10,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from test_method import learn, new_run, scene  # noqa: F401  a small scene
+from training_runs import learn, new_run
 
 from training import viewers
 from utils.images import to_bytes
@@ -67,10 +67,10 @@ def request_for(camera, **changes):
     } | changes  # fmt: skip
 
 
-def test_training_shows_what_its_cameras_see(scene, tmp_path, viewer):  # noqa: F811
-    run = new_run(scene, tmp_path, source_path="/scenes/tiny")
+def test_training_shows_what_its_cameras_see(loaded_scene, tmp_path, viewer):
+    run = new_run(loaded_scene, tmp_path, source_path="/scenes/tiny")
     learn(run, 5)
-    client, camera = Client(viewer), scene.train[2]
+    client, camera = Client(viewer), loaded_scene.train[2]
     client.ask(**request_for(camera))
     viewers.Viewers(viewer).show(run)
     image, name = client.answer(camera.width, camera.height)
@@ -81,17 +81,18 @@ def test_training_shows_what_its_cameras_see(scene, tmp_path, viewer):  # noqa: 
     assert "is watching" in viewer.said[0]
 
 
-def test_watching_changes_nothing(scene, tmp_path, viewer):  # noqa: F811
+def test_watching_changes_nothing(loaded_scene, tmp_path, viewer):
     runs = [
-        new_run(scene, tmp_path, variant="tag_gradprune_decomp", importance_from_iter=2) for _ in range(2)
+        new_run(loaded_scene, tmp_path, variant="tag_gradprune_decomp", importance_from_iter=2)
+        for _ in range(2)
     ]
     client = Client(viewer)
     for _ in range(6):
         for run in runs:
             learn(run, 1)
-        client.ask(**request_for(scene.train[0]))
+        client.ask(**request_for(loaded_scene.train[0]))
         viewers.Viewers(viewer).show(runs[0])
-        client.answer(scene.train[0].width, scene.train[0].height)
+        client.answer(loaded_scene.train[0].width, loaded_scene.train[0].height)
     for name, values in runs[0].model.raw.items():
         assert torch.equal(values, runs[1].model.raw[name]), name
 
@@ -190,11 +191,11 @@ def test_a_viewer_that_stops_in_the_middle_does_not_stop_training(viewer, monkey
     assert "closed the connection" in viewer.said[-1]
 
 
-def test_a_port_that_is_taken_is_said_and_training_goes_on(scene, tmp_path, viewer):  # noqa: F811
+def test_a_port_that_is_taken_is_said_and_training_goes_on(loaded_scene, tmp_path, viewer):
     class Said(list):
         say = list.append
 
-    run, said = new_run(scene, tmp_path, port=viewer.address[1]), Said()
+    run, said = new_run(loaded_scene, tmp_path, port=viewer.address[1]), Said()
     viewers.open_viewers(run, said).show(run)
     assert "No network viewer at 127.0.0.1:" in said[0]
     run.settings.run.disable_viewer = True

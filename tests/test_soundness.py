@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from test_cli import fails, run_here, scene  # noqa: F401  a small scene
+from commands import fails
 
 import train
 from utils import checkpoints, run_folder
@@ -32,7 +32,7 @@ def spoil(monkeypatch):
 
 @pytest.mark.parametrize("name", ["means", "scales", "sh_rest", "opacities"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_gradient_that_is_no_number_ends_training_at_once(run_here, scene, tmp_path, spoil, name, value):  # noqa: F811
+def test_a_gradient_that_is_no_number_ends_training_at_once(run_here, scene, tmp_path, spoil, name, value):
     spoil(17, name, value)
     process = run_here("train.py", "-s", scene, "-m", tmp_path / "run", *FLAGS)
     assert fails(process, f"iteration 17: the {name} of 1 of 60 Gaussians have become NaN or infinite")
@@ -42,13 +42,13 @@ def test_a_gradient_that_is_no_number_ends_training_at_once(run_here, scene, tmp
     assert run_folder.saved_iterations(tmp_path / "run") == []  # no Gaussians that are none
 
 
-def test_without_a_checkpoint_that_is_said(run_here, scene, tmp_path, spoil):  # noqa: F811
+def test_without_a_checkpoint_that_is_said(run_here, scene, tmp_path, spoil):
     spoil(4, "quats", float("nan"))
     process = run_here("train.py", "-s", scene, "-m", tmp_path / "run", *FLAGS)
     assert fails(process, "there is no checkpoint from before that")
 
 
-def test_a_loss_that_is_no_number_ends_training_at_once(run_here, scene, tmp_path, monkeypatch):  # noqa: F811
+def test_a_loss_that_is_no_number_ends_training_at_once(run_here, scene, tmp_path, monkeypatch):
     exact = train.policy.training_loss
 
     def broken(image, gt_image, share):
@@ -62,7 +62,7 @@ def test_a_loss_that_is_no_number_ends_training_at_once(run_here, scene, tmp_pat
 
 def test_a_model_that_is_unsound_is_not_written_over_a_good_checkpoint(
     run_here, scene, tmp_path, monkeypatch
-):  # noqa: F811
+):
     saved = []
     monkeypatch.setattr("training.run.save_checkpoint", lambda path, *_: saved.append(path))
     monkeypatch.setattr(train, "check_numbers", lambda *_: None)  # as on a GPU, between two looks
@@ -77,7 +77,7 @@ def test_a_model_that_is_unsound_is_not_written_over_a_good_checkpoint(
     assert fails(process, "iteration 10: the means of 1 of 60") and saved == []
 
 
-def test_a_view_that_shows_nothing_is_named_once(run_here, scene, tmp_path):  # noqa: F811
+def test_a_view_that_shows_nothing_is_named_once(run_here, scene, tmp_path):
     turned = tmp_path / "scene"
     shutil.copytree(scene, turned)
     images = turned / "sparse" / "0" / "images.txt"
@@ -93,7 +93,7 @@ def test_a_view_that_shows_nothing_is_named_once(run_here, scene, tmp_path):  # 
     assert "No Gaussian is seen in the view view_4.png: is its camera right?" in process.stdout
 
 
-def test_a_gaussian_that_explodes_ends_training(run_here, scene, tmp_path, monkeypatch):  # noqa: F811
+def test_a_gaussian_that_explodes_ends_training(run_here, scene, tmp_path, monkeypatch):
     step = train.collect
 
     def collect(run, due, view):

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from arguments import make_settings
-from test_method import learn
 from thin_scene import FLOATERS, is_floater, is_thread, make_thin_scene
 from training.run import start
+from training_runs import learn
 
 ITERATIONS = 2000
 SHIPPED = {"variant": "tag_gradprune_decomp", "scale_schedule": True, "iterations": ITERATIONS}
