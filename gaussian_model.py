@@ -55,7 +55,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Statistic:
-    """One number that is collected per Gaussian, of rendering it; zero for new Gaussians."""
+    """One number that rendering yields per Gaussian; zero for new Gaussians."""
 
     name: str
     dtype: torch.dtype
@@ -64,7 +64,7 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Tag:
-    """One whole number that a Gaussian carries through its life."""
+    """One whole number that a Gaussian keeps through its life."""
 
     name: str
 
@@ -117,7 +117,10 @@ NORMALS = ["nx", "ny", "nz"]  # in 3DGS's files, always 0, after the positions
 
 
 class ImportanceMLP(nn.Module):
-    """logit(s_k) = MLP(x_k) with one hidden layer; x_k are features of the Gaussian and its latent."""
+    """The network logit(s_k) = MLP(x_k) with one hidden layer.
+
+    X_k: features of the Gaussian, and its latent.
+    """
 
     def __init__(
         self,
@@ -145,7 +148,10 @@ class ImportanceMLP(nn.Module):
         self.to(center.device)
 
     def forward(self, raw: dict[str, Tensor]) -> Tensor:
-        """s (N, 1) of Gaussians given by raw parameters. Differentiable in the network and the latents."""
+        """Return s (N, 1) of Gaussians given by raw parameters.
+
+        Differentiable in the network and the latents.
+        """
         if not INPUTS[self.kind]:
             return self.bias.sigmoid().expand(len(raw["means"]), 1)
         parts = []
@@ -175,7 +181,7 @@ class ImportanceMLP(nn.Module):
 
 
 def _octaves(position: Tensor) -> list[Tensor]:
-    """The position, and sine and cosine of pi, 2 pi, 4 pi ... times it."""
+    """Return the positions, and sine and cosine of pi, 2 pi, 4 pi ... times them."""
     parts, sine, cosine = [position], (math.pi * position).sin(), (math.pi * position).cos()
     for _ in range(OCTAVES):
         parts += [sine, cosine]
@@ -184,7 +190,7 @@ def _octaves(position: Tensor) -> list[Tensor]:
 
 
 def _sh_energy(sh_rest: Tensor) -> Tensor:  # (N, K - 1, 3) -> (N, 3)
-    """Norm of each degree's coefficients; zero for degrees that are not there."""
+    """Return the norm of each degree's coefficients; zero for degrees that the model lacks."""
     squares = sh_rest.square().sum(2)
     energy = sh_rest.new_zeros(len(sh_rest), MAX_DEGREE)
     for degree in range(1, MAX_DEGREE + 1):
@@ -193,7 +199,7 @@ def _sh_energy(sh_rest: Tensor) -> Tensor:  # (N, K - 1, 3) -> (N, 3)
 
 
 def gate(probability: Tensor, kind: str, key: int) -> Tensor:
-    """What the rasterizer sees of s (N, 1) in training: itself (soft), or 0 and 1 with the gradient of s.
+    """Return what the rasterizer gets of s (N, 1) in training: s (soft), or 0 and 1 with the gradient of s.
 
     sampled: 1 with probability s (as MaskGaussian, Liu et al. 2024), by the random numbers of `key`;
     rounded: 1 where s reaches a half.
@@ -207,15 +213,15 @@ def gate(probability: Tensor, kind: str, key: int) -> Tensor:
 
 
 def deterministic_gate(probability: Tensor, kind: str, threshold: float = OPEN_FROM) -> Tensor:
-    """The same (N, 1) for files and measuring: nothing is left to chance."""
+    """Return the gates (N, 1) for files and measures, without chance: s (soft), or 1 from `threshold` on."""
     return probability if kind == "soft" else (probability >= threshold).to(probability)
 
 
 class GaussianModel:
-    """N Gaussians. `raw` holds the unconstrained tensors by name, the properties their activated values."""
+    """N Gaussians: `raw` holds the unconstrained tensors by name, the properties their activated values."""
 
     def __init__(self, raw: dict[str, Tensor]) -> None:
-        """`raw`: one tensor (N, ...) per entry of PARAMETERS; K follows from `sh_rest`."""
+        """Take one tensor (N, ...) per entry of PARAMETERS; K follows from `sh_rest`."""
         self.raw = {name: values.detach() for name, values in raw.items()}
         self.sh_degree = degree_of(1 + self.raw["sh_rest"].shape[1])
         self.active_sh_degree = self.sh_degree
@@ -236,7 +242,10 @@ class GaussianModel:
         opacity: float,
         device: torch.device,
     ) -> GaussianModel:
-        """One round Gaussian per point, as large as its 3 nearest neighbours are far (Kerbl et al. 2023)."""
+        """Return one isotropic Gaussian per point, sized by its 3 nearest neighbors (Kerbl et al. 2023).
+
+        Raise ValueError without points.
+        """
         if len(xyz) == 0:
             raise ValueError("the scene has no points to start from")
         means = torch.as_tensor(np.asarray(xyz, np.float32), device=device)
@@ -294,7 +303,7 @@ class GaussianModel:
     # Training
 
     def start_training(self, settings: OptimizationSettings) -> None:
-        """Give every parameter gradients and an Adam group of its own, without state."""
+        """Give every parameter gradients and an Adam group, without state."""
         for name in self.raw:
             self.raw[name] = torch.nn.Parameter(self.raw[name].contiguous())
         groups = [
@@ -307,7 +316,7 @@ class GaussianModel:
     def start_importance(
         self, settings: ImportanceSettings, extent: float, generator: torch.Generator
     ) -> None:
-        """Give every Gaussian a latent, and all of them the network that computes their importance."""
+        """Give every Gaussian a latent, and the model the network that computes importance."""
         self.network = ImportanceMLP(
             settings.importance,
             settings.importance_start,
@@ -326,7 +335,7 @@ class GaussianModel:
 
     @torch.no_grad()
     def bake_importance(self, gate: str, threshold: float) -> None:
-        """Drop what `gate` shuts below `threshold`; training goes on without network and latents."""
+        """Drop the Gaussians that `gate` closes below `threshold`, and the network and latents with them."""
         opacities, seen = self._gated_opacities(gate, threshold)
         self.network = self.network_optimizer = None
         if "latents" in self.raw:
@@ -337,7 +346,7 @@ class GaussianModel:
         self.keep(seen)
 
     def _gated_opacities(self, gate: str, threshold: float = OPEN_FROM) -> tuple[Tensor, Tensor]:
-        """Raw opacities (N, 1) times what `gate` makes of the importance; which (N,) bool can be seen then."""
+        """Return raw opacities (N, 1) of opacity times gate, and the mask (N,) of those still visible."""
         shares = deterministic_gate(self.compute_importance(), gate, threshold)
         opacities = self.opacities * shares
         raw = torch.where(shares == 1, self.raw["opacities"], opacities.logit())
@@ -349,9 +358,9 @@ class GaussianModel:
                 group["lr"] = rate
 
     def step(self, visible: Tensor) -> None:  # (N,) bool
-        """One Adam step on the gradients at hand, which are dropped. Sparse Adam leaves the invisible alone.
+        """Take one Adam step and drop the gradients. Sparse Adam steps visible Gaussians only.
 
-        Gaussians stay as they are if rows came or went since the backward pass: their new tensors have no
+        Nothing changes if rows were added or dropped since the backward pass: the new tensors have no
         gradients.
         """
         if self.network_optimizer is not None:
@@ -366,7 +375,7 @@ class GaussianModel:
         self.optimizer.zero_grad(set_to_none=True)
 
     def unsound(self) -> list[str]:
-        """What a step has left a NaN or an infinity in, such as `scales of 3 of 5,000 Gaussians`."""
+        """Return what has become NaN or infinite, such as `scales of 3 of 5,000 Gaussians`."""
         flags = self.optimizer.unsound.tolist()
         names = [group["name"] for group, flag in zip(self.optimizer.param_groups, flags) if flag]
         found = [f"{name} of {self._count_unsound(name):,} of {len(self):,} Gaussians" for name in names]
@@ -381,7 +390,7 @@ class GaussianModel:
         return int((~self.raw[name].detach().isfinite().flatten(1).all(1)).sum())
 
     def reset_statistics(self, since: str) -> None:
-        """Begin anew what is collected `since` then."""
+        """Set the statistics that are collected `since` then to zero."""
         for row in STATISTICS:
             if row.since == since:
                 self.statistics[row.name] = self.means.new_zeros(len(self), dtype=row.dtype)
@@ -389,7 +398,7 @@ class GaussianModel:
     # Row surgery: parameters, their Adam moments, statistics and tags always move together
 
     def rows(self, mask: Tensor) -> dict[str, Tensor]:  # (N,) bool
-        """Copies of the raw parameters and tags of the chosen Gaussians."""
+        """Return copies of the raw parameters and tags of the Gaussians in `mask`."""
         return _chosen_rows(self.raw | self.tags, mask)
 
     def append(self, rows: dict[str, Tensor]) -> None:
@@ -403,7 +412,7 @@ class GaussianModel:
         self.tags = {name: torch.cat([values, rows[name]]) for name, values in self.tags.items()}
 
     def keep(self, mask: Tensor) -> None:  # (N,) bool
-        """Drop the Gaussians that `mask` does not choose."""
+        """Drop the Gaussians that are not in `mask`."""
         kept = _indices_of(mask)
         for name in self.raw:
             rows = self.raw[name].detach().index_select(0, kept)
@@ -435,10 +444,10 @@ class GaussianModel:
 
     @torch.no_grad()
     def baked(self, gate: str) -> GaussianModel:
-        """The model as a file holds it: opacities times what `gate` makes of the importance, without network.
+        """Return the model as a file holds it: opacities times gates, without network.
 
-        Gaussians that nobody can see then, whose opacity is below the rasterizer's smallest alpha, are left
-        out. Without importance all are as they were, in the same memory but without gradients.
+        Gaussians whose opacity is then below the rasterizer's smallest alpha are left out: nobody can see
+        them. Without importance the tensors are the same, in the same memory but without gradients.
         """
         raw = {row.name: self.raw[row.name].detach() for row in PARAMETERS}
         if self.network is not None:
@@ -475,7 +484,7 @@ class GaussianModel:
         return cls(raw)
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Everything that training depends on: parameters, Adam state, statistics, tags, the network."""
+        """Return all that training depends on: parameters, Adam state, statistics, tags, the network."""
         tensors = {f"raw.{name}": values.detach() for name, values in self.raw.items()}
         tensors |= {f"statistics.{name}": values for name, values in self.statistics.items()}
         tensors |= {f"tags.{name}": values for name, values in self.tags.items()}
@@ -498,7 +507,7 @@ class GaussianModel:
         extent: float,
         device: torch.device,
     ) -> GaussianModel:
-        """The model that `state_tensors` described, ready to train on. ValueError names a missing tensor."""
+        """Return the model of `state_tensors`, ready to train on. ValueError names a missing tensor."""
         tables = {"raw": PARAMETERS, "statistics": STATISTICS, "tags": TAGS}
         needed = [f"{kind}.{row.name}" for kind, rows in tables.items() for row in rows]
         has_network = "network.bias" in tensors
@@ -553,7 +562,7 @@ def ply_size(count: int, sh_degree: int) -> int:
 
 
 def gaussians_in_ply(size: float, sh_degree: int) -> int:
-    """How many Gaussians a PLY file of at most `size` bytes holds."""
+    """Return how many Gaussians a PLY file of at most `size` bytes holds."""
     each = ply_size(1, sh_degree) - ply_size(0, sh_degree)
     header = ply_size(0, sh_degree) + len(str(int(size)))  # with more digits than the number needs
     return max(0, int(size - header) // each)

@@ -1,4 +1,7 @@
-"""Policy as small pure functions: when to densify and prune, and which. gaussian_model.py knows how."""
+"""Policy as small pure functions: when to densify and prune, and which Gaussians.
+
+gaussian_model.py knows how rows are added and dropped; training/density_control.py brings the two together.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,8 @@ from utils.rotations import quats_to_matrices
 from utils.schedules import log_linear
 
 SPLIT_INTO = 2  # children of a split Gaussian
-SPLIT_SHRINK = (
-    0.8 * SPLIT_INTO
-)  # their scale is the parent's divided by this (Kerbl et al. 2023, sec. 5.2: 1.6)
+# Their scale is the parent's divided by this (Kerbl et al. 2023, sec. 5.2: 1.6).
+SPLIT_SHRINK = 0.8 * SPLIT_INTO
 HALF_LENGTH = (
     0.6  # of a half of a split, over its parent's, along the longest axis: hardly a dip between the two
 )
@@ -52,7 +54,7 @@ def exposure_learning_rate(iteration: int, settings: OptimizationSettings) -> fl
 
 
 def depth_weight(iteration: int, settings: OptimizationSettings) -> float:
-    """Of the depth loss."""
+    """Return the weight of the depth loss."""
     ends = settings.depth_l1_weight_init, settings.depth_l1_weight_final
     return log_linear(iteration, *ends, settings.iterations)
 
@@ -107,7 +109,7 @@ def phase(iteration: int, settings: Settings) -> Phase:
 
 
 def _is_reset(iteration: int, settings: Settings) -> bool:
-    """Every `opacity_reset_interval`; before a white background also when densification starts."""
+    """Return whether opacities are reset: at intervals, on white also when densification starts."""
     growth = settings.densification
     at_start = settings.model.white_background and iteration == growth.densify_from_iter
     due = iteration % growth.opacity_reset_interval == 0 or at_start
@@ -122,8 +124,8 @@ def pruning_end(settings: Settings) -> int:
 def importance_end(settings: Settings) -> int:
     """Return the iteration before which importance is baked.
 
-    That is not while importance alone prunes, but no later than the last iteration: what is rendered then is what
-    the file holds.
+    That is not while importance alone prunes, but no later than the last iteration: what is rendered then is
+    what the file holds.
     """
     end, asked = pruning_end(settings), settings.importance.importance_until_iter
     alone = settings.pruning.prune_by == "importance"
@@ -137,12 +139,12 @@ def depth_loss(
     invdepth: Tensor,  # (1, H, W) rendered
     known: Tensor,  # (1, H, W) of the depth map, 0 where unknown
 ) -> Tensor:
-    """Mean absolute difference of inverse depths, over all pixels (Kerbl et al. 2024)."""
+    """Return the mean absolute difference of inverse depths, over all pixels (Kerbl et al. 2024)."""
     return ((invdepth - known).abs() * (known > 0)).mean()
 
 
 class PixelLosses(NamedTuple):
-    """What a loss is the mean of, without gradients."""
+    """The maps that the training loss is the mean of, without gradients."""
 
     l1: Tensor  # (3, H, W) absolute difference
     ssim: Tensor  # (3, H, W)
@@ -153,7 +155,7 @@ def training_loss(
     gt_image: Tensor,  # (3, H, W)
     lambda_dssim: float,
 ) -> tuple[Tensor, PixelLosses]:
-    """(1 - lambda) L1 + lambda (1 - SSIM) (Kerbl et al. 2023, eq. 7), and both at every pixel."""
+    """Return (1 - lambda) L1 + lambda (1 - SSIM) (Kerbl et al. 2023, eq. 7), and both at every pixel."""
     ssim, ssim_map = fused_ssim_and_map(image[None], gt_image[None])
     differences = (image - gt_image).abs()
     loss = (1 - lambda_dssim) * differences.mean() + lambda_dssim * (1 - ssim)
@@ -161,7 +163,7 @@ def training_loss(
 
 
 def pixel_error(losses: PixelLosses, metric: str, lambda_dssim: float) -> Tensor:
-    """E(u), (1, H, W): a pixel's share of L1, of 1 - SSIM, or of the training loss; no gradient."""
+    """Return E(u), (1, H, W): a pixel's part of L1, of 1 - SSIM, or of the training loss; no gradient."""
     share = {"l1": 0.0, "dssim": 1.0, "mixed": lambda_dssim}[metric]
     thirds, constant = losses.l1.new_full((1, 3), 1 / 3), losses.l1.new_full((1, 1), share)
     error = torch.addmm(constant, thirds, losses.l1.flatten(1), alpha=1 - share)  # faster than mean(0)
@@ -171,7 +173,10 @@ def pixel_error(losses: PixelLosses, metric: str, lambda_dssim: float) -> Tensor
 
 
 def typical_error(error: Tensor) -> Tensor:  # (1, H, W) -> ()
-    """Root mean square of E(u): of a picture that is half empty, without error there, 0.7 times the other's."""
+    """Return the root mean square () of E(u).
+
+    An image that is half empty, without error there, has 0.7 times the value of its other half.
+    """
     return error.norm() / math.sqrt(error.numel())
 
 
@@ -179,7 +184,7 @@ def auxiliary_loss(
     error: Tensor,  # (1, H, W) E(u)
     error_image: Tensor,  # (1, H, W) A(u) = sum_k w_k e_k
 ) -> Tensor:
-    """sum_u E(u) A(u), which is 0 as e_k is; its gradient to e_k is E_k (Rota Bulo et al. 2024, sec. 4.1)."""
+    """Return sum_u E(u) A(u): 0, as e_k is; its gradient to e_k is E_k (Rota Bulo et al. 2024, sec. 4.1)."""
     return error.flatten() @ error_image.flatten()
 
 
@@ -189,10 +194,10 @@ def importance_penalty(
     lambda_mean: Tensor,
     lambda_binary: float,
 ) -> Tensor:
-    """(lambda_mean * mean(s) + lambda_binary * mean(s (1 - s))) * loss.
+    """Return (lambda_mean * mean(s) + lambda_binary * mean(s (1 - s))) * loss.
 
-    In units of the loss, a Gaussian is worth its place if without it the loss would rise by more than
-    lambda_mean times what falls to one Gaussian of it: one lambda serves all scenes.
+    The price is in units of the loss: a Gaussian is worth keeping if the loss would rise without it by more
+    than lambda_mean times the loss per Gaussian. So one lambda serves all scenes.
     """
     price = lambda_mean.to(loss) * importance.mean()
     if lambda_binary:
@@ -203,9 +208,10 @@ def importance_penalty(
 def steered_lambda(
     lambda_mean: Tensor, importances: Tensor, budget: int, settings: ImportanceSettings
 ) -> Tensor:
-    """The weight of the mean importance, raised while the importances add up to more than the budget.
+    """Return the weight of the mean importance, raised while the importances add up to more than the budget.
 
-    Near the given one: importances follow slowly, and a weight that had run far ahead would close them all.
+    It stays near the given one: importances follow slowly, and a weight that had run far ahead would close
+    them all.
     """
     excess = (importances.sum() / budget - 1).clamp(-1, 1)
     given, times = settings.lambda_importance, settings.importance_control_range
@@ -214,7 +220,7 @@ def steered_lambda(
 
 
 def baking_threshold(importances: Tensor, budget: int) -> float:
-    """Importances (N,) below it go at settling: those that files leave out, or fewer, to fill the budget."""
+    """Return the importance below which Gaussians are dropped at baking; lower where the budget has room."""
     if not budget:
         return OPEN_FROM
     return min(OPEN_FROM, importances.topk(min(budget, len(importances))).values[-1].item())
@@ -228,7 +234,7 @@ def accumulate_gradients(
     screen_gradients: Tensor,  # (N, 3) of the projected means, NDC units
     radii: Tensor,  # (N,) pixels
 ) -> None:
-    """Add one view to what densification decides by (Kerbl et al. 2023, sec. 5.2)."""
+    """Add one view to the statistics that densification by gradients needs (Kerbl et al. 2023, sec. 5.2)."""
     visible = radii > 0
     statistics["gradient_sum"] += screen_gradients[:, :2].norm(dim=-1) * visible
     statistics["gradient_views"] += visible
@@ -240,7 +246,7 @@ def accumulate_errors(
     errors: Tensor,  # (N,) E_k of one view
     settings: DensificationSettings,
 ) -> None:
-    """Add one view to each Gaussian's error; views in which it has no share of the error do not count."""
+    """Add one view to each Gaussian's error; views in which it has no share of the error are left out."""
     value, spread, views = (statistics[name] for name in ("error", "error_spread", "error_views"))
     seen = errors > 0
     views += seen
@@ -256,7 +262,7 @@ def accumulate_errors(
 
 
 def reduced_errors(statistics: dict[str, Tensor], settings: DensificationSettings) -> Tensor:
-    """E_k (N,) since the last densification."""
+    """Return E_k (N,), reduced over the views since the last densification."""
     if settings.error_reduce == "mean_drawn":
         return statistics["error"] * statistics["error_views"] / statistics["gradient_views"].clamp_min(1)
     if settings.error_reduce != "mean_std":
@@ -269,7 +275,7 @@ def reduced_errors(statistics: dict[str, Tensor], settings: DensificationSetting
 
 
 def densification_scores(statistics: dict[str, Tensor], settings: DensificationSettings) -> Tensor:
-    """What candidates are compared by (N,): weighed E_k, or mean screen gradient; NaN for the never drawn."""
+    """Return densification scores (N,): weighted E_k, or the mean screen gradient; NaN if never drawn."""
     gradients = statistics["gradient_sum"] / statistics["gradient_views"]
     if settings.densify_by == "gradient":
         return gradients
@@ -279,10 +285,10 @@ def densification_scores(statistics: dict[str, Tensor], settings: DensificationS
 
 
 def coherence(gradients: Tensor, power: float) -> Tensor:
-    """Weights (N,) of E_k from mean screen gradients (N,), NaN for the never drawn: relative to their mean.
+    """Return weights (N,) of E_k: screen gradients (N,) relative to their mean, NaN if never drawn.
 
-    E_k counts all error, also noise and what the poses do not let agree, to which more Gaussians would only
-    overfit. Such error pulls a Gaussian to no side; error that a second Gaussian would mend does.
+    E_k counts all error, noise and wrong poses included, to which more Gaussians would only overfit. Such
+    error has no direction on the screen; error that a second Gaussian would reduce has one.
     """
     if power == 0:
         return torch.ones_like(gradients)
@@ -291,19 +297,19 @@ def coherence(gradients: Tensor, power: float) -> Tensor:
 
 
 def fineness(radii: Tensor, power: float) -> Tensor:
-    """Weights (N,) of E_k from radii (N,) in pixels, 0 for the never drawn: the median over the radius.
+    """Return weights (N,) of E_k: the median radius over the radius (N,) in pixels, 0 if never drawn.
 
-    E_k adds up over pixels. An error as broad as a large Gaussian, say of a photo's exposure, makes it large
-    too, but more Gaussians do not mend it.
+    E_k adds up over pixels. An error as broad as a large Gaussian, for example of a photo's exposure, makes
+    it large too, but more Gaussians do not reduce it.
     """
     drawn = radii[radii > 0].float()
     return (drawn.median() / radii.clamp_min(1)) ** power if len(drawn) else torch.ones_like(radii).float()
 
 
 def error_threshold(scores: Tensor, pixel_error: Tensor, settings: DensificationSettings) -> Tensor:
-    """tau, from the E_k of the Gaussians seen; at least the error of `error_floor` pixels.
+    """Return tau () from the E_k of the Gaussians seen; at least the error of `error_floor` pixels.
 
-    pixel_error: () see `typical_error`.
+    pixel_error: the mean of `typical_error` over the views, ().
     """
     seen = scores[~scores.isnan()]
     floor = settings.error_floor * pixel_error.to(scores)
@@ -319,28 +325,28 @@ def error_threshold(scores: Tensor, pixel_error: Tensor, settings: Densification
 
 
 def upper_quantile(values: Tensor, share: float) -> Tensor:
-    """The largest value that is exceeded by at most that share of the values (M,)."""
+    """Return the largest value that at most the given share of the values (M,) exceeds."""
     above = min(int(share * len(values)), len(values) - 1)
     return values.sort(descending=True).values[above]
 
 
 def densification_candidates(scores: Tensor, pixel_error: Tensor, settings: DensificationSettings) -> Tensor:
-    """Gaussians (N,) bool whose score reaches the threshold: E_k beyond tau, or the gradient's (3DGS)."""
+    """Return the mask (N,) of Gaussians whose E_k exceeds tau, or whose gradient reaches 3DGS's threshold."""
     if settings.densify_by == "error":
         return scores > error_threshold(scores, pixel_error, settings)
     return scores >= settings.densify_grad_threshold
 
 
 def growth_budget(budget: int, views: int, settings: Settings) -> int:
-    """How many Gaussians there may be while they grow: more than the budget if the rest is sure to go."""
+    """Return the most Gaussians there may be during growth: above the budget if the excess is sure to go."""
     return int(budget / settings.pruning.prune_keep) if thinning_is_sure(0, views, settings) else budget
 
 
 def thinning_is_sure(iteration: int, views: int, settings: Settings) -> bool:
-    """Whether thinning after `iteration` comes down to any number of Gaussians.
+    """Return whether thinning after `iteration` can reach any number of Gaussians.
 
-    It does if it lasts until the youngest are old enough, were seen for a whole round through the `views`,
-    and were low for long enough.
+    It can if it lasts until the youngest Gaussians are old enough, were seen for a whole round through the
+    `views`, and had a low score for long enough.
     """
     pruning, begins = settings.pruning, max(iteration, settings.densification.densify_until_iter)
     known = 2 * views + pruning.tag_patience * pruning.prune_interval
@@ -349,13 +355,13 @@ def thinning_is_sure(iteration: int, views: int, settings: Settings) -> bool:
 
 
 def growth_room(count: int, budget: int, settings: DensificationSettings) -> int:
-    """How many Gaussians may be added to `count`."""
+    """Return how many Gaussians may be added to `count`."""
     by_cap = round(settings.growth_cap * count) if settings.growth_cap else count
     return max(0, min(by_cap, budget - count)) if budget else by_cap
 
 
 def top_k(candidates: Tensor, scores: Tensor, count: int) -> Tensor:
-    """The `count` candidates (N,) bool with the highest scores; the earlier of equal ones."""
+    """Return the mask (N,) of the `count` candidates with the highest scores; of equal ones the earlier."""
     if int(candidates.sum()) <= count:
         return candidates
     ranked = torch.where(candidates, scores.float(), -math.inf).sort(descending=True, stable=True).indices
@@ -369,7 +375,7 @@ def is_large(scales: Tensor, limit: float) -> Tensor:  # (N, 3) -> (N,) bool
 
 
 def with_newborn_tags(rows: dict[str, Tensor], iteration: int) -> dict[str, Tensor]:
-    """Rows with the tags of children that their parents' rows get at `iteration`."""
+    """Return copies of parents' rows with the tags of children that are born at `iteration`."""
     tags = {
         "birth": torch.full_like(rows["birth"], iteration),
         "generation": rows["generation"] + 1,
@@ -383,7 +389,7 @@ def split_children(
     settings: DensificationSettings,
     generator: torch.Generator,  # on the CPU: the same children whatever the device
 ) -> dict[str, Tensor]:
-    """Rows (2 M, ...) of smaller Gaussians in the parents' places."""
+    """Return rows (2 M, ...) of the smaller Gaussians that replace their parents."""
     children = {name: torch.cat([values] * SPLIT_INTO) for name, values in parents.items()}
     if settings.split == "long_axis":
         return split_along_axis(children)
@@ -391,7 +397,7 @@ def split_children(
 
 
 def split_randomly(children: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-    """Copies of parents, placed at random by the parents' own densities (Kerbl et al. 2023, sec. 5.2)."""
+    """Return children placed at random by their parents' densities (Kerbl et al. 2023, sec. 5.2)."""
     scales = children["scales"].exp()
     samples = torch.randn(scales.shape, generator=generator).to(scales.device) * scales
     return children | {
@@ -401,10 +407,10 @@ def split_randomly(children: dict[str, Tensor], generator: torch.Generator) -> d
 
 
 def split_along_axis(children: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Two copies of each parent, side by side along its longest axis: together its mean, covariance and mass.
+    """Return two children side by side along each parent's longest axis.
 
-    The picture hardly changes, so nothing has to be learnt anew. Deng et al. 2025 (Improving Densification)
-    split along this axis too, with other offsets and sizes.
+    Together they have its mean, covariance and mass: the image hardly changes, so nothing has to be learnt
+    again. Deng et al. 2025 (Improving Densification) split along this axis too, with other offsets and sizes.
     """
     longest = children["scales"].argmax(1, keepdim=True)
     side = torch.ones(len(longest), 1, device=longest.device)
@@ -432,21 +438,21 @@ def opacity_after_clone(
     opacities: Tensor,  # (M, 1) in (0, 1)
     importance: Tensor | float,  # (M, 1) in (0, 1], a factor on them
 ) -> Tensor:
-    """Raw opacities (M, 1) such that two Gaussians one behind the other are as opaque as one was.
+    """Return raw opacities (M, 1) with which two Gaussians, one behind the other, are as opaque as one was.
 
-    1 - (1 - s o_new)^2 = s o (Rota Bulo et al. 2024, eq. 9, with the factor s).
+    They solve 1 - (1 - s o_new)^2 = s o (Rota Bulo et al. 2024, eq. 9, with the factor s).
     """
     shared = (1 - (1 - importance * opacities).clamp_min(0).sqrt()) / importance
     return shared.clamp(LEAST_OPACITY, 1 - LEAST_OPACITY).logit()
 
 
 def decayed_opacities(opacities: Tensor, decay: float) -> Tensor:
-    """Raw opacities of opacities (N, 1) less `decay` (Rota Bulo et al. 2024, sec. 4.3)."""
+    """Return raw opacities (N, 1) of `opacities` less `decay` (Rota Bulo et al. 2024, sec. 4.3)."""
     return (opacities - decay).clamp_min(LEAST_OPACITY).logit()
 
 
 def lowered_opacities(raw_opacities: Tensor) -> Tensor:
-    """Return raw opacities (N, 1) such that no opacity is above RESET_OPACITY (Kerbl et al. 2023, sec. 5.2)."""
+    """Return raw opacities (N, 1) with no opacity above RESET_OPACITY (Kerbl et al. 2023, sec. 5.2)."""
     return raw_opacities.clamp_max(torch.tensor(RESET_OPACITY, dtype=torch.float64).logit().item())
 
 
@@ -456,42 +462,46 @@ def lowered_opacities(raw_opacities: Tensor) -> Tensor:
 def relative_contribution(
     statistics: dict[str, Tensor],
     births: Tensor,  # (N,) iterations
-    round_start: Tensor,  # iteration before the last complete round through all views
-    mean_error_per_gaussian: Tensor,  # least squared error over Gaussians of a round so far; sum over views, pixels, channels
+    round_start: Tensor,  # () iteration before the last complete round through all views
+    mean_error_per_gaussian: Tensor,  # () least of the rounds so far; summed over views, pixels, channels
 ) -> Tensor:
-    """Removal energy (N,) of the last complete round, over the squared error that falls to one Gaussian.
+    """Return removal energies (N,) of the last complete round, over the squared error per Gaussian.
 
-    Or sensitivity, over the loss that does.
-
-    Pruning all Gaussians below x raises the squared error by less than about x of itself. The share is the
-    least so far: were it the present one, an error that pruning has raised would have more pruned. NaN for
-    Gaussians that were not there for the whole round.
+    For sensitivities it is the loss per Gaussian. Pruning all Gaussians below x raises the squared error by
+    less than about x of itself. The error per Gaussian is the least so far: with the present one, an error
+    that pruning has raised would prune still more. NaN for Gaussians that did not exist for the whole round.
     """
     share = statistics["contribution"] / mean_error_per_gaussian.clamp_min(torch.finfo(torch.float32).tiny)
     return torch.where(births <= round_start, share.to(statistics["contribution"]), math.nan)
 
 
 def pruning_threshold(settings: PruningSettings) -> float:
-    """Below which a score is low where that is fixed."""
+    """Return the fixed threshold below which a score is low."""
     if settings.prune_by in ("opacity", "importance"):
         return settings.prune_opacity if settings.prune_by == "opacity" else settings.prune_importance
     return settings.prune_energy
 
 
 def thinning_rounds(iteration: int, settings: Settings) -> int:
-    """Pruning rounds from `iteration` on, after densification; what the last iteration prunes is in no file."""
+    """Return the number of pruning rounds from `iteration` on.
+
+    Pruning in the last iteration reaches no file.
+    """
     interval = settings.pruning.prune_interval
     end = min(pruning_end(settings), settings.optimization.iterations)
     return len(range(-(-iteration // interval) * interval, end, interval))
 
 
 def next_count(count: int, goal: int, rounds: int) -> int:
-    """How many of `count` Gaussians this round leaves, so that after `rounds` like it `goal` are left."""
+    """Return how many of `count` Gaussians this round leaves, so that `rounds` like it leave `goal`."""
     return round(count * (goal / count) ** (1 / max(1, rounds))) if count > goal else count
 
 
 def low_scores(scores: Tensor, fixed: float, excess: int, settings: PruningSettings) -> Tensor:
-    """Which scores (N,) are low; NaN is not. `fixed`: the fixed threshold; `excess`: Gaussians too many."""
+    """Return the mask (N,) of low scores; NaN is not low.
+
+    `fixed`: the fixed threshold; `excess`: how many Gaussians exceed the budget.
+    """
     if settings.prune_threshold == "fixed":
         return scores < fixed
     known = ~scores.isnan()
@@ -501,7 +511,7 @@ def low_scores(scores: Tensor, fixed: float, excess: int, settings: PruningSetti
 
 
 def low_streaks(streaks: Tensor, low: Tensor) -> Tensor:
-    """Pruning rounds in a row (N,) with a low score, this one included."""
+    """Return the numbers (N,) of pruning rounds in a row with a low score, this one included."""
     return torch.where(low, streaks + 1, 0)
 
 
@@ -511,7 +521,7 @@ def is_oversized(
     extent: float,
     settings: PruningSettings,
 ) -> Tensor:
-    """Gaussians (N,) bool that are too large in the world, or on the screen where that counts."""
+    """Return the mask (N,) of Gaussians too large in the world, or on the screen where that is limited."""
     mask = is_large(scales, LARGEST_SCALE * extent)
     return mask | (max_radius > settings.max_screen_size) if settings.max_screen_size > 0 else mask
 
@@ -522,6 +532,6 @@ def prunable(
     iteration: int,
     settings: PruningSettings,
 ) -> Tensor:
-    """Gaussians (N,) bool that go: old enough, and oversized or of low score for long enough."""
+    """Return the mask (N,) of Gaussians old enough, and oversized or of low score for long enough."""
     old = iteration - tags["birth"] >= settings.tag_lifespan
     return old & (oversized | (tags["low_streak"] >= settings.tag_patience))

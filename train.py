@@ -38,7 +38,7 @@ READ_AHEAD = 3  # views whose photos are read meanwhile, if they are not all in 
 def fit(
     run: Training, progress: Progress, log: TensorBoardLog, viewers: Viewers, interrupts: Interrupts
 ) -> None:
-    """The optimisation (Kerbl et al. 2023, algorithm 1), with what docs/method.md adds to it."""
+    """Optimize the Gaussians (Kerbl et al. 2023, algorithm 1; what is added to it: docs/method.md)."""
     for iteration in range(run.iteration + 1, run.settings.optimization.iterations + 1):
         with interrupts.held():
             training_step(run, iteration, progress, log)
@@ -48,7 +48,7 @@ def fit(
 
 
 def training_step(run: Training, iteration: int, progress: Progress, log: TensorBoardLog) -> None:
-    """One iteration, with what is said and saved of it."""
+    """Run one iteration; report and save what is due."""
     view = forward_backward(run, iteration)
     with torch.no_grad():
         report(run, iteration, view, progress, log)
@@ -104,7 +104,7 @@ def forward_backward(run: Training, iteration: int) -> TrainingView:
 
 @torch.no_grad()
 def update(run: Training, iteration: int, view: TrainingView) -> None:
-    """Collect what the view says of every Gaussian, densify and prune, control opacity, step the optimizers."""
+    """Collect statistics of the view, densify and prune, control opacity, step the optimizers."""
     due = policy.phase(iteration, run.settings)
     collect(run, due, view)
     densify_and_prune(run, due)
@@ -130,7 +130,10 @@ def next_camera(run: Training) -> Camera:
 
 
 def new_carrier(run: Training, due: Phase) -> Tensor | None:
-    """Return e_k = 0 (N, 1), where E_k is collected: a new one every time, so that no old gradient is left."""
+    """Return e_k = 0 (N, 1), where E_k is collected.
+
+    A new one every time, so that no old gradient is left.
+    """
     if not due.collects_errors:
         return None
     return torch.zeros(len(run.model), 1, device=run.model.device, requires_grad=True)
@@ -210,7 +213,7 @@ def train(run: Training) -> None:
 
 
 def about_the_variant(run: Training) -> str:
-    """`Variant tag: densify_by error, ...; by hand: iterations 7000`."""
+    """Return a sentence such as `Variant tag: densify_by error, ...; by hand: iterations 7000`."""
     settings, variant = run.settings.flat(), run.settings.run.variant
     values = variant_values(run.settings).items()
     of_variant = [f"{name} {rounded(value)}" for name, value in values if settings[name] == value]
@@ -220,7 +223,10 @@ def about_the_variant(run: Training) -> str:
 
 
 def keep_what_is_done(run: Training, interrupts: Interrupts) -> str:
-    """Write a checkpoint, unless an iteration was cut short; say where things stand and how to go on."""
+    """Write a checkpoint, unless an iteration was cut short.
+
+    Return where the run stands and how to resume.
+    """
     where = f"at iteration {run.iteration} of {run.settings.optimization.iterations}"
     if not interrupts.is_forced:
         with interrupts.held():
@@ -235,7 +241,7 @@ def keep_what_is_done(run: Training, interrupts: Interrupts) -> str:
 
 
 def check_schedules(settings: Settings) -> None:
-    """ValueError for rates and milestones that do not go together, before any long work."""
+    """Raise ValueError for rates and milestones that do not go together, before any long work."""
     policy.position_learning_rate(1, 1.0, settings.optimization)
     if settings.model.train_test_exp:
         policy.exposure_learning_rate(1, settings.optimization)
@@ -245,13 +251,13 @@ def check_schedules(settings: Settings) -> None:
     learnt_from = settings.importance.importance_from_iter
     if settings.pruning.prune_by == "importance" and learnt_from >= end:
         raise ValueError(
-            f"--prune_by importance: it would be learnt from iteration {learnt_from} on, and settled at {end}: "
+            f"--prune_by importance: it would be learnt from iteration {learnt_from} on, and baked at {end}: "
             "give an earlier --importance_from_iter and, with fewer --iterations, --scale_schedule"
         )
     if settings.importance.importance_control == "budget" and end <= start:
         raise ValueError(
-            f"--importance_control budget steers from iteration {start} on, and importance is settled at {end}: "
-            "give --prune_by importance, a later --prune_until_iter and, with fewer --iterations, --scale_schedule"
+            f"--importance_control budget steers from iteration {start} on, and importance is baked at {end}: "
+            "give --prune_by importance, a later --prune_until_iter, --scale_schedule with fewer --iterations"
         )
 
 

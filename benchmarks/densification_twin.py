@@ -1,4 +1,4 @@
-"""How many Gaussians `3dgs` grows, beside gsplat's DefaultStrategy (1.5.3, Apache-2.0) on the same renders.
+"""The number of Gaussians that `3dgs` grows, beside gsplat's DefaultStrategy (1.5.3, Apache-2.0).
 
     python benchmarks/densification_twin.py -s SCENE [-r 2] [--eval] [--until 2900] [--threads 0]
 
@@ -33,7 +33,7 @@ REPORT_EVERY = 100
 
 
 class GsplatDensification:
-    """The stand-in for `train.update`."""
+    """The stand-in for `train.update` in which gsplat decides."""
 
     def __init__(self, run: Training) -> None:
         model, settings = run.model, run.settings.optimization
@@ -65,7 +65,7 @@ class GsplatDensification:
 
 
 def counts(settings: Any, scene: Any, until: int, twin: bool) -> list[int]:
-    """Number of Gaussians every REPORT_EVERY iterations."""
+    """Return the number of Gaussians every REPORT_EVERY iterations."""
     run = start(settings, scene, Path())
     gsplat = GsplatDensification(run) if twin else None
     found = []

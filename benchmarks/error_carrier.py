@@ -1,4 +1,4 @@
-"""What E_k costs: training iterations with and without the error carrier, in turn, as train.py runs them.
+"""The cost of E_k: training iterations with and without the error carrier, in turn.
 
     python benchmarks/error_carrier.py -s SCENE [-r 2] [--threads 1] [--pairs 60]
 
@@ -33,7 +33,7 @@ WARM_UP = 3
 
 
 def resampled(scene: Scene, count: int) -> Scene:
-    """The scene with `count` points, repeated and moved by a little of its extent where it has fewer."""
+    """Return the scene with `count` points: drawn at random, and moved by a little of its extent."""
     random = np.random.default_rng(0)
     chosen = random.integers(0, len(scene.points.xyz), count)
     jitter = random.normal(scale=0.01 * scene.extent, size=(count, 3))
@@ -47,7 +47,7 @@ def wait_for(run: Training) -> None:
 
 
 def milliseconds(run: Training) -> float:
-    """Of one iteration without densification."""
+    """Return the milliseconds of one iteration without densification."""
     run.iteration += 1
     begin = time.perf_counter()
     view = train.forward_backward(run, run.iteration)
@@ -70,7 +70,7 @@ def compare(scene: Scene, flags: dict, pairs: int) -> None:
     low, high = ratios[len(ratios) // 2 - reach], ratios[len(ratios) // 2 + reach]
     without, with_carrier = (statistics.median(column) for column in zip(*times))
     print(
-        f"{len(runs[0].model):,} Gaussians: {without:.1f} ms without, {with_carrier:.1f} ms with the carrier; "
+        f"{len(runs[0].model):,} Gaussians: {without:.1f} ms without, {with_carrier:.1f} ms with carrier; "
         f"ratio {statistics.median(ratios):.3f} (95 %: {low:.3f} to {high:.3f})"
     )
 

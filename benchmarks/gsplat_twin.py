@@ -42,7 +42,7 @@ def torch_impl() -> ModuleType:
 
 
 def milliseconds(model: Any, camera: Any, background: Tensor) -> float:
-    """Median over RUNS, after a warm-up, of rendering a GaussianModel and differentiating the picture's sum.
+    """Return the median over RUNS, after a warm-up, of rendering a model and differentiating the image's sum.
 
     Counted: activations, projection, SH, the search for the blended pairs (without gradients), compositing,
     and the gradients of all raw parameters. Not counted: loss and optimizer.
@@ -56,7 +56,7 @@ def milliseconds(model: Any, camera: Any, background: Tensor) -> float:
 
 
 def render_model(model: Any, camera: Any, background: Tensor) -> Tensor:
-    """(3, H, W): a GaussianModel as a scene's Camera sees it."""
+    """Return the image (3, H, W) of a GaussianModel as a scene's Camera sees it."""
     return render(
         torch.as_tensor(camera.world_to_camera).to(model.means),
         model.means.new_tensor([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]]),
@@ -85,7 +85,7 @@ def render(
     sh: Tensor,  # (N, K, 3)
     antialiasing: bool = False,
 ) -> Tensor:
-    """(3, H, W), differentiable in the Gaussians, of their dtype."""
+    """Return the image (3, H, W), differentiable in the Gaussians, of their dtype."""
     twin = torch_impl()
     covariance, _ = twin._quat_scale_to_covar_preci(quats, scales, compute_preci=False)
     _, means2d, depths, conics, compensation = twin._fully_fused_projection(
@@ -114,7 +114,7 @@ def blended_pairs(
     width: int,
     height: int,
 ) -> tuple[Tensor, Tensor]:
-    """Gaussian and pixel of every pair that is blended; those of one pixel lie together, front to back."""
+    """Return Gaussian and pixel of every blended pair; those of one pixel lie together, front to back."""
     order = depths.argsort(stable=True)  # as 3DGS does: of points that coincide the first is in front
     order = order[depths[order] > NEAR_PLANE]
     means2d, conics, opacities = means2d[order], conics[order], opacities[order]
@@ -136,14 +136,14 @@ def blended_pairs(
 
 
 def half_extents(conics: Tensor, opacities: Tensor) -> Tensor:  # (N, 3), (N,) -> (N, 2)
-    """Of the axis-aligned boxes around the ellipses on which alpha is MIN_ALPHA; NaN where it is nowhere."""
+    """Return half extents (N, 2) of the boxes around the ellipses alpha = MIN_ALPHA; NaN if there is none."""
     xx, xy, yy = conics.unbind(1)
     variances = torch.stack([yy, xx], 1) / (xx * yy - xy * xy)[:, None]
     return (2 * (opacities / MIN_ALPHA).log()[:, None] * variances).sqrt()
 
 
 def blended_in_tile(centers: Tensor, means2d: Tensor, conics: Tensor, opacities: Tensor) -> Tensor:
-    """(P, N) bool for pixel centres (P, 2) and Gaussians (N, ...), front to back."""
+    """Return the mask (P, N) of blended pairs of pixel centers (P, 2) and Gaussians, front to back."""
     dx, dy = (centers[:, None] - means2d).unbind(2)
     xx, xy, yy = conics.unbind(1)
     power = -0.5 * (xx * dx * dx + yy * dy * dy) - xy * dx * dy
@@ -158,7 +158,7 @@ def segmented_weights(
     ray_indices: Tensor,  # (M,), those of one ray together, front to back
     n_rays: int,
 ) -> tuple[Tensor, Tensor]:
-    """nerfacc.render_weight_from_alpha: alpha times the exclusive product of (1 - alpha) along each ray."""
+    """Return alpha times the exclusive product of (1 - alpha) along each ray, as nerfacc does."""
     _, ray, counts = ray_indices.unique_consecutive(return_inverse=True, return_counts=True)
     rank = torch.arange(len(alphas)) - (counts.cumsum(0) - counts)[ray]
     table = alphas.new_zeros(len(counts), int(counts.max())).index_put((ray, rank), alphas)

@@ -1,4 +1,4 @@
-"""What importance is computed from, on the scene of tests/test_thin_structure.py: what each kind keeps.
+"""The kinds of importance network on the scene of tests/test_thin_structure.py: what each one keeps.
 
     python benchmarks/importance_kinds.py
 

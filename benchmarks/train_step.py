@@ -33,7 +33,7 @@ DEVICE = torch.device("cpu")  # whose profile is reported; benchmarks/gpu_step.p
 
 
 class Stopwatch:
-    """Collects the milliseconds of named stages over many iterations."""
+    """The clock that collects the milliseconds of named stages over many iterations."""
 
     def __init__(self) -> None:
         self.stages: dict[str, list[float]] = {}
@@ -51,7 +51,7 @@ class Stopwatch:
 def iteration(
     model: GaussianModel, camera, background, settings: OptimizationSettings, watch: Stopwatch
 ) -> None:
-    """The body of train.py's loop, with a clock between its lines."""
+    """Run the body of train.py's loop, with a clock between its lines."""
     watch.start()
     view = render(camera, model, background)
     watch.lap("render")
@@ -67,7 +67,7 @@ def iteration(
 
 
 def peak_gflops() -> float:
-    """float32 multiply-adds per second of a matrix product with the threads in use, in GFLOP/s."""
+    """Return the speed of a float32 matrix product with the threads in use, in GFLOP/s."""
     n = 1024
     a, b = torch.rand(n, n), torch.rand(n, n)
     seconds = []
@@ -114,7 +114,7 @@ def total(watch: Stopwatch) -> float:
 
 
 def compare_with_twin(model: GaussianModel, camera, background, watch: Stopwatch) -> None:
-    """Time and picture. Where rounding decides about a pair at alpha 1/255, a pixel differs by some 1e-3."""
+    """Compare time and image. Where rounding decides about a pair at alpha 1/255, a pixel differs by 1e-3."""
     twin = gsplat_twin.milliseconds(model, camera, background)
     ours = statistics.median(r + b for r, b in zip(watch.stages["render"], watch.stages["backward"]))
     print(f"gsplat's torch twin, render and backward: {twin:.0f} ms, {twin / ours:.0f} times ours")

@@ -1,4 +1,4 @@
-"""What all tests share: commands in this process, a small scene, a trained run, and real scenes if there are any."""
+"""Fixtures of all tests: commands in this process, a small scene, a trained run, and the real scenes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Feed readers with mutated files, guided by the code they reach: python tests/fuzz_readers.py [libFuzzer flags]
+"""Feed readers with mutated files, guided by coverage: python tests/fuzz_readers.py [libFuzzer flags]
 
-The first byte of an input chooses the reader, the rest is its file. A reader may answer ValueError or OSError;
-everything else, too much memory and too much time are findings. Seeds are good files, and those in tests/corpus,
-where a finding's input is kept once it is mended. Needs atheris.
+The first byte of an input chooses the reader, the rest is its file. A reader may answer ValueError or
+OSError; everything else, too much memory and too much time are findings. Seeds are good files, and those in
+tests/corpus, where a finding's input is kept once it is mended. Needs atheris.
 """
 
 from __future__ import annotations

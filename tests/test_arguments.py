@@ -193,7 +193,8 @@ def test_render_knows_the_flags_of_scene_and_pipeline():
         render_parser(), ["-m", "x", "--iteration", "7", "--skip_train", "-w", "--antialiasing"]
     )
     video = {"video": "", "frames": 240, "fps": 30}
-    assert given == {"model_path": "x", "iteration": 7, "skip_train": True, "skip_test": False, "ply": "", "cameras": "",
-                     "depth": False, "white_background": True, "antialiasing": True} | video  # fmt: skip
+    switches = {"skip_train": True, "skip_test": False, "depth": False}
+    files = {"model_path": "x", "iteration": 7, "ply": "", "cameras": ""}
+    assert given == files | switches | video | {"white_background": True, "antialiasing": True}
     with pytest.raises(ValueError, match="--iterations"):
         given_flags(render_parser(), ["--iterations", "7"])

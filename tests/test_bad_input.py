@@ -1,6 +1,7 @@
-"""Broken scenes, as train.py meets them: one sentence that names file and field, exit code 2; or they load after all.
+"""Broken scenes in train.py: one sentence that names file and field, exit code 2; or they load after all.
 
-CASES maps a name to what is done to a good scene and the words that its complaint must hold; no words: it loads.
+CASES maps a name to what is done to a good scene and the words that its complaint must hold; no words: it
+loads.
 """
 
 from __future__ import annotations
@@ -365,7 +366,10 @@ def photos_in_a_folder_that_is_not_there(scene):
 
 @contextlib.contextmanager
 def at_most(more):
-    """Lets the process have so much more address space, no matter what earlier tests took; Linux tells how much it has."""
+    """Lets the process have so much more address space, no matter what earlier tests took.
+
+    Linux tells how much it has.
+    """
     statm = Path("/proc/self/statm")
     old = resource.getrlimit(resource.RLIMIT_AS)
     if statm.exists():

@@ -84,8 +84,9 @@ def test_a_resumed_run_ends_in_the_same_bytes(run_here, trained, tmp_path):
 
 @pytest.mark.parametrize("variant", sorted(set(VARIANTS) - {"3dgs"}))
 def test_every_variant_resumes_to_the_same_bytes_and_says_what_it_is(run_here, scene, tmp_path, variant):
-    flags = """--iterations 60 --scale_schedule --densification_interval 5 --prune_interval 5 --tag_lifespan 10
-        --prune_energy 0.05 --prune_opacity 0.09 --error_floor 1 --checkpoint_iterations 23 44 --save_iterations 60 --threads 1"""
+    flags = """--iterations 60 --scale_schedule --densification_interval 5 --prune_interval 5
+        --tag_lifespan 10 --prune_energy 0.05 --prune_opacity 0.09 --error_floor 1
+        --checkpoint_iterations 23 44 --save_iterations 60 --threads 1"""
     process = run_here("train.py", "-s", scene, "-m", tmp_path / "a", "--variant", variant, *flags.split())
     assert process.returncode == 0, process.stderr
     said = process.stdout

@@ -142,7 +142,10 @@ def test_arguments_of_all_kinds_are_refused_or_drawn(
 
 
 def moderate(view, inputs):
-    """Whether products of what is not refused are numbers. A Gaussian that is not finite itself is not drawn."""
+    """Whether products of what is not refused are numbers.
+
+    A Gaussian that is not finite itself is not drawn.
+    """
     shared = [torch.as_tensor(value, dtype=torch.float64) for value in view.values() if value is not None]
     own = [value.detach() for value in inputs.values() if isinstance(value, torch.Tensor)]
     limit = 1e9

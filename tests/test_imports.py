@@ -1,4 +1,4 @@
-"""Imports point one way: commands -> training, evaluation -> viewer -> model, scene -> utils -> submodules."""
+"""Imports point one way: commands, training and evaluation, viewer, model and scene, utils, submodules."""
 
 import ast
 import sys

@@ -1,4 +1,4 @@
-"""What there is to see of a model: false colours, errors, what pruning would leave; and cameras from their file."""
+"""Inspecting a model: false colors, errors, what pruning would leave; and cameras from their file."""
 
 from __future__ import annotations
 

@@ -225,11 +225,11 @@ STEERED = {"variant": "tag_gradprune_decomp", "prune_by": "importance", "importa
         ({"max_gaussians": 0}, "which one.*--target_size_mb"),
         ({"variant": "tag"}, "there is none to prune by"),
         ({"variant": "tag", "prune_by": "opacity"}, "there is none to steer"),
-        ({"prune_by": "both"}, "from iteration 15000 on.*settled at 15000.*--prune_by"),
-        ({"iterations": 7000}, "from iteration 15000 on.*settled at 7000.*--scale_schedule"),
+        ({"prune_by": "both"}, "from iteration 15000 on.*baked at 15000.*--prune_by"),
+        ({"iterations": 7000}, "from iteration 15000 on.*baked at 7000.*--scale_schedule"),
         (
             {"iterations": 1000, "importance_control": "fixed"},
-            "--prune_by importance: .*from iteration 1000 on, and settled at 1000.*--scale_schedule",
+            "--prune_by importance: .*from iteration 1000 on, and baked at 1000.*--scale_schedule",
         ),
     ],
 )
@@ -326,7 +326,7 @@ def test_the_share_of_the_error_never_rises(loaded_scene, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["sampled", "soft"])
-def test_settled_importance_leaves_what_a_file_would_hold(loaded_scene, tmp_path, kind):
+def test_baked_importance_leaves_what_a_file_would_hold(loaded_scene, tmp_path, kind):
     run = importance_run(
         loaded_scene, tmp_path, importance_gate=kind, importance_until_iter=20, importance_start=0.6
     )

@@ -1,4 +1,4 @@
-"""Stopped, killed, refused: what a run's folder holds is whole, and a run that goes on ends in the same bytes."""
+"""Runs that are stopped or killed: their files are whole, and a resumed run ends in the same bytes."""
 
 from __future__ import annotations
 
@@ -278,7 +278,10 @@ def test_sigterm_keeps_what_is_done(scene, tmp_path):
 
 
 def check_whole(folder):
-    """How many files there are, each of which can be read to its end; what was being written does not count."""
+    """How many files there are, each of which can be read to its end.
+
+    What was being written does not count.
+    """
     count = 0
     for path in filter(lambda path: path.is_file() and not path.match(files.LEFTOVERS), folder.rglob("*")):
         count += 1
@@ -294,7 +297,10 @@ def check_whole(folder):
 
 
 def kill_again_and_again(scene, tmp_path, times, seed):
-    """Kill a run at random moments, each time gone on with; whenever it is finished, it has to begin again."""
+    """Kill a run at random moments, each time gone on with.
+
+    Whenever it is finished, it has to begin again.
+    """
     begin = ("-s", scene, "--variant", "tag_gradprune_decomp", *FLAGS, "--checkpoint_every", "1e-9")
     begin += ("--checkpoint_iterations", *range(5, ITERATIONS, 10))
     assert subprocess.run(command_of(*begin, "-m", tmp_path / "whole", "--quiet")).returncode == 0

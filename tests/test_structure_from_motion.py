@@ -139,7 +139,7 @@ WIDTH, HEIGHT, FOCAL, PHOTOS = 400, 300, 380.0, 9
 
 
 def camera_pose(index):
-    """Rotation (3, 3) and translation (3,), world to camera, of a camera that looks into the corner at the origin."""
+    """Rotation (3, 3) and translation (3,), world to camera, of a camera that looks into the corner."""
     angle = np.radians(25 + 5 * index)
     center = np.array([3.2 * np.cos(angle), 3.2 * np.sin(angle), 1.2 + 0.15 * (index % 3)])
     forward = np.array([0.3, 0.3, 0.5]) - center

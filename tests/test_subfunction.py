@@ -444,7 +444,7 @@ def test_lambda_is_steered_only_where_asked_and_once_nothing_grows():
     assert not due(1000, **growth).steers_importance
 
 
-def test_settling_leaves_what_the_budget_has_room_for():
+def test_baking_leaves_what_the_budget_has_room_for():
     s = torch.tensor([0.1, 0.9, 0.3, 0.7])
     thresholds = {0: 0.5, 1: 0.5, 2: 0.5, 3: 0.3, 4: 0.1, 9: 0.1}
     for budget, threshold in thresholds.items():
@@ -522,7 +522,7 @@ def test_importance_is_learnt_from_its_iteration_on():
     assert not due(2000).learns_importance and not due(30_000).bakes_importance
 
 
-def test_importance_is_settled_when_pruning_ends_or_when_asked_at_the_latest_in_the_last_iteration():
+def test_importance_is_baked_when_pruning_ends_or_when_asked_at_the_latest_in_the_last_iteration():
     def end(**flags):
         return policy.importance_end(make_settings({"importance": "full"} | flags))
 

@@ -47,7 +47,7 @@ def test_importance_keeps_faint_threads_which_pruning_by_opacity_loses_and_drops
 def separated(gate):
     """Opacity and importance of threads and floaters, and how s goes with s o.
 
-    Nothing grows or is pruned; before the last iteration, in which importance is settled.
+    Nothing grows or is pruned; before the last iteration, in which importance is baked.
     """
     flags = {"densify_until_iter": 1, "tag_lifespan": 10**6, "importance_until_iter": ITERATIONS}
     model = trained(make_thin_scene(0), 0, until=ITERATIONS - 1, importance_gate=gate, **flags)

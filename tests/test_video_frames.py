@@ -15,7 +15,10 @@ WIDTH, HEIGHT, TRAVEL = 320, 180, 600
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
-    """A video that pans over a wall: slowly at first, then fast, then it stands still; every third frame blurred."""
+    """A video that pans over a wall: slowly at first, then fast, then it stands still.
+
+    Every third frame blurred.
+    """
     wall = np.random.default_rng(0).integers(0, 256, (HEIGHT // 6, (WIDTH + TRAVEL) // 6, 3), dtype=np.uint8)
     wall = cv2.resize(wall, (WIDTH + TRAVEL, HEIGHT), interpolation=cv2.INTER_CUBIC)
     places = np.concatenate([np.arange(0, 100, 4), np.arange(100, TRAVEL, 12), np.full(30, TRAVEL - 1)])

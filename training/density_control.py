@@ -1,4 +1,4 @@
-"""Adaptive density control: statistics of every view are collected, then some Gaussians grow and some are pruned.
+"""Adaptive density control: collect statistics of every view, then densify and prune.
 
 subfunction.py decides when and which, gaussian_model.py knows how; here the two meet.
 """
@@ -16,7 +16,7 @@ from training.run import Training, TrainingView
 
 
 def collect(run: Training, due: Phase, view: TrainingView) -> None:
-    """Take in what the backward pass says of every Gaussian in this view."""
+    """Add what the backward pass of a view says of every Gaussian to the statistics."""
     settings, model, totals = run.settings.densification, run.model, run.totals
     if due.collects_statistics:
         policy.accumulate_gradients(model.statistics, view.screen_gradients, view.radii)
@@ -46,7 +46,7 @@ def finish_round(run: Training, iteration: int) -> None:
 
 
 def densify_and_prune(run: Training, due: Phase) -> None:
-    """Add Gaussians where they are wanted and drop those that the image does not need, where that is due."""
+    """Densify and prune, where that is due."""
     pruned = prune(run, due) if due.prunes and run.budget else 0  # what goes makes room for what grows
     cloned, split = densify(run, due) if due.densifies else (0, 0)
     if due.prunes and not run.budget:
@@ -88,14 +88,14 @@ def correct_opacities(run: Training, cloned: Tensor) -> None:  # (N,) bool
 
 
 def restart_collecting(run: Training) -> None:
-    """Begin densification statistics anew."""
+    """Set the densification statistics to zero."""
     run.model.reset_statistics("densification")
     run.totals.pixel_error = torch.zeros_like(run.totals.pixel_error)
     run.totals.error_views = torch.zeros_like(run.totals.error_views)
 
 
 def prune(run: Training, due: Phase) -> int:
-    """Drop what has had a low score for long enough, or is oversized; return how many."""
+    """Drop the Gaussians whose score was low for long enough, or that are oversized; return how many."""
     streaks, prune_mask = select_for_pruning(run, due)
     run.model.tags["low_streak"] = streaks
     run.model.keep(~prune_mask)
@@ -162,7 +162,7 @@ def pruning_room(run: Training, due: Phase, unwanted: Tensor) -> int:  # (N,) bo
 
 
 def start_or_bake_importance(run: Training, due: Phase) -> None:
-    """Learn importance for a time; then drop what it leaves out, and train the rest on without gates."""
+    """Start learning importance, or bake it: drop what it leaves out and train on without gates."""
     settings, model = run.settings.importance, run.model
     if due.learns_importance and model.network is None:
         model.start_importance(settings, run.scene.extent, run.generator)

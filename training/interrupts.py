@@ -1,4 +1,4 @@
-"""Ctrl-C and its kin, kept waiting while something must not be left half done."""
+"""Ctrl-C and other signals, deferred while something must not be left half done."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
-    """What a signal raises; commands end with 128 + its number, as shells report it."""
+    """The exception that a signal raises; commands end with 128 + its number, as shells report it."""
 
     number = signal.SIGINT
 
 
 class Interrupts:
-    """While entered, a signal of ENDING raises Interrupted: at once, or when what is `held` is done.
+    """A context in which a signal of ENDING raises Interrupted: at once, or when what is `held` is done.
 
     A second one does not wait (`is_forced`). Signals that are ignored, as in background jobs, stay ignored.
     """
@@ -41,7 +41,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Do the block wholly, then raise what has arrived meanwhile."""
+        """Complete the block, then raise the signal that arrived meanwhile."""
         self._held = True
         try:
             yield

@@ -1,4 +1,4 @@
-"""How a run is doing: the progress line, measures of whole views, and what report.py draws later."""
+"""The state of a run: the progress line, measures of whole views, and the history that report.py draws."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def report(
     progress: Progress,
     log: TensorBoardLog,
 ) -> None:
-    """Show and log how it goes: every few iterations only, as reading a number waits for the device."""
+    """Show and log the state of the run, every few iterations: reading a number waits for the device."""
     if iteration % Progress.INTERVAL == 0 or iteration == run.settings.optimization.iterations:
         decibels = psnr(view.image.clamp(0, 1), view.gt_image).item()
         numbers = (iteration, view.loss.item(), decibels, len(run.model))
@@ -46,7 +46,10 @@ def report(
 
 
 def check_numbers(run: Training, iteration: int, view: TrainingView, progress: Progress) -> None:
-    """Tell of a view that shows nothing; ValueError once the model holds NaN. Where reading waits, now and then."""
+    """Report a view that shows no Gaussian. Raise ValueError once the model holds NaN.
+
+    On a device where reading a number waits, this is done every few iterations.
+    """
     last = iteration == run.settings.optimization.iterations
     if not (reads_at_once(run.model.device) or last or iteration % Progress.INTERVAL == 0):
         return
@@ -57,7 +60,7 @@ def check_numbers(run: Training, iteration: int, view: TrainingView, progress: P
 
 
 def measure(run: Training, iteration: int, progress: Progress, log: TensorBoardLog) -> None:
-    """L1 and PSNR on all held-out views and on a few training views."""
+    """Measure L1 and PSNR on all held-out views and on a few training views."""
     model = run.model.baked(run.settings.importance.importance_gate)
     for name, cameras in (("test", run.scene.test), ("train", measured_cameras(run))):
         if not cameras:
@@ -75,12 +78,12 @@ def measure(run: Training, iteration: int, progress: Progress, log: TensorBoardL
 
 
 def export_gap_iterations(run: Training) -> set[int]:
-    """Where files are saved, and the last iteration before importance is settled: then there is no gap."""
+    """Return the iterations at which files are saved, and the last one before importance is baked."""
     return {*run.settings.run.save_iterations, policy.importance_end(run.settings) - 1}
 
 
 def report_export_gap(run: Training, iteration: int, progress: Progress) -> None:
-    """How far the pictures of the saved file, which every measure is taken of, are from those trained on."""
+    """Measure how far renders of the saved file are from the training-mode renders."""
     kind, seed = run.settings.importance.importance_gate, run.settings.run.seed
     saved, flags = run.model.baked(kind), vars(run.settings.pipeline)
     background, differences = choose_background(run), []
@@ -97,20 +100,20 @@ def report_export_gap(run: Training, iteration: int, progress: Progress) -> None
 
 
 def measured_cameras(run: Training) -> list[Camera]:
-    """A few of the training views, as 3DGS measures them."""
+    """Return a few of the training views, as 3DGS measures them."""
     train = run.scene.train
     return [train[index] for index in sorted({index % len(train) for index in TRAINING_VIEWS_MEASURED})]
 
 
 def distribution_iterations(run: Training) -> range:
-    """About twenty, spread over the run, just before densifications would change what is there."""
+    """Return about twenty iterations, spread evenly over the run."""
     total = run.settings.optimization.iterations
     every = max(1, total // DISTRIBUTIONS)
     return range(every, total + 1, every)
 
 
 def record_distributions(run: Training, iteration: int) -> None:
-    """How errors, importances, opacities and ages are distributed, and what share floaters have."""
+    """Record distributions of errors, importances, opacities and ages, and the share of floaters."""
     model = run.model
     values = {"opacity": model.opacities, "age": iteration - model.tags["birth"]}
     due = policy.phase(iteration, run.settings)
@@ -127,14 +130,14 @@ def record_distributions(run: Training, iteration: int) -> None:
 
 
 def correlation(first: Tensor, second: Tensor) -> float | None:
-    """Pearson's, of as many numbers each; None where one of them does not vary."""
+    """Return Pearson's correlation of two tensors of one size; None if one of them is constant."""
     pair = torch.stack([first.flatten(), second.flatten()]).double()
     value = torch.corrcoef(pair)[0, 1].item() if pair.shape[1] > 1 else math.nan
     return value if math.isfinite(value) else None
 
 
 def floaters(run: Training) -> dict[str, float]:
-    """Shares of the blending weight over a few training views."""
+    """Return the shares of the blending weight that hint at floaters, over a few training views."""
     model = run.model.baked(run.settings.importance.importance_gate)
     weights = torch.zeros(len(model), device=model.device)
     depths = torch.full((len(model),), float("inf"), device=model.device)

@@ -1,4 +1,4 @@
-"""What a run begins from: the scene's points, a checkpoint, or the interrupted run in its folder."""
+"""Find and restore what a run starts from: points, a checkpoint, or the interrupted run in its folder."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FIXED_BY_CHECKPOINT = (
 
 @dataclass
 class ResumePoint:
-    """What a run begins from: the scene's points, or with a record the state of an earlier one."""
+    """What a run starts from: the scene's points, or with a `record` the state of an earlier run."""
 
     settings: Settings
     given: dict[str, Any]  # flags, also those of the command that began the run
@@ -43,7 +43,7 @@ class ResumePoint:
 
 
 def find_resume_point(given: dict[str, Any]) -> ResumePoint:
-    """By the flags given. ValueError where they do not fit the run that is to be gone on with."""
+    """Return what the flags ask for. Raise ValueError where they do not fit the run to resume."""
     if given.get("resume"):
         return resume_in_folder(given)
     if not given.get("start_checkpoint"):
@@ -53,7 +53,7 @@ def find_resume_point(given: dict[str, Any]) -> ResumePoint:
 
 
 def resume_in_folder(given: dict[str, Any]) -> ResumePoint:
-    """The run in the output folder: its newest checkpoint; without one it begins anew, with its settings."""
+    """Return the newest checkpoint of the run in the output folder; without one, its settings alone."""
     if not given.get("model_path"):
         raise ValueError("--resume: which run? give its folder with -m")
     for name in ("start_checkpoint", "overwrite"):
@@ -79,7 +79,7 @@ def resume_in_folder(given: dict[str, Any]) -> ResumePoint:
 
 
 def refuse_differences(given: dict[str, Any], recorded: dict[str, Any], folder: Path) -> None:
-    """ValueError with their names for flags that would make the run come to something else."""
+    """Raise ValueError, naming them, for flags that would change the result of the run."""
     settings, recorded = make_settings(given, recorded).flat(), without_aliases(recorded)
     differing = [
         f"--{name} {settings[name]} (the run has {recorded[name]})"
@@ -98,7 +98,7 @@ def as_json(value: Any) -> Any:
 
 
 def resumed_settings(given: dict[str, Any], record: dict[str, Any]) -> Settings:
-    """The checkpoint's settings under the flags given. ValueError where they cannot go together."""
+    """Return the checkpoint's settings under the flags given. Raise ValueError where they conflict."""
     settings = make_settings(given, record["settings"])
     for name in FIXED_BY_CHECKPOINT:
         if settings.flat()[name] != record["settings"][name]:
@@ -115,7 +115,7 @@ def resumed_settings(given: dict[str, Any], record: dict[str, Any]) -> Settings:
 
 
 def require_room(run: Training, record: dict[str, Any]) -> None:
-    """ValueError if the checkpoint exceeds a new budget, and pruning is not sure to come down to it."""
+    """Raise ValueError if the checkpoint exceeds a new budget that pruning is not sure to reach."""
     if not run.budget or run.budget == gaussian_budget(make_settings({}, record["settings"])):
         return
     is_sure = policy.thinning_is_sure(record["iteration"], len(run.scene.train), run.settings)
@@ -128,7 +128,10 @@ def require_room(run: Training, record: dict[str, Any]) -> None:
 
 
 def resume(resume_point: ResumePoint, scene: Scene, folder: Path) -> Training:
-    """The run of the checkpoint. ValueError if the scene has come to be another, or the checkpoint is damaged."""
+    """Return the run of the checkpoint.
+
+    Raise ValueError if the scene differs or the checkpoint is damaged.
+    """
     settings, tensors, record = resume_point.settings, resume_point.tensors, resume_point.record
     if record["training_views"] != len(scene.train):
         raise ValueError(

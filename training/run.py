@@ -1,4 +1,4 @@
-"""A training run: its state, how it starts, and what it leaves in its folder."""
+"""A training run: its state, how it starts, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from utils.rendering import background_color
 
 @dataclass
 class Totals:
-    """Numbers () float64 that training keeps over its views, beside what it keeps of every Gaussian."""
+    """Sums over views, () float64 each, beside the statistics of every Gaussian."""
 
     pixel_error: Tensor  # typical E(u) of each view since the last densification, added up
     error_views: Tensor  # how many views these were
@@ -61,7 +61,7 @@ class Totals:
 
 @dataclass
 class Training:
-    """A run: what it was asked to do, and everything that changes while it does it."""
+    """A training run: its settings, and everything that changes while it trains."""
 
     settings: Settings
     folder: Path
@@ -82,22 +82,25 @@ class Training:
 
     @property
     def seconds(self) -> float:
-        """Spent on training so far, also before a resume."""
+        """Time spent on training so far, that before a resume included."""
         return time.monotonic() - self.started
 
     @property
     def budget(self) -> int:
-        """Gaussians that there may be in the end, 0: any number."""
+        """The most Gaussians at the end, 0: any number."""
         return gaussian_budget(self.settings)
 
     @property
     def growth_budget(self) -> int:
-        """Gaussians that there may be while they grow, maybe more than in the end. 0: any number."""
+        """The most Gaussians during growth, maybe more than at the end. 0: any number."""
         return policy.growth_budget(self.budget, len(self.scene.train), self.settings)
 
 
 def gaussian_budget(settings: Settings) -> int:
-    """What --max_gaussians and --target_size_mb leave room for, 0: any number. ValueError for no room."""
+    """Return how many Gaussians --max_gaussians and --target_size_mb allow, 0: any number.
+
+    Raise ValueError if they allow none.
+    """
     growth = settings.densification
     in_file = gaussians_in_ply(1e6 * growth.target_size_mb, settings.model.sh_degree)
     if growth.target_size_mb and not in_file:
@@ -107,7 +110,7 @@ def gaussian_budget(settings: Settings) -> int:
 
 @dataclass
 class TrainingView:
-    """One training view and what its backward pass says of every Gaussian; nothing in it keeps the graph alive."""
+    """One training view and what its backward pass says of every Gaussian, without the graph."""
 
     name: str  # of the photo
     image: Tensor  # (3, H, W) rendered, with the photo where a mask leaves it out
@@ -131,7 +134,7 @@ def choose_background(run: Training, iteration: int | None = None) -> Tensor:
 
 
 def start(settings: Settings, scene: Scene, folder: Path) -> Training:
-    """A run from the scene's points; from a random choice of them if there are more than the budget."""
+    """Return a run that starts from the scene's points, or from as many random ones as the budget allows."""
     generator = torch.Generator().manual_seed(settings.run.seed)
     xyz, rgb = scene.points.xyz, scene.points.rgb
     budget = policy.growth_budget(gaussian_budget(settings), len(scene.train), settings)
@@ -148,14 +151,14 @@ def start(settings: Settings, scene: Scene, folder: Path) -> Training:
 
 
 def new_exposures(settings: Settings, scene: Scene) -> Exposures | None:
-    """One for every training view, where they are wanted."""
+    """Return an exposure for every training view with --train_test_exp, else None."""
     if not settings.model.train_test_exp:
         return None
     return Exposures([camera.image_name for camera in scene.train.without_images], best_device())
 
 
 def check_output_folder(folder: Path, settings: Settings) -> None:
-    """ValueError if training would replace files of others, its inputs, or a run that was not to be replaced."""
+    """Raise ValueError if training would replace foreign files, its inputs, or a run without being asked."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"-m {folder}: expected a folder, this is a file")
     run_folder.require_run_or_room(folder)
@@ -175,7 +178,7 @@ def continues_in(folder: Path, settings: Settings) -> bool:
 
 
 def write_inputs(run: Training) -> None:
-    """What others' tools want to know of a run before it ends."""
+    """Write what other tools read of a run before it ends."""
     if run.settings.run.overwrite and not continues_in(run.folder, run.settings):
         run_folder.remove_results(run.folder)
     run_folder.write_cfg_args(run.folder, vars(run.settings.model))
@@ -185,7 +188,7 @@ def write_inputs(run: Training) -> None:
 
 
 def write_record(run: Training, finished: bool) -> None:
-    """Our own record of the run, config.json."""
+    """Write the record of the run, config.json."""
     per_second = run.iteration / run.seconds if run.iteration else 0.0
     record = {
         "finished": finished,
@@ -221,7 +224,7 @@ def save_if_due(run: Training, iteration: int, progress: Progress) -> None:
 
 
 def save_checkpoints(run: Training, progress: Progress) -> None:
-    """Those that were asked for, and the one that is replaced every few minutes."""
+    """Write the checkpoints that are due: those asked for, and the one replaced every few minutes."""
     if run.iteration in run.settings.run.checkpoint_iterations:
         path = run_folder.checkpoint_path(run.folder, run.iteration)
         save_state(run, path)
@@ -236,7 +239,7 @@ def save_checkpoints(run: Training, progress: Progress) -> None:
 
 
 def require_sound(run: Training, iteration: int) -> None:
-    """ValueError if the model holds numbers that are none: an earlier checkpoint must not be replaced by it."""
+    """Raise ValueError if the model holds NaN or infinity: it must not replace an earlier checkpoint."""
     unsound = run.model.unsound()
     if not unsound:
         return

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class TensorBoardLog:
-    """Writes event files under 3DGS's names into a run's folder, or nothing without TensorBoard."""
+    """The log that writes event files under 3DGS's names; without TensorBoard it writes nothing."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -25,7 +25,7 @@ class TensorBoardLog:
             self._writer.add_scalar("total_points", gaussians, iteration)
 
     def views(self, iteration: int, name: str, l1: float, psnr: float) -> None:
-        """Averages over a set of views, `name` is `train` or `test`."""
+        """Log averages over a set of views; `name` is `train` or `test`."""
         if self._writer is not None:
             self._writer.add_scalar(f"{name}/loss_viewpoint - l1_loss", l1, iteration)
             self._writer.add_scalar(f"{name}/loss_viewpoint - psnr", psnr, iteration)

@@ -19,7 +19,7 @@ class ViewOrder:
         return self.remaining.pop()
 
     def restore(self, remaining: list[int]) -> None:
-        """Go on from an earlier `remaining`. ValueError if it names a view that there is not."""
+        """Continue from an earlier `remaining`. Raise ValueError if it names a view that does not exist."""
         if not all(isinstance(view, int) and 0 <= view < self.count for view in remaining):
             raise ValueError(f"expected views 0 to {self.count - 1}, got {remaining}")
         self.remaining = remaining

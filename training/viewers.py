@@ -1,4 +1,4 @@
-"""Who may look on while training runs: 3DGS's network viewer (SIBR), and a page in the browser."""
+"""Viewers of a run in training: 3DGS's network viewer (SIBR), and a page in the browser."""
 
 from __future__ import annotations
 
@@ -28,14 +28,17 @@ from viewer.sibr import RemoteViewer, SibrRequest
 
 @dataclass
 class Viewers:
-    """Who may look on while training runs: 3DGS's network viewer, and with --viewer a page in the browser."""
+    """The viewers of a run: 3DGS's network viewer, and with --viewer a page in the browser."""
 
     network: RemoteViewer | None = None
     page: WebViewer | None = None
 
     @torch.no_grad()
     def show(self, run: Training) -> None:
-        """Answer what they ask for, between two iterations; as long as they stop training, that is all there is."""
+        """Answer the viewers' requests between two iterations.
+
+        While they pause training, nothing else runs.
+        """
         last = run.iteration == run.settings.optimization.iterations
         if self.network is not None:
             self.network.serve(lambda request: render_for(run, request), run.settings.model.source_path, last)
@@ -61,7 +64,7 @@ def open_viewers(run: Training, progress: Progress) -> Viewers:
 
 
 def open_network_viewer(run: Training, progress: Progress) -> RemoteViewer | None:
-    """None where another program is asked at that address."""
+    """Open the network viewer; return None if another program has its address."""
     settings = run.settings.run
     try:
         return RemoteViewer(settings.ip, settings.port, progress.say)
@@ -79,7 +82,7 @@ def open_page(run: Training, progress: Progress) -> WebViewer:
 
 
 def inspect_in_training(run: Training) -> InspectedModel:
-    """The model with what was collected of its Gaussians so far."""
+    """Return the model for inspection, with the statistics collected so far."""
     inspected = inspect_with_tags(
         run.model, run.iteration, run.settings, lambda: run.scene.train + run.scene.test
     )
@@ -93,7 +96,7 @@ def inspect_in_training(run: Training) -> InspectedModel:
 
 
 def render_for(run: Training, request: SibrRequest) -> bytes:
-    """What the network viewer asked for, as the saved file would show it."""
+    """Return the bytes of the image that the network viewer asked for, as the saved file would show it."""
     model = run.model.baked(run.settings.importance.importance_gate)
     background = choose_background(run)
     flags = vars(run.settings.pipeline) | {"scaling_modifier": request.scaling}

@@ -1,14 +1,14 @@
-"""Imported by the commands before torch, which reads these settings when it starts.
+"""Settings that torch reads when it starts: the commands import this module before it.
 
 Threads that wait sleep instead of spinning: on a machine that has other work to do, spinning costs several
 times the work. Large tensors lie in huge pages where the system has them: new ones every iteration would
 otherwise cost a page fault every 4 KiB, a sixth of an iteration at 200,000 Gaussians. What is freed of them
-goes back to the system at once: on glibc's heap, tensors of a few megabytes that grow with every densification
-left holes that no later one fitted into, 0.5 GB in 40 iterations at 1.1 million Gaussians. The heap of smaller
-ones keeps what is free at its end for the next iteration.
+goes back to the system at once: on glibc's heap, tensors of a few megabytes that grow with every
+densification left holes that no later one fitted into, 0.5 GB in 40 iterations at 1.1 million Gaussians. The
+heap of smaller ones keeps what is free at its end for the next iteration.
 
-Importing torch takes seconds. A Ctrl-C in them ends a command there and then, without a traceback: nothing has
-begun that could be told of. `utils.commands.run_command` takes over from there.
+Importing torch takes seconds. A Ctrl-C in them ends a command at once, without a traceback: nothing has
+begun that could be reported. `utils.commands.run_command` takes over from there.
 """
 
 from __future__ import annotations

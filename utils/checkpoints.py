@@ -35,7 +35,7 @@ RENAMED = {  # tensors of earlier versions, and their names today
 
 
 def save_checkpoint(path: str | os.PathLike, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
-    """OSError if it cannot be written; an earlier file at `path` is untouched then."""
+    """Write a checkpoint. Raise OSError if that fails; an earlier file at `path` is untouched then."""
     contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     about = {RECORD: json.dumps(record)}
     try:
@@ -45,13 +45,16 @@ def save_checkpoint(path: str | os.PathLike, tensors: dict[str, Tensor], record:
 
 
 def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors on the CPU and the record. FileNotFoundError, or ValueError for a file that is none of ours."""
+    """Return the tensors, on the CPU, and the record.
+
+    FileNotFoundError, or ValueError for another kind of file.
+    """
     with _opened(path) as (file, record):
         return {RENAMED.get(name, name): file.get_tensor(name) for name in file.keys()}, record
 
 
 def newest_checkpoint(paths: Iterable[Path]) -> Path | None:
-    """The one of most iterations. ValueError for a file that is none of ours."""
+    """Return the checkpoint of most iterations, None of none. ValueError for another kind of file."""
 
     def iteration(path: Path) -> int:
         with _opened(path) as (_, record):
@@ -62,7 +65,7 @@ def newest_checkpoint(paths: Iterable[Path]) -> Path | None:
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The open file and its record."""
+    """Open a checkpoint and yield the file and its record."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     try:

@@ -18,7 +18,7 @@ FLOAT_BITS = 24  # of a float32's fraction: all numbers are exact and below 1
 
 
 class Stream(IntEnum):
-    """What random numbers are for; the streams of one seed have nothing in common."""
+    """The purposes of random numbers; the streams of one seed are independent."""
 
     BACKGROUND = 0
     GATES = 1

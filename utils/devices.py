@@ -1,4 +1,4 @@
-"""Where pictures are kept: which devices a flag may name, and how they wait there."""
+"""Devices that keep images: which ones a flag may name, and how images get from there to the GPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def check_data_device(name: str) -> None:
-    """ValueError if pictures cannot be kept on the device called `name`, on this machine with this build."""
+    """Raise ValueError if images cannot be kept on the device `name`, on this machine with this build."""
     usable = sorted({"cpu", best_device().type})
     try:
         fits = torch.device(name).type in usable
@@ -19,7 +19,7 @@ def check_data_device(name: str) -> None:
 
 
 def reads_at_once(device: torch.device) -> bool:
-    """Whether Python may look at a number there without waiting for work that is still queued."""
+    """Return whether Python can read a number on the device without waiting for queued work."""
     return device.type == "cpu"
 
 

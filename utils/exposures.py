@@ -1,7 +1,7 @@
-"""An exposure for every view: colours c become A c + b, with A (3, 3) and b (3,) that are learnt.
+"""An exposure for every view: colors c become A c + b, with A (3, 3) and b (3,) that are learnt.
 
-Kerbl et al. 2024 (A Hierarchical 3D Gaussian Representation) compensate exposure changes like this. In a run's
-folder they are exposure.json: {image name: [[a11, a12, a13, b1], ...]}, three rows of four.
+Kerbl et al. 2024 (A Hierarchical 3D Gaussian Representation) compensate exposure changes like this. In a
+run's folder they are exposure.json: {image name: [[a11, a12, a13, b1], ...]}, three rows of four.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FILE = "exposure.json"
 
 
 class Exposures:
-    """The exposures of some views, by image name; the identity for all others and before training."""
+    """The exposures of some views by image name; the identity for other views and before training."""
 
     def __init__(self, names: list[str], device: torch.device) -> None:
         self.indices = {name: index for index, name in enumerate(names)}
@@ -27,14 +27,14 @@ class Exposures:
         self.optimizer = torch.optim.Adam([self.matrices], lr=0.0)
 
     def apply(self, image: Tensor, name: str) -> Tensor:
-        """The picture (3, H, W) as the view called `name` was exposed."""
+        """Return the image (3, H, W) as the view `name` was exposed."""
         if name not in self.indices:
             return image
         matrix = self.matrices[self.indices[name]]
         return torch.einsum("ij,jhw->ihw", matrix[:, :3], image) + matrix[:, 3, None, None]
 
     def step(self, rate: float) -> None:
-        """One Adam step on the gradient at hand, which is dropped."""
+        """Take one Adam step and drop the gradient."""
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -45,7 +45,7 @@ class Exposures:
         return tensors | {f"exposures.{key}": torch.as_tensor(value) for key, value in state.items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `state_tensors` gave. KeyError or RuntimeError if it does not fit."""
+        """Restore what `state_tensors` returned. Raise KeyError or RuntimeError if it does not fit."""
         with torch.no_grad():
             self.matrices.copy_(tensors["exposures"])
         for key, value in tensors.items():
@@ -60,7 +60,10 @@ class Exposures:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> Exposures:
-        """Those of the run in `folder`. FileNotFoundError or ValueError, naming the file."""
+        """Return the exposures of the run in `folder`.
+
+        Raise FileNotFoundError or ValueError, naming the file.
+        """
         path = folder / FILE
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: the run was trained with --train_test_exp")

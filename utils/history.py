@@ -1,4 +1,4 @@
-"""What happened during a run, for report.py: curves, growth and pruning, distributions; history.json."""
+"""The history of a run for report.py: curves, growth and pruning, distributions; history.json."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ RANGES = {  # scale and ends of each distribution's bins, the same all through a
 
 
 class History:
-    """Lists that grow while training runs, in the shape in which they are written."""
+    """The record that grows during training, in the shape in which it is written."""
 
     def __init__(self, record: dict[str, Any] | None = None) -> None:
-        """`record`: where an earlier part of the run left off."""
+        """Continue the `record` of an earlier part of the run."""
         self.record = record or {"version": VERSION, "progress": [], "steps": [], "distributions": []}
 
     def progress(self, iteration: int, loss: float, psnr: float, gaussians: int, seconds: float) -> None:
@@ -44,7 +44,7 @@ class History:
         floaters: dict[str, float],
         correlation: float | None = None,  # of importance with what it leaves of opacity
     ) -> None:
-        """Histograms of `values`, whose names are keys of RANGES or `age`, which may reach `last`."""
+        """Record histograms of `values`, whose names are keys of RANGES or `age`, which may reach `last`."""
         ranges = RANGES | {"age": ("linear", 0.0, float(last))}
         histograms = {name: histogram(value, *ranges[name]) for name, value in values.items()}
         entry = {"iteration": iteration, "values": histograms, "floaters": floaters}
@@ -57,9 +57,9 @@ class History:
 
 
 def histogram(values: Tensor, scale: str, low: float, high: float) -> dict[str, Any]:
-    """Edges and counts of BINS bins from low to high; what is beyond falls into the outermost ones.
+    """Return edges and counts of BINS bins from low to high; values beyond fall into the outermost bins.
 
-    `scale`: "linear", or "log" with bins of equal ratio. What is no number, or 0 on a log scale, is left out.
+    `scale`: "linear", or "log" with bins of equal ratio. NaN, and 0 on a log scale, are left out.
     """
     values = values.detach().flatten().double().cpu()
     if scale == "log":
@@ -77,7 +77,7 @@ def shares_of_weight(
     opacities: Tensor,  # (N, 1)
     depths: Tensor,  # (N,) distance to the nearest of the cameras
 ) -> dict[str, float]:
-    """Shares of the weight: of opacities below 0.1, and nearer than a tenth of the weight's median depth."""
+    """Return the shares of the weight of opacities below 0.1, and nearer than a tenth of its median depth."""
     total = weights.sum().item()
     if total == 0 or not math.isfinite(total):
         return {}

@@ -1,4 +1,4 @@
-"""How far a picture is from another, pixel by pixel. For SSIM see fused_ssim, for LPIPS evaluation/lpips.py."""
+"""Pixel-wise differences of two images. SSIM: fused_ssim; LPIPS: evaluation/lpips.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def l1(
     gt_image: Tensor,  # same shape
     counts: Tensor | None = None,  # (H, W) bool: only these pixels do; None: all
 ) -> Tensor:
-    """Mean absolute difference, a scalar."""
+    """Return the mean absolute difference ()."""
     return masked_mean((image - gt_image).abs(), counts).mean()
 
 
@@ -19,12 +19,15 @@ def psnr(
     gt_image: Tensor,  # same shape
     counts: Tensor | None = None,  # (H, W) bool: only these pixels do; None: all
 ) -> Tensor:
-    """Peak signal-to-noise ratio in decibels, (...): one per picture, of all channels. Infinite if equal."""
+    """Return the peak signal-to-noise ratio in decibels (...): one per image, of all channels.
+
+    Infinite if equal.
+    """
     return -10 * masked_mean((image - gt_image).square(), counts).log10()
 
 
 def masked_mean(values: Tensor, counts: Tensor | None) -> Tensor:  # (..., C, H, W) -> (...)
-    """Mean over channels and pixels, or over those pixels (H, W) that count; NaN if none does."""
+    """Return the mean over channels and pixels, or over the pixels of a mask (H, W); NaN if it is empty."""
     if counts is None:
         return values.mean(dim=(-3, -2, -1))
     return (values * counts.to(values)).sum(dim=(-3, -2, -1)) / (counts.sum() * values.shape[-3])

@@ -20,10 +20,10 @@ COLOR = ("red", "green", "blue")
 
 
 def read_point_cloud(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """(P, 3) float64 positions and (P, 3) uint8 colours of a PLY file, ASCII or binary.
+    """Return positions (P, 3) float64 and colors (P, 3) uint8 of a PLY file, ASCII or binary.
 
-    Colours may be stored as 8 or 16 bit integers or as floats in [0, 1]. FileNotFoundError or ValueError,
-    naming the file, if it is missing, damaged, or lacks positions or colours.
+    Colors may be stored as 8 or 16 bit integers or as floats in [0, 1]. FileNotFoundError or ValueError,
+    naming the file, if it is missing, damaged, or lacks positions or colors.
     """
     path = Path(path)
     if not path.is_file():
@@ -55,7 +55,7 @@ def write_point_cloud(
 
 
 def _read_vertices(path: Path) -> np.ndarray:
-    """The vertex table, checked to have scalar positions and colours."""
+    """Return the vertex table, checked to have scalar positions and colors."""
     try:
         data = PlyData.read(
             BytesIO(path.read_bytes())
@@ -127,7 +127,10 @@ def float_columns(vertices: np.ndarray, names: Sequence[str]) -> Tensor:
 
 
 def channels_first(values: Tensor) -> list[Tensor]:
-    """Return the columns (N,) of (N, bases, 3), all of red first, or of (N, C): views, as a copy of all is large."""
+    """Return the columns (N,) of (N, bases, 3), all of red first, or of (N, C).
+
+    They are views: a copy of all would be large.
+    """
     channels = values.transpose(1, 2) if values.dim() == 3 else values[:, None]
     return [column for channel in channels.unbind(1) for column in channel.unbind(1)]
 

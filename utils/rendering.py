@@ -1,4 +1,4 @@
-"""The one caller of the rasterizer: a camera and Gaussians in, a picture out."""
+"""The one caller of the rasterizer: a camera and Gaussians in, an image out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from utils.sh import sh_to_rgb
 
 @dataclass
 class RenderOutput:
-    """What one view shows. After a backward pass, `means2d.grad` holds screen gradients in NDC units."""
+    """A rendered view. After a backward pass, `means2d.grad` holds screen gradients in NDC units."""
 
     image: Tensor  # (3, H, W), not clamped
     invdepth: Tensor  # (1, H, W) inverse depth, blended as colours are
@@ -42,7 +42,7 @@ def render(
     error_carrier: Tensor | None = None,  # (N, 1)
     statistics: bool = False,
 ) -> RenderOutput:
-    """Draw `model` as `camera` sees it, over `background`; differentiable where gradients are enabled."""
+    """Render `model` as `camera` sees it, over `background`; differentiable where gradients are enabled."""
     matrices = camera.matrices(model.device)
     rasterizer = GaussianRasterizer(
         GaussianRasterizationSettings(
@@ -86,7 +86,10 @@ def render_beside_photos(
     exposures: Exposures | None = None,
     **flags: bool,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Yield the image (3, H, W) in [0, 1], the ground truth and the mask (H, W) of every view, None: all counts."""
+    """Yield image (3, H, W) in [0, 1], ground truth and mask (H, W) of every view.
+
+    Mask None: all pixels count.
+    """
     for camera in cameras:
         image = render(camera, model, background, **flags).image
         if exposures is not None:

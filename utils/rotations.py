@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def quats_to_matrices(quats: Tensor) -> Tensor:  # (N, 4) -> (N, 3, 3)
-    """Rotation matrices of quaternions of any length but 0 (they are normalised here)."""
+    """Return rotation matrices of quaternions of any length but 0, which are normalized here."""
     w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
     rows = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
@@ -21,7 +21,7 @@ def covariances(
     scales: Tensor,  # (N, 3) world units
     quats: Tensor,  # (N, 4)
 ) -> Tensor:
-    """Upper triangles (N, 6) of R S S^T R^T (Kerbl et al. 2023, eq. 6), in the order xx xy xz yy yz zz."""
+    """Return upper triangles (N, 6) of R S S^T R^T (Kerbl et al. 2023, eq. 6): xx xy xz yy yz zz."""
     axes = quats_to_matrices(quats) * scales[:, None, :]
     full = axes @ axes.transpose(1, 2)
     rows, columns = torch.triu_indices(3, 3)

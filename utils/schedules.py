@@ -1,4 +1,4 @@
-"""How numbers change over a training run."""
+"""Schedules of learning rates and weights over a training run."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import math
 def log_linear(
     step: int, first: float, last: float, max_steps: int, delay_steps: int = 0, delay_mult: float = 1.0
 ) -> float:
-    """Exponential decay from `first` at step 0 to `last` at `max_steps`, constant after that (JaxNeRF, 3DGS).
+    """Return the exponential decay from `first` at step 0 to `last` at `max_steps` and later (JaxNeRF, 3DGS).
 
     With `delay_steps`, the rate starts at `delay_mult` times itself and grows to full along a quarter sine.
-    Zero at either end has no logarithm: then the whole schedule is 0 if both are, else ValueError.
+    Zero has no logarithm: with both ends 0 the whole schedule is 0, with one of them ValueError is raised.
     """
     if first == 0 and last == 0:
         return 0.0

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def evenly_spaced(total: int, count: int) -> list[int]:
-    """Return `count` evenly spaced indices below `total`, beginning with 0; all of them if there are fewer."""
+    """Return `count` evenly spaced indices below `total`, beginning with 0; all if there are fewer."""
     count = min(count, total)
     return [number * total // count for number in range(count)]
 

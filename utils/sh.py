@@ -23,12 +23,12 @@ C3_22 = math.sqrt(105 / (16 * math.pi))
 
 
 def base_count(degree: int) -> int:
-    """Number of bases K up to and including `degree`."""
+    """Return the number of bases K up to and including `degree`."""
     return (degree + 1) ** 2
 
 
 def degree_of(bases: int) -> int:
-    """The degree whose number of bases is `bases`; ValueError if no degree from 0 to 3 has so many."""
+    """Return the degree that has `bases` bases. Raise ValueError if none from 0 to 3 has so many."""
     for degree in range(MAX_DEGREE + 1):
         if base_count(degree) == bases:
             return degree
@@ -36,7 +36,7 @@ def degree_of(bases: int) -> int:
 
 
 def rgb_to_sh(rgb: Tensor) -> Tensor:
-    """Degree-0 coefficient that shows as colour `rgb` in [0, 1] from everywhere."""
+    """Return the degree-0 coefficient that shows as color `rgb` in [0, 1] from everywhere."""
     return (rgb - 0.5) / C0
 
 
@@ -45,7 +45,7 @@ def sh_to_rgb(
     sh: Tensor,  # (N, K, 3), K at least (degree + 1)^2
     directions: Tensor,  # (N, 3) unit vectors from the camera centre to the Gaussians
 ) -> Tensor:
-    """Colours (N, 3) seen along `directions`: the expansion up to `degree` plus 0.5, at least 0."""
+    """Return colors (N, 3) seen along `directions`: the expansion up to `degree` plus 0.5, at least 0."""
     bases = _bases(degree, directions)  # (N, (degree + 1)^2)
     return ((bases[:, :, None] * sh[:, : bases.shape[1]]).sum(1) + 0.5).clamp_min(0)
 

@@ -1,4 +1,4 @@
-"""Where kernels run in the tests: on the CPU, as CUDA kernels emulated there, and on a GPU if there is one."""
+"""The back ends of the tests: the CPU, the CUDA kernels emulated there, and a GPU if there is one."""
 
 from __future__ import annotations
 

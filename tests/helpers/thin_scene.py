@@ -1,4 +1,4 @@
-"""A wall, a sheet of faint threads before it, and floaters that change nothing: what pruning should tell apart."""
+"""A wall, a sheet of faint threads before it, and floaters that change nothing: a test for pruning."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ class ThinScene:
     bare: Tensor  # (3, H, W) the same without the threads
 
     def error_at_threads(self, model: GaussianModel) -> float:
-        """Squared error of the held-out view where the threads are: 1 if they were missing, all else right."""
+        """Squared error of the held-out view where the threads are.
+
+        1 if they were missing, all else right.
+        """
         with torch.no_grad():
             shown = render(self.scene.test[0], model, torch.zeros(3)).image
         contrast = (self.bare - self.clean).square()
