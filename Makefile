@@ -1,6 +1,7 @@
 # make demo   trains, renders and measures the bundled scene
 # make test   runs the test suite
-# make extras adds what single commands need: convert.py, films, export.py, view.py
+# make extras adds what single commands need: convert.py, videos, export.py, view.py
+# make lint   checks that the Python code is formatted, in lines of 110 columns
 #
 # Both first make a virtual environment in .venv; a second time they only rebuild what changed.
 #
@@ -31,7 +32,7 @@ installed := $(submodules:%=$(VENV)/%.installed)
 demo := output/demo
 demo_model := $(demo)/point_cloud/iteration_$(DEMO_ITERATIONS)/point_cloud.ply
 
-.PHONY: all install extras demo test test-long test-sanitize test-asan test-tsan gpu-check gpu-compare bench clean
+.PHONY: all install extras demo lint test test-long test-sanitize test-asan test-tsan gpu-check gpu-compare bench clean
 .DELETE_ON_ERROR:
 
 all: install
@@ -82,6 +83,10 @@ $(VENV)/extras.installed: requirements-extras.txt $(VENV)/requirements.installed
 	$(pip) install -r requirements-extras.txt
 	@$(pip) install atheris || echo "no atheris for this Python: the readers will not be fuzzed"
 	@touch $@
+
+lint: $(VENV)/requirements.installed
+	$(python) -m ruff format --check .
+	$(python) -m ruff check .
 
 test: install extras
 	$(python) -m pytest
