@@ -17,17 +17,20 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import utils.before_torch  # noqa: F401, E402  before torch
+import utils.before_torch  # noqa: F401  before torch
+import torch
 
-import torch  # noqa: E402
-from gsplat import DefaultStrategy  # noqa: E402
+import subfunction as policy
+import train
+from arguments import make_settings
+from gaussian_model import ADAM_EPSILON, PARAMETERS
+from scene import load_scene
+from training.run import Training, TrainingView, start
 
-import subfunction as policy  # noqa: E402
-import train  # noqa: E402
-from arguments import make_settings  # noqa: E402
-from gaussian_model import ADAM_EPSILON, PARAMETERS  # noqa: E402
-from scene import load_scene  # noqa: E402
-from training.run import Training, TrainingView, start  # noqa: E402
+try:
+    from gsplat import DefaultStrategy
+except ImportError:
+    DefaultStrategy = None
 
 REPORT_EVERY = 100
 
@@ -88,6 +91,8 @@ def main() -> None:
     parser.add_argument("--until", type=int, default=2900)
     parser.add_argument("--threads", type=int, default=0)
     arguments = vars(parser.parse_args())
+    if DefaultStrategy is None:
+        raise ValueError("this compares with gsplat, which is not installed: pip install gsplat")
     until, threads = arguments.pop("until"), arguments.pop("threads")
     if threads:
         torch.set_num_threads(threads)

@@ -21,14 +21,12 @@ import utils.before_torch  # noqa: F401  before torch
 import numpy as np
 import torch
 
-import subfunction as policy
 import train
 from arguments import make_settings
+from benchmarks import STEADY
 from scene import PointCloud, Scene, load_scene
-from training.density_control import collect
 from training.run import Training, start
 
-COUNTS = (10_000, 300_000)
 WARM_UP = 3
 
 
@@ -50,24 +48,19 @@ def milliseconds(run: Training) -> float:
     """Return the milliseconds of one iteration without densification."""
     run.iteration += 1
     begin = time.perf_counter()
-    view = train.forward_backward(run, run.iteration)
-    with torch.no_grad():
-        collect(run, policy.phase(run.iteration, run.settings), view)
-        run.model.step(view.radii > 0)
+    train.update(run, run.iteration, train.forward_backward(run, run.iteration))
     wait_for(run)
     return 1e3 * (time.perf_counter() - begin)
 
 
 def compare(scene: Scene, flags: dict, pairs: int) -> None:
-    runs = [
-        start(make_settings(flags | {"densify_by": by}), scene, Path()) for by in ("gradient", "error")
-    ]  # one seed: the same views in the same order
-    for run in runs:
-        run.model.active_sh_degree = 3
+    kinds = [STEADY | flags | {"densify_by": by} for by in ("gradient", "error")]
+    # One seed: the same views in the same order.
+    runs = [start(make_settings(kind), scene, Path()) for kind in kinds]
     times = [tuple(map(milliseconds, runs)) for _ in range(pairs + WARM_UP)][WARM_UP:]
     ratios = sorted(with_carrier / without for without, with_carrier in times)
     reach = round(0.98 * len(ratios) ** 0.5)  # 1.96 standard deviations of a fair coin's count
-    low, high = ratios[len(ratios) // 2 - reach], ratios[len(ratios) // 2 + reach]
+    low, high = (ratios[min(max(len(ratios) // 2 + side, 0), len(ratios) - 1)] for side in (-reach, reach))
     without, with_carrier = (statistics.median(column) for column in zip(*times))
     print(
         f"{len(runs[0].model):,} Gaussians: {without:.1f} ms without, {with_carrier:.1f} ms with carrier; "
@@ -81,11 +74,12 @@ def main() -> None:
     parser.add_argument("-r", "--resolution", type=int, default=-1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--pairs", type=int, default=60)
+    parser.add_argument("--gaussians", type=int, nargs="+", default=[10_000, 300_000])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     flags = {"source_path": args.source_path, "resolution": args.resolution}
     scene = load_scene(**make_settings(flags).of_scene())
-    for count in COUNTS:
+    for count in args.gaussians:
         compare(resampled(scene, count), flags, args.pairs)
 
 

@@ -21,15 +21,15 @@ import utils.before_torch  # noqa: F401  before torch
 import torch
 from diff_gaussian_rasterization import cpu_info, take_profile
 
-import subfunction as policy
-from arguments import OptimizationSettings
-from benchmarks import gsplat_twin
+import train
+from arguments import make_settings
+from benchmarks import STEADY, gsplat_twin
 from gaussian_model import GaussianModel
 from scene import load_scene
+from training.run import Training, start
 from utils.rendering import render
 
-VIEWS = 8
-DEVICE = torch.device("cpu")  # whose profile is reported; benchmarks/gpu_step.py is for GPUs
+WARM_UP = 8
 
 
 class Stopwatch:
@@ -48,22 +48,14 @@ class Stopwatch:
         self.lap_started = now
 
 
-def iteration(
-    model: GaussianModel, camera, background, settings: OptimizationSettings, watch: Stopwatch
-) -> None:
-    """Run the body of train.py's loop, with a clock between its lines."""
+def iteration(run: Training, watch: Stopwatch) -> None:
+    """Run an iteration as train.py does, with a clock between its halves."""
+    run.iteration += 1
     watch.start()
-    view = render(camera, model, background)
-    watch.lap("render")
-    gt_image = camera.ground_truth(background, model.device)
-    loss, _ = policy.training_loss(view.image, gt_image, settings.lambda_dssim)
-    watch.lap("loss")
-    loss.backward()
-    watch.lap("backward")
-    with torch.no_grad():
-        policy.accumulate_gradients(model.statistics, view.means2d.grad, view.radii)
-        model.step(view.radii > 0)
-    watch.lap("statistics and Adam")
+    view = train.forward_backward(run, run.iteration)
+    watch.lap("forward_backward")
+    train.update(run, run.iteration, view)
+    watch.lap("update")
 
 
 def peak_gflops() -> float:
@@ -90,22 +82,20 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     torch.set_num_threads(args.threads)
-    scene = load_scene(args.source_path, resolution=args.resolution, quiet=True)
-    settings = OptimizationSettings()
-    model = GaussianModel.from_points(scene.points.xyz, scene.points.rgb, 3, settings.initial_opacity, DEVICE)
-    model.start_training(settings)
-    model.active_sh_degree = 3
-    background = torch.zeros(3, device=DEVICE)
-    cameras = scene.train[:VIEWS]
-    for camera in cameras:  # warm-up
-        iteration(model, camera, background, settings, Stopwatch())
+    flags = {"source_path": args.source_path, "resolution": args.resolution, "quiet": True}
+    settings = make_settings(STEADY | flags)
+    run = start(settings, load_scene(**settings.of_scene()), Path())
+    if run.model.device.type != "cpu":
+        raise ValueError("this reports the profile of the CPU's kernels; benchmarks/gpu_step.py is for GPUs")
+    for _ in range(WARM_UP):
+        iteration(run, Stopwatch())
     take_profile()
     watch = Stopwatch()
-    for i in range(args.iterations):
-        iteration(model, cameras[i % len(cameras)], background, settings, watch)
-    report(args, cameras[0], model, watch)
+    for _ in range(args.iterations):
+        iteration(run, watch)
+    report(args, run.scene.train[0], run.model, watch)
     if gsplat_twin.is_installed():
-        compare_with_twin(model, cameras[0], background, watch)
+        compare_with_twin(run.model, run.scene.train[0], watch)
     print(f"total: {total(watch):.1f} ms")
 
 
@@ -113,11 +103,14 @@ def total(watch: Stopwatch) -> float:
     return statistics.median(map(sum, zip(*watch.stages.values())))
 
 
-def compare_with_twin(model: GaussianModel, camera, background, watch: Stopwatch) -> None:
+def compare_with_twin(model: GaussianModel, camera, watch: Stopwatch) -> None:
     """Compare time and image. Where rounding decides about a pair at alpha 1/255, a pixel differs by 1e-3."""
-    twin = gsplat_twin.milliseconds(model, camera, background)
-    ours = statistics.median(r + b for r, b in zip(watch.stages["render"], watch.stages["backward"]))
-    print(f"gsplat's torch twin, render and backward: {twin:.0f} ms, {twin / ours:.0f} times ours")
+    background = torch.zeros(3)
+    twin, ours = (
+        gsplat_twin.milliseconds(model, camera, background),
+        statistics.median(watch.stages["forward_backward"]),
+    )
+    print(f"gsplat's torch twin, without loss: {twin:.0f} ms, {twin / ours:.0f} times ours with loss")
     with torch.no_grad():
         difference = (
             gsplat_twin.render_model(model, camera, background) - render(camera, model, background).image
@@ -133,7 +126,7 @@ def report(args: argparse.Namespace, camera, model: GaussianModel, watch: Stopwa
         f"{pairs:,} tile-Gaussian pairs, {cpu_info()}"
     )
     for stage, times in watch.stages.items():
-        low, _, high = statistics.quantiles(times, n=4)
+        low, _, high = statistics.quantiles(times, n=4, method="inclusive")
         print(f"  {stage:20} {statistics.median(times):7.2f} ms   quartiles {low:.2f} to {high:.2f}")
     blending = 0.0
     for stage, seconds in sorted(kernels.items()):

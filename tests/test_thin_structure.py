@@ -5,12 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from arguments import make_settings
-from thin_scene import FLOATERS, is_floater, is_thread, make_thin_scene
+from thin_scene import FLOATERS, ITERATIONS, SHIPPED, is_floater, is_thread, make_thin_scene, trained
 from training.run import start
-from training_runs import learn
-
-ITERATIONS = 2000
-SHIPPED = {"variant": "tag_gradprune_decomp", "scale_schedule": True, "iterations": ITERATIONS}
 
 
 @pytest.fixture(autouse=True)
@@ -20,12 +16,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def trained(thin, seed, until=ITERATIONS, **flags):
-    run = start(make_settings(SHIPPED | {"seed": seed} | flags), thin.scene, Path())
-    learn(run, until)
-    return run.model
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from arguments import make_settings
 from gaussian_model import GaussianModel
 from scene import Cameras, PointCloud, Scene
 from scene.camera import Camera
 from torch import Tensor
+from training.run import start
+from training_runs import learn
 from utils.rendering import render
 
 SIZE, FOCAL, DISTANCE = 48, 60.0, 4.0
@@ -19,6 +22,8 @@ NOISE = 0.02  # of the photos: no model explains it, as in real ones
 WALL, THREAD = (150, 150, 150), (10, 20, 40)
 FLOATERS = 40
 CPU = torch.device("cpu")
+ITERATIONS = 2000
+SHIPPED = {"variant": "tag_gradprune_decomp", "scale_schedule": True, "iterations": ITERATIONS}
 
 
 @dataclass(frozen=True)
@@ -28,10 +33,7 @@ class ThinScene:
     bare: Tensor  # (3, H, W) the same without the threads
 
     def error_at_threads(self, model: GaussianModel) -> float:
-        """Squared error of the held-out view where the threads are.
-
-        1 if they were missing, all else right.
-        """
+        """Squared error of the held-out view where the threads are: 1 if only they were missing."""
         with torch.no_grad():
             shown = render(self.scene.test[0], model, torch.zeros(3)).image
         contrast = (self.bare - self.clean).square()
@@ -92,3 +94,10 @@ def _photo(gt_image: GaussianModel, angle: float, random: np.random.Generator) -
     picture = picture + NOISE * torch.from_numpy(random.normal(size=picture.shape)).float()
     photo = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
     return Camera(f"{angle:.2f}", *intrinsics, pose, photo)
+
+
+def trained(thin: ThinScene, seed: int, until: int = ITERATIONS, **flags: object) -> GaussianModel:
+    """The model after `until` iterations of the shipped variant, with some flags of its own."""
+    run = start(make_settings(SHIPPED | {"seed": seed} | flags), thin.scene, Path())
+    learn(run, until)
+    return run.model

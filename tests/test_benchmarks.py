@@ -1,0 +1,83 @@
+"""Every benchmark runs, for two iterations, and prints what it promises."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+import torch
+
+from benchmarks import densification_twin, error_carrier, importance_kinds, train_step
+
+
+@pytest.fixture
+def run_benchmark(monkeypatch, capsys):
+    threads = torch.get_num_threads()
+
+    def run(module, *flags):
+        monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, flags)])
+        module.main()
+        return capsys.readouterr().out
+
+    yield run
+    torch.set_num_threads(threads)
+
+
+def test_train_step(run_benchmark, scene):
+    text = run_benchmark(train_step, "-s", scene, "--threads", 1, "--iterations", 2)
+    for words in (
+        "48x36 pixels, 60 Gaussians",
+        "forward_backward",
+        "update",
+        "kernel blend",
+        "ns per tile",
+        "total:",
+    ):
+        assert words in text
+
+
+def test_error_carrier(run_benchmark, scene):
+    text = run_benchmark(error_carrier, "-s", scene, "--pairs", 2, "--gaussians", 50, 80)
+    assert re.findall(r"^(\d+) Gaussians: [\d.]+ ms without, [\d.]+ ms with carrier; ratio", text, re.M) == [
+        "50",
+        "80",
+    ]
+
+
+class Strategy:
+    """A stand-in for gsplat's: it grows nothing, and sees that it is given what it needs."""
+
+    def initialize_state(self, extent):
+        return {"extent": extent}
+
+    def step_post_backward(self, params, optimizers, state, step, info):
+        assert set(optimizers) == set(params) and info["means2d"].grad.shape == (1, len(params["means"]), 2)
+        assert info["radii"].shape == (1, len(params["means"]), 2)
+
+
+def test_densification_twin(run_benchmark, scene, monkeypatch):
+    """gsplat takes no part: it is not needed for anything else here."""
+    monkeypatch.setattr(densification_twin, "DefaultStrategy", Strategy)
+    monkeypatch.setattr(densification_twin, "REPORT_EVERY", 1)
+    text = run_benchmark(densification_twin, "-s", scene, "--until", 2, "--threads", 1)
+    assert [line.split() for line in text.splitlines()[1:]] == [
+        ["1", "60", "60", "1.000"],
+        ["2", "60", "60", "1.000"],
+    ]
+
+
+def test_without_gsplat_its_twin_says_what_to_install(run_benchmark, scene, monkeypatch):
+    monkeypatch.setattr(densification_twin, "DefaultStrategy", None)
+    with pytest.raises(ValueError, match="pip install gsplat"):
+        run_benchmark(densification_twin, "-s", scene)
+
+
+def test_importance_kinds(run_benchmark):
+    text = run_benchmark(importance_kinds, "--seeds", 1, "--iterations", 2)
+    assert [line.split("|")[1].strip() for line in text.splitlines()[2:]] == [
+        "`full`",
+        "`mlp`",
+        "`latent`",
+        "`constant`",
+    ]
