@@ -32,11 +32,22 @@ def find_model(source: Path) -> Path | None:
 
 
 def read_scene(source: Path, images: str) -> tuple[list[PosedPhoto], PointCloud | None]:
-    """Every registered image, sorted by name, and the points, None if the model has none.
+    """Return every registered image, sorted by name, and the points, None if the model has none.
 
     `images` is the name of the folder with the photos, which may be scaled versions of those that COLMAP saw.
     FileNotFoundError or ValueError, naming the file, if something is missing, damaged or not supported.
     """
+    views, points = read_geometry(source, images)
+    folder = source / images
+    if not folder.is_dir():
+        raise FileNotFoundError(f"image folder not found: {folder} (-i names it inside the scene)")
+    model = find_model(source)
+    require_images(views, model / f"images{_encoding(model)}")
+    return views, points
+
+
+def read_geometry(source: Path, images: str = "images") -> tuple[list[PosedPhoto], PointCloud | None]:
+    """Return the same, whether the photos are there or not."""
     model = find_model(source)
     if model is None:
         raise FileNotFoundError(
@@ -46,17 +57,11 @@ def read_scene(source: Path, images: str) -> tuple[list[PosedPhoto], PointCloud 
     reader = _READERS[suffix]
     cameras = reader.read_cameras(model / f"cameras{suffix}")
     image_file = model / f"images{suffix}"
-    records = reader.read_images(image_file)
+    records = sorted(reader.read_images(image_file), key=lambda record: record.name)
     if not records:
         raise ValueError(f"{image_file} holds no images")
-    folder = source / images
-    if not folder.is_dir():
-        raise FileNotFoundError(f"image folder not found: {folder} (-i names it inside the scene)")
-    views = [
-        _to_view(record, cameras, folder, model) for record in sorted(records, key=lambda record: record.name)
-    ]
+    views = [_to_view(record, cameras, source / images, model) for record in records]
     require_unique_names(views, image_file)
-    require_images(views, image_file)
     return views, _read_points(model, suffix)
 
 
