@@ -32,7 +32,7 @@ installed := $(submodules:%=$(VENV)/%.installed)
 demo := output/demo
 demo_model := $(demo)/point_cloud/iteration_$(DEMO_ITERATIONS)/point_cloud.ply
 
-.PHONY: all install extras demo lint test test-long test-sanitize test-asan test-tsan gpu-check gpu-compare bench clean
+.PHONY: all install extras demo lint test test-long test-sanitize test-asan test-tsan gpu-smoke gpu-check gpu-compare bench clean
 .DELETE_ON_ERROR:
 
 all: install
@@ -111,12 +111,15 @@ test-tsan:
 	$(call preload,tsan) TSAN_OPTIONS="exitcode=66 ignore_noninstrumented_modules=1" \
 	    $(VENV)-tsan/bin/python -m pytest --capture=sys -k "not emulated" $(kernel_tests)
 
-# On a machine with a GPU, with what is installed there: no environment, no network.
+# On a machine with a GPU, with what is installed there: no environment, no network (docs/gpu.md).
+gpu-smoke:
+	$(PYTHON) scripts/gpu_smoke.py
+
 gpu-check:
 	$(PYTHON) scripts/gpu_check.py
 
 gpu-compare:
-	$(PYTHON) benchmarks/gpu_step.py --gsplat
+	$(PYTHON) benchmarks/gpu_step.py --profile --gsplat
 
 bench: install
 	$(python) benchmarks/train_step.py --threads 1

@@ -10,7 +10,13 @@ import pytest
 from test_help import COMMANDS, parser_of
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/conventions.md", "docs/experiments.md", "docs/formats.md")
-DOCUMENTS += ("docs/from-3dgs.md", "docs/method.md", "docs/photos-to-browser.md", "docs/results.md")
+DOCUMENTS += (
+    "docs/from-3dgs.md",
+    "docs/gpu.md",
+    "docs/method.md",
+    "docs/photos-to-browser.md",
+    "docs/results.md",
+)
 DOCUMENTS += ("docs/scenes.md", "benchmarks/RESULTS.md")
 COLUMNS = 100  # of a line of prose
 
