@@ -254,6 +254,9 @@ def arguments() -> argparse.Namespace:
         "--height", type=int, default=822, help="pixels; of --cameras it follows from the width"
     )
     parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument(
+        "--steps", type=int, help="run so many whole steps and nothing else, under a profiler"
+    )
     parser.add_argument("--profile", action="store_true", help="also time every kernel (torch 2.5 and later)")
     parser.add_argument("--gsplat", action="store_true", help="beside gsplat's whole step")
     parser.add_argument("--json", type=Path, help="where to write the figures")
@@ -265,7 +268,17 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args, device = arguments(), best_device()
-    settings, speed = make_settings({"variant": args.variant}), copy_speed(device)
+    settings = make_settings({"variant": args.variant})
+    if args.steps:
+        for model, views in workloads(args, settings, device):
+            milliseconds_in_a_row(stages(make_run(model, views, settings))["whole step"], device, args.steps)
+    else:
+        report(args, settings, device)
+
+
+def report(args: argparse.Namespace, settings: Settings, device: torch.device) -> None:
+    """Measure every workload; print the figures, and write them after each."""
+    speed = copy_speed(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     print(f"{name}: a copy moves {speed / 1e9:.0f} GB/s; variant {args.variant}")
     record = {"device": name, "copy_bytes_per_second": speed, "variant": args.variant, "workloads": []}

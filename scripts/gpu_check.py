@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 
-from checking.record import doubts, read_figures, summary, write_record
+from checking.record import doubts, read_figures, summary, without_machine, write_record
 from checking.steps import Plan, all_steps
 from checking.supervision import Step, obstacle, run
 from training.interrupts import Interrupts
@@ -55,7 +55,7 @@ class Check:
             self.write()
             print(summary(self.steps, self.plan.work, self.logs))
         is_worse = doubts(read_figures(self.plan.work)["trained"])
-        return not is_worse and not any(step.failed for step in self.steps)
+        return not is_worse and not any(step.failed for step in without_machine(self.steps))
 
     def do(self, step: Step) -> None:
         outcomes = {done.name: done.outcome for done in self.steps}

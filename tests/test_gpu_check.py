@@ -82,6 +82,12 @@ def test_a_failed_step_is_told_of_and_the_others_run(visit, step, tmp_path):
         assert logs.extractfile("bad.log").read() == b"what it said\n"
 
 
+def test_what_the_machine_does_not_say_of_itself_is_no_failure(visit, gpu_check):
+    step = gpu_check.Step("commit", "machine", [["sh", "-c", "echo no repository; exit 128"]], 1)
+    is_well, _, summary = visit([step])
+    assert is_well and "\n- commit: exit code 128\n" in summary
+
+
 def test_a_crash_is_named_by_its_signal(visit, step):
     assert visit([step("crash", "kill -SEGV $$")])[1] == {"crash": "ended by SIGSEGV"}
 

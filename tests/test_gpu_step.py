@@ -1,5 +1,6 @@
 """benchmarks/gpu_step.py: what it trains, what it reports, and gsplat's step with a stand-in for gsplat."""
 
+import importlib
 import json
 import sys
 from types import ModuleType
@@ -127,3 +128,14 @@ def test_a_model_without_points_is_refused(tmp_path):
         path.unlink()
     with pytest.raises(ValueError, match="scene: its COLMAP model has no points"):
         colmap_views(folder, 24, CPU)
+
+
+def test_a_profiler_sees_whole_steps_alone(run_here, monkeypatch):  # noqa: F811
+    gpu_step = importlib.import_module("benchmarks.gpu_step")
+    calls = []
+    forward_backward = gpu_step.train.forward_backward
+    monkeypatch.setattr(
+        gpu_step.train, "forward_backward", lambda *given: calls.append(1) or forward_backward(*given)
+    )
+    done = run_here("benchmarks.gpu_step.py", *SMALL, "--steps", "2")
+    assert (done.returncode, done.stdout, len(calls)) == (0, "", 2), done.stderr

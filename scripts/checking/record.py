@@ -94,7 +94,7 @@ def packed_logs(logs: Path) -> bytes:
 
 def summary(steps: list[Step], work: Path, logs: Path) -> str:
     """Return the outcome in one line, what failed with the end of its log, then all tables."""
-    figures, asked = read_figures(work), [step for step in steps if step.part != "machine"]
+    figures, asked = read_figures(work), without_machine(steps)
     text = ["# On a GPU", "", headline(asked), *doubts(figures["trained"]), ""]
     text += [f"- {step.name}: {machine_line(step, logs)}" for step in steps if step.part == "machine"]
     for step in asked:
@@ -106,6 +106,11 @@ def summary(steps: list[Step], work: Path, logs: Path) -> str:
     for table in tables:
         text += ["", *markdown(table)] if len(table) > 1 else []
     return "\n".join(text) + "\n"
+
+
+def without_machine(steps: list[Step]) -> list[Step]:
+    """Return the steps that can fail: what the machine is called may stay unknown."""
+    return [step for step in steps if step.part != "machine"]
 
 
 def failure(step: Step, logs: Path) -> list[str]:

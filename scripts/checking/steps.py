@@ -27,7 +27,7 @@ SANITIZERS = {  # by tool, its flags and the seconds it is expected to take
 # torch's cache gives out memory in large pieces, inside which memcheck sees no overrun.
 NO_CACHE = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 NCU = ["ncu", "--clock-control", "none", "--set", "full", "--page", "details", "--csv"]
-NCU += ["--kernel-name", "regex:blend|project_each|write_pairs|step_tensors", "--launch-count", "8"]
+NCU += ["--kernel-name", "regex:blend|project_each|write_pairs|step_tensors", "--launch-count", "20"]
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def sanitizers(plan: Plan) -> list[Step]:
 
 def ncu(plan: Plan) -> Step:
     size = ["--gaussians", 500, "--width", 64] if plan.rehearses else ["--gaussians", 1_000_000]
-    command = plan.python("benchmarks/gpu_step.py", *size, "--runs", 1)
+    command = plan.python("benchmarks/gpu_step.py", *size, "--steps", 1)
     return Step("ncu", "ncu", [command if plan.rehearses else [*NCU, *command]], 40)
 
 
