@@ -33,7 +33,9 @@ SECONDS_TO_WRITE = 5.0  # kept back of the time, for the last record
 class Check:
     """Steps, and how far they have come."""
 
-    def __init__(self, steps: list[Step], plan: Plan, output: Path, seconds: float, interrupts: Interrupts):
+    def __init__(
+        self, steps: list[Step], plan: Plan, output: Path, seconds: float, interrupts: Interrupts
+    ) -> None:
         """seconds: for all of it."""
         self.steps, self.plan, self.output, self.interrupts = steps, plan, output, interrupts
         self.deadline = time.monotonic() + seconds - SECONDS_TO_WRITE

@@ -7,7 +7,6 @@ from types import ModuleType
 
 import pytest
 import torch
-from test_cli import run_here  # noqa: F401
 from test_gpu_smoke import on_the_make_believe_gpu
 from test_make_believe_gpu import run_there
 from tiny_scene import VIEWS, write_tiny_scene
@@ -72,7 +71,7 @@ def test_gsplat_s_step_collects_statistics_and_moves_every_tensor(gsplat, packed
     assert all(torch.equal(ours[name], run.model.raw[name]) for name in ours)
 
 
-def test_figures_are_printed_and_written_and_gsplat_may_be_absent(run_here, tmp_path, monkeypatch):  # noqa: F811
+def test_figures_are_printed_and_written_and_gsplat_may_be_absent(run_here, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gsplat", None)
     record = tmp_path / "step.json"
     done = run_here("benchmarks.gpu_step.py", *SMALL, "--profile", "--gsplat", "--json", record)
@@ -87,7 +86,7 @@ def test_figures_are_printed_and_written_and_gsplat_may_be_absent(run_here, tmp_
     assert "whole step over the floor" in done.stdout and "gsplat: ModuleNotFoundError" in done.stdout
 
 
-def test_gsplat_s_figures_stand_beside_ours(run_here, gsplat, tmp_path):  # noqa: F811
+def test_gsplat_s_figures_stand_beside_ours(run_here, gsplat, tmp_path):
     record = tmp_path / "step.json"
     done = run_here("benchmarks.gpu_step.py", *SMALL, "--gsplat", "--json", record)
     assert done.returncode == 0, done.stderr
@@ -101,7 +100,7 @@ def test_devices_do_not_mix(project_dir):
     assert done.returncode == 0 and done.stdout.startswith("gpu: "), done.stderr
 
 
-def test_cameras_and_points_of_colmap_without_photos(run_here, tmp_path):  # noqa: F811
+def test_cameras_and_points_of_colmap_without_photos(run_here, tmp_path):
     folder = write_tiny_scene(tmp_path / "scene")
     for photo in (folder / "images").iterdir():
         photo.unlink()
@@ -113,7 +112,7 @@ def test_cameras_and_points_of_colmap_without_photos(run_here, tmp_path):  # noq
     assert done.returncode == 0 and "300 Gaussians" in done.stdout, done.stderr
 
 
-def test_a_ply_comes_with_the_cameras_of_its_scene(run_here, tmp_path):  # noqa: F811
+def test_a_ply_comes_with_the_cameras_of_its_scene(run_here, tmp_path):
     ply, folder = tmp_path / "trained.ply", write_tiny_scene(tmp_path / "scene")
     tiny_run().model.save_ply(ply)
     done = run_here("benchmarks.gpu_step.py", *SMALL, "--ply", ply, "--cameras", folder)
@@ -130,7 +129,7 @@ def test_a_model_without_points_is_refused(tmp_path):
         colmap_views(folder, 24, CPU)
 
 
-def test_a_profiler_sees_whole_steps_alone(run_here, monkeypatch):  # noqa: F811
+def test_a_profiler_sees_whole_steps_alone(run_here, monkeypatch):
     gpu_step = importlib.import_module("benchmarks.gpu_step")
     calls = []
     forward_backward = gpu_step.train.forward_backward

@@ -114,13 +114,10 @@ def without_machine(steps: list[Step]) -> list[Step]:
 
 
 def failure(step: Step, logs: Path) -> list[str]:
-    """Return the end of the log of a step that failed."""
+    """Return the end of the log of a step that failed; nothing where it has not, or left no log."""
     lines = last_lines(step.log(logs), LINES) if step.failed else []
-    return (
-        ["", f"{step.name}, {step.outcome}:", "", *(f"    {line[:COLUMNS]}" for line in lines)]
-        if lines
-        else []
-    )
+    head = ["", f"{step.name}, {step.outcome}:", ""] if lines else []
+    return head + [f"    {line[:COLUMNS]}" for line in lines]
 
 
 def headline(steps: list[Step]) -> str:

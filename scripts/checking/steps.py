@@ -101,9 +101,8 @@ def wheels(plan: Plan) -> list[Step]:
     if plan.wheels is None:
         return []
     found = sorted(map(str, plan.wheels.glob("*.whl"))) or [str(plan.wheels / "*.whl")]
-    return [
-        Step("wheels", "packages", [[sys.executable, *INSTALL, "--target", str(plan.installed), *found]], 10)
-    ]
+    command = [sys.executable, *INSTALL, "--target", str(plan.installed), *found]
+    return [Step("wheels", "packages", [command], 10)]
 
 
 def packages(plan: Plan) -> list[Step]:
