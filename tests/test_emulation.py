@@ -109,16 +109,6 @@ def test_a_barrier_that_some_threads_miss_is_found(run_with_bug: Build, whole: s
     assert done.returncode == 1 and "wait at different barriers" in done.stderr
 
 
-def test_what_cannot_be_ends_the_kernel_with_its_name(run_with_bug: Build):
-    right = "places[i] = uint32_t(i);"
-    done = run_with_bug(
-        right, 'if (i == 4000) GS_FAIL("two kernels disagree");\n    places[i] = uint32_t(i);'
-    )
-    assert done.returncode == 1 and re.search(
-        "kernel make_keys, block .*two kernels disagree, at .*knn", done.stderr
-    )
-
-
 def test_a_write_out_of_range_is_found(run_with_bug: Build):
     right = "places[i] = uint32_t(i);"
     done = run_with_bug(right, "places[i + 1] = uint32_t(i);", "-fsanitize=address", "-g")

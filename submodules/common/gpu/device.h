@@ -3,15 +3,11 @@
 //
 //   GS_SHARED(float, sums, [32]);                            instead of __shared__ float sums[32];
 //   GS_LAUNCH(kernel, blocks, threads, queue, arguments...)  instead of <<< >>>; (kernel<T, 3>) in brackets
-//   GS_FAIL("what cannot be")                                in a kernel, instead of assert
 //
-// Blocks and grids have one dimension. A GPU reports a kernel's fault to whoever waits for it next; with
-// GS_SYNCHRONIZE=1 in the environment every launch is waited for, so that the message names the one at fault.
+// Blocks and grids have one dimension.
 #pragma once
 
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 
 #include <functional>
 #include <memory>
@@ -30,15 +26,8 @@
         const int64_t gs_blocks = (blocks);                                             \
         if (gs_blocks > 0) {                                                            \
             kernel<<<unsigned(gs_blocks), (threads), 0, (queue).stream>>>(__VA_ARGS__); \
-            ::gs::check_queued(queue, cudaGetLastError(), #kernel);                     \
+            ::gs::check(cudaGetLastError(), #kernel);                                   \
         }                                                                               \
-    } while (0)
-
-// Ends a kernel that met what cannot be: the message is printed, and the host's next wait fails.
-#define GS_FAIL(message)                               \
-    do {                                               \
-        printf("%s:%d: %s\n", __FILE__, __LINE__, message); \
-        __trap();                                      \
     } while (0)
 #endif
 
@@ -80,21 +69,6 @@ private:
     Memory memory_;
 };
 
-// Whether the environment asks for waiting after everything that is queued.
-inline bool synchronizes() {
-    static const bool asked = [] {
-        const char* value = getenv("GS_SYNCHRONIZE");
-        return value && *value && std::string(value) != "0";
-    }();
-    return asked;
-}
-
-// Checks what has just been queued.
-inline void check_queued(const Queue& queue, cudaError_t status, const char* what) {
-    check(status, what);
-    if (synchronizes()) check(cudaStreamSynchronize(queue.stream), what);
-}
-
 // Makes a device current; afterwards the one that was.
 class OnDevice {
 public:
@@ -119,7 +93,7 @@ inline void read_back(const Queue& queue, void* to, const void* from, size_t byt
 }
 
 inline void set_zero(const Queue& queue, void* at, size_t bytes) {
-    check_queued(queue, cudaMemsetAsync(at, 0, bytes, queue.stream), "cudaMemsetAsync");
+    check(cudaMemsetAsync(at, 0, bytes, queue.stream), "cudaMemsetAsync");
 }
 
 inline int64_t blocks_for(int64_t items, int threads) { return (items + threads - 1) / threads; }

@@ -70,7 +70,6 @@ public:
     bool barrier(const char* site, bool value);
     const uint64_t* exchange(const char* site, unsigned mask, uint64_t value);
     void* shared_memory(const void* key, size_t bytes);
-    [[noreturn]] void fail(const std::string& problem);
 
 private:
     static void fiber_main();
@@ -81,6 +80,7 @@ private:
     void release(State state, int first, int last);
     void finish_barrier();
     void finish_exchange(int warp);
+    [[noreturn]] void fail(const std::string& problem);
     std::string waiting() const;
     unsigned random() { return random_ = random_ * 1664525u + 1013904223u; }
     void shuffle(std::vector<int>& items, size_t begin);
@@ -307,7 +307,6 @@ void launch(const char* kernel, int64_t blocks, int threads, Body body, const vo
 
 const std::set<std::string>& executed_kernels() { return names; }
 
-void fail(const char* site, const char* problem) { block->fail(std::string(problem) + ", at " + site); }
 bool barrier(const char* site, bool value) { return block->barrier(site, value); }
 const uint64_t* exchange(const char* site, unsigned mask, uint64_t value) {
     return block->exchange(site, mask, value);

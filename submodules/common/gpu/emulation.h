@@ -63,9 +63,6 @@ void launch(const char* kernel, int64_t blocks, int threads, const F& run) {
     launch(kernel, blocks, threads, [](const void* closure) { (*static_cast<const F*>(closure))(); }, &run);
 }
 
-// Ends the running kernel: launch throws.
-[[noreturn]] void fail(const char* site, const char* problem);
-
 // Names of the kernels launched so far.
 const std::set<std::string>& executed_kernels();
 
@@ -120,7 +117,6 @@ inline T atomic_add(T* at, T value) {
 #define GS_TEXT(x) GS_TEXT_OF(x)
 #define GS_SITE __FILE__ ":" GS_TEXT(__LINE__)
 
-#define GS_FAIL(message) (::gs::emulation::fail(GS_SITE, message))
 #define __syncthreads() ((void)::gs::emulation::barrier(GS_SITE, true))
 #define __syncthreads_and(value) (::gs::emulation::barrier(GS_SITE, value))
 #define __syncwarp() ((void)::gs::emulation::exchange(GS_SITE, 0xffffffffu, 0))

@@ -456,15 +456,11 @@ GS_HD void set_footprint(Splat<T>& s, const Sym2<T>& cov, T opacity) {
     s.dy_right = s.half_width * cov.xy / cov.xx;
 }
 
-// Pixels that rounding may move the boundary of a cut. The blend itself tests every pixel exactly.
-template <class T>
-constexpr T kBoundarySlack = T(0.01);
-
 // First and last pixel whose centre lies in [low, high], whole numbers clamped to the image; first > last
 // when there is none.
 template <class T>
 GS_HD void pixel_bounds(T low, T high, int size, T& first, T& last) {
-    const T slack = T(kBoundarySlack<Scalar<T>>);
+    const T slack = T(0.01);  // what rounding may move a boundary; the blend itself tests exactly
     first = max(min(ceil(low - slack - T(0.5)), T(size)), T(0));
     last = max(min(floor(high + slack - T(0.5)), T(size - 1)), T(-1));
 }
@@ -496,17 +492,11 @@ GS_HD void cut_in_band(const Splat<T>& s, V low, V high, V& left, V& right) {
 // ----------------------------------------------------------------------------------------------------
 // What a pixel does with a Gaussian
 
-// log2 G at an offset from the mean, pixels. Forward and backward pass must decide alike which pixels a Gaussian
-// reaches. On the CPU one source has both passes; on a GPU two kernels do, so that what is fused is written down.
+// log2 G at an offset from the mean, pixels.
 template <class T, class V>
 GS_HD V log2_gaussian(const Splat<T>& s, V dx, V dy) {
-#if defined(__CUDA_ARCH__)
-    const V u = fma(-s.shear, dy, dx);
-    return fma(s.quad_u * u, u, s.quad_v * dy * dy);
-#else
     const V u = dx - V(s.shear) * dy;
     return V(s.quad_u) * u * u + V(s.quad_v) * dy * dy;
-#endif
 }
 
 // alpha from importance * opacity * G.

@@ -53,13 +53,13 @@ class GaussianAdam(torch.optim.Adam):
         param.grad = grad  # where it was not contiguous, the copy must live as long as the kernels read it
         state = self.state[param]
         if not state:
-            state["step"] = 0
+            state["step"] = torch.tensor(0.0)  # on the CPU: reading it waits for no GPU
             state["exp_avg"] = torch.zeros_like(param)
             state["exp_avg_sq"] = torch.zeros_like(param)
-        state["step"] = int(state["step"]) + corrected  # a tensor where it comes from a checkpoint
+        state["step"] += corrected
         tensors = (param, grad, state["exp_avg"], state["exp_avg_sq"], self.unsound[place])
         addresses = (tensor.data_ptr() for tensor in tensors)
-        steps = state["step"] if corrected else 0
+        steps = int(state["step"]) if corrected else 0
         return (param.numel() // max(rows, 1), *addresses, group["lr"], group["eps"], *group["betas"], steps)
 
 

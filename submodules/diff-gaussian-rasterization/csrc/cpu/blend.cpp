@@ -80,9 +80,9 @@ GS_INLINE Lanes<T> lane_rows(int first) {
 template <class T>
 GS_INLINE uint32_t blocks_met(const Splat<T>& s, const TileArea& area) {
     using P = Lanes<T>;
-    const P slack(kBoundarySlack<T>);
+    const P slack(T(0.01));  // pixels that rounding may cost; each pixel is tested exactly
     const P side{T(kSide)}, last(T(kSide - 1));
-    const P x(T(area.x) + T(0.5) - s.x), y(T(area.y) + T(0.5) - s.y), half_height(s.half_height + kBoundarySlack<T>);
+    const P x(T(area.x) + T(0.5) - s.x), y(T(area.y) + T(0.5) - s.y), half_height(s.half_height + T(0.01));
     uint32_t blocks = 0;
     for (int first = 0; first < kBlock; first += NativeWidth<T>::value) {
         const P left_edge = fma(lane_columns<T>(first), side, x), right_edge = left_edge + last;
