@@ -1,5 +1,5 @@
-// The binning of one Gaussian, emulated: prints its tiles, or what the emulation found. The argument is how many
-// tiles the projection is said to have counted. Compiled by test_emulation.py.
+// The binning of one Gaussian, emulated: prints its tiles, or what the emulation found. The argument is how
+// many tiles the projection is said to have counted. Compiled by test_emulation.py.
 #include <stdio.h>
 #include <stdlib.h>
 

@@ -72,7 +72,7 @@ def run_program(program: Path, *arguments: str, **environment: str) -> subproces
 
 @pytest.fixture(scope="module")
 def list_tiles(project_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Runs the binning of one Gaussian: (tiles that the projection is said to have counted, **environment)."""
+    """Bins one Gaussian, given how many tiles the projection is said to have counted."""
     csrc = project_dir / "submodules" / "diff-gaussian-rasterization" / "csrc"
     folder = tmp_path_factory.mktemp("binning")
     (folder / "kernels.cpp").write_text('#include "cuda/binning.cu"\n')
@@ -91,11 +91,9 @@ def test_a_gaussian_is_listed_in_the_tiles_that_were_counted(list_tiles: Run):
 
 def test_more_tiles_counted_than_there_are_end_the_kernel(list_tiles: Run):
     done = list_tiles(8)
+    problem = "kernel write_pairs, block 0: a Gaussian meets fewer tiles than were counted"
     assert done.returncode == 1
-    assert re.search(
-        r"^kernel write_pairs, block 0: a Gaussian meets fewer tiles than were counted, at .*binning\.cu:\d+$",
-        done.stderr.strip(),
-    )
+    assert re.fullmatch(problem + r", at \S+binning\.cu:\d+\n", done.stderr)
 
 
 def test_waiting_for_each_kernel_changes_nothing(list_tiles: Run):

@@ -3,10 +3,10 @@
 //
 //   GS_SHARED(float, sums, [32]);                            instead of __shared__ float sums[32];
 //   GS_LAUNCH(kernel, blocks, threads, queue, arguments...)  instead of <<< >>>; (kernel<T, 3>) in brackets
-//   GS_FAIL("what is wrong")                                 in a kernel: ends it, the host's next wait throws
+//   GS_FAIL("what is wrong");                                ends the kernel; the host's next wait throws
 //
-// Blocks and grids have one dimension. To find a fault, set GS_SYNCHRONIZE=1 in the environment: the host then
-// waits for each kernel, so that an error names the one that made it.
+// Blocks and grids have one dimension. To find a fault, set GS_SYNCHRONIZE=1 in the environment: then the host
+// waits after each kernel, and an error names the kernel that made it.
 #pragma once
 
 #include <stdint.h>
