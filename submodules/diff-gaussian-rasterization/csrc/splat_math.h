@@ -499,7 +499,7 @@ GS_HD void cut_in_band(const Splat<T>& s, V low, V high, V& left, V& right) {
 // What a pixel does with a Gaussian
 
 // log2 G at an offset from the mean, pixels. Forward and backward pass must decide alike whether a pixel sees
-// the Gaussian: what is fused here is written down, that no compiler chooses differently in one of them.
+// the Gaussian: what is fused here is written down, so that no compiler chooses differently in one of them.
 template <class T, class V>
 GS_HD V log2_gaussian(const Splat<T>& s, V dx, V dy) {
     const V u = fused(V(s.shear), -dy, dx);
