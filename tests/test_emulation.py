@@ -48,87 +48,125 @@ def test_every_kernel_in_the_sources_was_executed(package: str, project_dir: Pat
     assert names == executed
 
 
+# Drivers: a few kernels in a program of their own
+
+
+Run = Callable[..., subprocess.CompletedProcess]
+
+
+def compile_emulated(project_dir: Path, folder: Path, driver: str, includes: list[Path], *flags: str) -> Path:
+    """Compile a driver of this folder with the kernels in `folder`/kernels.cpp; return the program."""
+    compiler = shutil.which("c++") or pytest.skip("no C++ compiler")
+    common = project_dir / "submodules" / "common"
+    sources = [Path(__file__).with_name(driver), folder / "kernels.cpp", common / "gpu" / "emulation.cpp"]
+    program = folder / "program"
+    command = [compiler, "-std=c++17", "-O1", "-DGS_EMULATED", *flags]
+    command += [f"-I{path}" for path in (*includes, common)]
+    subprocess.run([*command, *sources, "-o", program], check=True)
+    return program
+
+
+def run_program(program: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run([program, *arguments], env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def list_tiles(project_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Bins one Gaussian, given how many tiles the projection is said to have counted."""
+    csrc = project_dir / "submodules" / "diff-gaussian-rasterization" / "csrc"
+    folder = tmp_path_factory.mktemp("binning")
+    (folder / "kernels.cpp").write_text('#include "cuda/binning.cu"\n')
+    program = compile_emulated(project_dir, folder, "binning_driver.cpp", [csrc], "-ffp-contract=off")
+
+    def run(counted: int, **environment: str) -> subprocess.CompletedProcess:
+        return run_program(program, str(counted), **environment)
+
+    return run
+
+
+def test_a_gaussian_is_listed_in_the_tiles_that_were_counted(list_tiles: Run):
+    done = list_tiles(7)
+    assert done.returncode == 0 and done.stdout.split() == ["0", "1", "3", "4", "5", "7", "8"], done.stderr
+
+
+def test_more_tiles_counted_than_there_are_end_the_kernel(list_tiles: Run):
+    done = list_tiles(8)
+    problem = "kernel write_pairs, block 0: a Gaussian meets fewer tiles than were counted"
+    assert done.returncode == 1
+    assert re.fullmatch(problem + r", at \S+binning\.cu:\d+\n", done.stderr)
+
+
+def test_waiting_for_each_kernel_changes_nothing(list_tiles: Run):
+    assert list_tiles(7, GS_SYNCHRONIZE="1").stdout == list_tiles(7).stdout != ""
+
+
+def test_the_switch_to_wait_for_each_kernel_takes_0_or_1(list_tiles: Run):
+    done = list_tiles(7, GS_SYNCHRONIZE="yes")
+    assert done.returncode == 1 and done.stderr == "GS_SYNCHRONIZE=yes: expected 0 or 1\n"
+
+
 # What the emulation catches: bugs planted in a copy of simple-knn's kernels
 
 
-Build = Callable[..., subprocess.CompletedProcess]
-
-
 @pytest.fixture(scope="module")
-def run_with_bug(project_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Build:
+def run_with_bug(project_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Compiles the driver with (right, wrong) put into the kernels, runs it."""
-    compiler = shutil.which("c++") or pytest.skip("no C++ compiler")
-    common, knn = (project_dir / "submodules" / name for name in ("common", "simple-knn/csrc"))
+    knn = project_dir / "submodules" / "simple-knn" / "csrc"
+    source = (knn / "cuda" / "knn.cu").read_text()
 
-    def build(right: str = "", wrong: str = "", *flags: str, seed: int = 1) -> subprocess.CompletedProcess:
+    def run(right: str = "", wrong: str = "", *flags: str, seed: int = 1) -> subprocess.CompletedProcess:
         folder = tmp_path_factory.mktemp("kernels")
-        shutil.copytree(knn / "cuda", folder / "cuda")
-        source = (knn / "cuda" / "knn.cu").read_text()
         assert source.count(right) == 1 or not right
-        (folder / "cuda" / "knn.cpp").write_text(source.replace(right, wrong) if right else source)
-        program = folder / "program"
-        command = [
-            compiler,
-            "-std=c++17",
-            "-O1",
-            "-DGS_EMULATED",
-            *flags,
-            f"-I{folder}",
-            f"-I{knn}",
-            f"-I{common}",
-        ]
-        files = [Path(__file__).with_name("emulation_driver.cpp"), folder / "cuda" / "knn.cpp"]
-        files.append(common / "gpu" / "emulation.cpp")
-        subprocess.run([*command, *files, "-o", program], check=True)
-        environment = {"GS_EMULATION_SEED": str(seed)}
-        return subprocess.run([program], env=environment, capture_output=True, text=True, timeout=120)
+        (folder / "kernels.cpp").write_text(source.replace(right, wrong) if right else source)
+        program = compile_emulated(project_dir, folder, "emulation_driver.cpp", [knn], *flags)
+        return run_program(program, GS_EMULATION_SEED=str(seed))
 
-    return build
+    return run
 
 
 @pytest.fixture(scope="module")
-def whole(run_with_bug: Build) -> str:
+def whole(run_with_bug: Run) -> str:
     done = run_with_bug()
     assert done.returncode == 0 and len(done.stdout.split()) == 5000, done.stderr
     return done.stdout
 
 
 @pytest.mark.parametrize("seed", [2, 3])
-def test_the_order_of_threads_does_not_matter(run_with_bug: Build, whole: str, seed: int):
+def test_the_order_of_threads_does_not_matter(run_with_bug: Run, whole: str, seed: int):
     assert run_with_bug(seed=seed).stdout == whole
 
 
-def test_a_missing_barrier_shows(run_with_bug: Build, whole: str):
+def test_a_missing_barrier_shows(run_with_bug: Run, whole: str):
     done = run_with_bug("    __syncthreads();\n", "")
     assert done.returncode == 0 and done.stdout != whole
 
 
-def test_a_barrier_that_some_threads_miss_is_found(run_with_bug: Build, whole: str):
+def test_a_barrier_that_some_threads_miss_is_found(run_with_bug: Run, whole: str):
     right = "    __syncthreads();\n    if (threadIdx.x > 0) return;\n"
     done = run_with_bug(right, "    if (threadIdx.x % 2) __syncthreads();\n    else __syncthreads();\n")
     assert done.returncode == 1 and "wait at different barriers" in done.stderr
 
 
-def test_a_write_out_of_range_is_found(run_with_bug: Build):
+def test_a_write_out_of_range_is_found(run_with_bug: Run):
     right = "places[i] = uint32_t(i);"
     done = run_with_bug(right, "places[i + 1] = uint32_t(i);", "-fsanitize=address", "-g")
     assert done.returncode not in (0, 1) or "AddressSanitizer" in done.stderr
     assert "heap-buffer-overflow" in done.stderr and "make_keys" in done.stderr
 
 
-def test_the_kernels_are_clean_under_the_address_sanitizer(run_with_bug: Build, whole: str):
+def test_the_kernels_are_clean_under_the_address_sanitizer(run_with_bug: Run, whole: str):
     done = run_with_bug("", "", "-fsanitize=address", "-g")
     assert done.returncode == 0 and done.stdout == whole, done.stderr[-2000:]
 
 
-def test_a_shuffle_that_some_lanes_miss_is_found(run_with_bug: Build):
+def test_a_shuffle_that_some_lanes_miss_is_found(run_with_bug: Run):
     right = "        const float of_warp = warp_smallest(bounds[b]);\n"
     wrong = "        const float of_warp = lane_index() > 3 ? warp_smallest(bounds[b]) : bounds[b];\n"
     done = run_with_bug(right, wrong)
     assert done.returncode == 1 and "kernel bound_nodes" in done.stderr, done.stderr
 
 
-def test_a_shuffle_over_too_few_lanes_shows(run_with_bug: Build, whole: str):
+def test_a_shuffle_over_too_few_lanes_shows(run_with_bug: Run, whole: str):
     right = "    for (int other = kWarp / 2; other > 0; other /= 2)\n        value = smaller"
     done = run_with_bug(right, right.replace("kWarp / 2", "kWarp / 4"))
     assert done.returncode == 0 and done.stdout != whole

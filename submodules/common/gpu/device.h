@@ -3,11 +3,15 @@
 //
 //   GS_SHARED(float, sums, [32]);                            instead of __shared__ float sums[32];
 //   GS_LAUNCH(kernel, blocks, threads, queue, arguments...)  instead of <<< >>>; (kernel<T, 3>) in brackets
+//   GS_FAIL("what is wrong");                                ends the kernel; the host's next wait throws
 //
-// Blocks and grids have one dimension.
+// Blocks and grids have one dimension. To find a fault, set GS_SYNCHRONIZE=1 in the environment: then the host
+// waits after each kernel, and an error names the kernel that made it.
 #pragma once
 
 #include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include <functional>
 #include <memory>
@@ -26,9 +30,12 @@
         const int64_t gs_blocks = (blocks);                                             \
         if (gs_blocks > 0) {                                                            \
             kernel<<<unsigned(gs_blocks), (threads), 0, (queue).stream>>>(__VA_ARGS__); \
-            ::gs::check(cudaGetLastError(), #kernel);                                   \
+            ::gs::check_queued(queue, cudaGetLastError(), #kernel);                     \
         }                                                                               \
     } while (0)
+
+// As assert does, which release builds leave out.
+#define GS_FAIL(problem) __assert_fail(problem, __FILE__, __LINE__, __func__)
 #endif
 
 namespace gs {
@@ -36,9 +43,22 @@ namespace gs {
 constexpr int kWarp = 32;
 constexpr unsigned kWholeWarp = 0xffffffffu;
 
+// Whether to wait for everything that is queued: GS_SYNCHRONIZE, read once per process and module. Throws
+// std::invalid_argument.
+inline bool synchronizes() {
+    static const bool wish = [] {
+        const char* text = getenv("GS_SYNCHRONIZE");
+        if (!text || !*text || strcmp(text, "0") == 0) return false;
+        if (strcmp(text, "1") == 0) return true;
+        throw std::invalid_argument(std::string("GS_SYNCHRONIZE=") + text + ": expected 0 or 1");
+    }();
+    return wish;
+}
+
 inline void check(cudaError_t status, const char* what) {
-    if (status != cudaSuccess)
-        throw std::runtime_error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(status));
+    if (status == cudaSuccess) return;
+    const char* hint = synchronizes() ? "" : " (perhaps of an earlier kernel: GS_SYNCHRONIZE=1 names it)";
+    throw std::runtime_error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(status) + hint);
 }
 
 // Device memory that lives as long as somebody holds it.
@@ -51,6 +71,12 @@ struct Queue {
     cudaStream_t stream;
     std::function<Memory(size_t bytes)> allocate;
 };
+
+// status: of what was put into the queue.
+inline void check_queued(const Queue& queue, cudaError_t status, const char* what) {
+    check(status, what);
+    if (synchronizes()) check(cudaStreamSynchronize(queue.stream), what);
+}
 
 // An array in device memory, not initialised. Copies share it.
 template <class T>
@@ -88,12 +114,13 @@ private:
 
 // Waits for all that was queued before.
 inline void read_back(const Queue& queue, void* to, const void* from, size_t bytes) {
-    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, queue.stream), "cudaMemcpyAsync");
+    check_queued(queue, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, queue.stream),
+                 "cudaMemcpyAsync");
     check(cudaStreamSynchronize(queue.stream), "cudaStreamSynchronize");
 }
 
 inline void set_zero(const Queue& queue, void* at, size_t bytes) {
-    check(cudaMemsetAsync(at, 0, bytes, queue.stream), "cudaMemsetAsync");
+    check_queued(queue, cudaMemsetAsync(at, 0, bytes, queue.stream), "cudaMemsetAsync");
 }
 
 inline int64_t blocks_for(int64_t items, int threads) { return (items + threads - 1) / threads; }

@@ -70,6 +70,7 @@ public:
     bool barrier(const char* site, bool value);
     const uint64_t* exchange(const char* site, unsigned mask, uint64_t value);
     void* shared_memory(const void* key, size_t bytes);
+    [[noreturn]] void fail(const std::string& problem);
 
 private:
     static void fiber_main();
@@ -80,7 +81,6 @@ private:
     void release(State state, int first, int last);
     void finish_barrier();
     void finish_exchange(int warp);
-    [[noreturn]] void fail(const std::string& problem);
     std::string waiting() const;
     unsigned random() { return random_ = random_ * 1664525u + 1013904223u; }
     void shuffle(std::vector<int>& items, size_t begin);
@@ -312,6 +312,7 @@ const uint64_t* exchange(const char* site, unsigned mask, uint64_t value) {
     return block->exchange(site, mask, value);
 }
 void* shared_memory(const void* key, size_t bytes) { return block->shared_memory(key, bytes); }
+void fail(const char* site, const char* problem) { block->fail(std::string(problem) + ", at " + site); }
 
 }  // namespace emulation
 }  // namespace gs

@@ -70,6 +70,9 @@ const std::set<std::string>& executed_kernels();
 bool barrier(const char* site, bool value);  // whether all threads of the block said true
 const uint64_t* exchange(const char* site, unsigned mask, uint64_t value);  // the values of the 32 lanes
 
+// Ends the launch.
+[[noreturn]] void fail(const char* site, const char* problem);
+
 // Memory of the running block, the same for all its threads that ask with the same key.
 void* shared_memory(const void* key, size_t bytes);
 
@@ -127,6 +130,8 @@ inline T atomic_add(T* at, T value) {
     (::gs::emulation::shuffle(GS_SITE, mask, value, int(threadIdx.x % 32) ^ int(by)))
 #define __ballot_sync(mask, value) (::gs::emulation::ballot(GS_SITE, mask, value))
 #define atomicAdd(at, value) (::gs::emulation::atomic_add(at, value))
+
+#define GS_FAIL(problem) (::gs::emulation::fail(GS_SITE, problem))
 
 inline int __ffs(unsigned bits) { return __builtin_ffs(int(bits)); }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }

@@ -36,9 +36,10 @@ void sort_pairs(const Queue& queue, const Key* keys, Key* sorted_keys, const uin
                                           bits, queue.stream),
           "size of SortPairs");
     const DeviceArray<char> temporary(queue, int64_t(bytes));
-    check(cub::DeviceRadixSort::SortPairs(temporary.get(), bytes, keys, sorted_keys, values, sorted_values,
-                                          count, 0, bits, queue.stream),
-          "SortPairs");
+    check_queued(queue,
+                 cub::DeviceRadixSort::SortPairs(temporary.get(), bytes, keys, sorted_keys, values,
+                                                 sorted_values, count, 0, bits, queue.stream),
+                 "SortPairs");
 #endif
 }
 
@@ -54,8 +55,9 @@ void inclusive_sum(const Queue& queue, const T* values, T* sums, int64_t count) 
     check(cub::DeviceScan::InclusiveSum(nullptr, bytes, values, sums, count, queue.stream),
           "size of InclusiveSum");
     const DeviceArray<char> temporary(queue, int64_t(bytes));
-    check(cub::DeviceScan::InclusiveSum(temporary.get(), bytes, values, sums, count, queue.stream),
-          "InclusiveSum");
+    check_queued(queue,
+                 cub::DeviceScan::InclusiveSum(temporary.get(), bytes, values, sums, count, queue.stream),
+                 "InclusiveSum");
 #endif
 }
 

@@ -110,6 +110,12 @@ GS_HD T max(T a, T b) {
     return a > b ? a : b;
 }
 
+// a * b + c, rounded once.
+template <class T>
+GS_HD T fused(T a, T b, T c) {
+    return fma(a, b, c);
+}
+
 // ----------------------------------------------------------------------------------------------------
 // Points
 
@@ -492,11 +498,12 @@ GS_HD void cut_in_band(const Splat<T>& s, V low, V high, V& left, V& right) {
 // ----------------------------------------------------------------------------------------------------
 // What a pixel does with a Gaussian
 
-// log2 G at an offset from the mean, pixels.
+// log2 G at an offset from the mean, pixels. Forward and backward pass must decide alike whether a pixel sees
+// the Gaussian: what is fused here is written down, so that no compiler chooses differently in one of them.
 template <class T, class V>
 GS_HD V log2_gaussian(const Splat<T>& s, V dx, V dy) {
-    const V u = dx - V(s.shear) * dy;
-    return V(s.quad_u) * u * u + V(s.quad_v) * dy * dy;
+    const V u = fused(V(s.shear), -dy, dx);
+    return fused(V(s.quad_v) * dy, dy, V(s.quad_u) * u * u);
 }
 
 // alpha from importance * opacity * G.

@@ -56,11 +56,14 @@ class GaussianAdam(torch.optim.Adam):
             state["step"] = torch.tensor(0.0)  # on the CPU: reading it waits for no GPU
             state["exp_avg"] = torch.zeros_like(param)
             state["exp_avg_sq"] = torch.zeros_like(param)
-        state["step"] += corrected
-        tensors = (param, grad, state["exp_avg"], state["exp_avg_sq"], self.unsound[place])
+        steps = int(state["step"]) + 1 if corrected else 0
+        if corrected:
+            state["step"].fill_(steps)
+        tensors = (param, grad, state["exp_avg"], state["exp_avg_sq"])
         addresses = (tensor.data_ptr() for tensor in tensors)
-        steps = int(state["step"]) if corrected else 0
-        return (param.numel() // max(rows, 1), *addresses, group["lr"], group["eps"], *group["betas"], steps)
+        unsound = self.unsound.data_ptr() + place * self.unsound.element_size()
+        columns = param.numel() // max(rows, 1)
+        return (columns, *addresses, unsound, group["lr"], group["eps"], *group["betas"], steps)
 
 
 class SparseGaussianAdam(GaussianAdam):

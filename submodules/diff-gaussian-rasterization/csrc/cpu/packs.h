@@ -98,6 +98,11 @@ template <class T, int W>
 GS_INLINE Pack<T, W> fma(Pack<T, W> a, Pack<T, W> b, Pack<T, W> c) {
     return {a.lanes * b.lanes + c.lanes};
 }
+// The same, where c may be a product too: overloads below keep a compiler from fusing that one instead.
+template <class T, int W>
+GS_INLINE Pack<T, W> fused(Pack<T, W> a, Pack<T, W> b, Pack<T, W> c) {
+    return fma(a, b, c);
+}
 template <class T, int W>
 GS_INLINE Mask<T, W> operator<(Pack<T, W> a, Pack<T, W> b) {
     return {a.lanes < b.lanes};
@@ -264,6 +269,12 @@ GS_INLINE Pack16 exp2_nonpositive(Pack16 x) {
 #endif
 
 #if defined(__AVX2__)
+GS_INLINE Pack<float, 8> fused(Pack<float, 8> a, Pack<float, 8> b, Pack<float, 8> c) {
+    return {(Pack<float, 8>::Lanes)_mm256_fmadd_ps((__m256)a.lanes, (__m256)b.lanes, (__m256)c.lanes)};
+}
+GS_INLINE Pack<double, 4> fused(Pack<double, 4> a, Pack<double, 4> b, Pack<double, 4> c) {
+    return {(Pack<double, 4>::Lanes)_mm256_fmadd_pd((__m256d)a.lanes, (__m256d)b.lanes, (__m256d)c.lanes)};
+}
 GS_INLINE uint32_t bits(Mask<float, 8> m) { return uint32_t(_mm256_movemask_ps((__m256)m.lanes)); }
 GS_INLINE bool any(Mask<float, 8> m) { return bits(m) != 0; }
 GS_INLINE Pack<float, 8> sqrt(Pack<float, 8> a) {

@@ -18,7 +18,7 @@ struct Batch {
 
 __global__ void __launch_bounds__(kThreads) step_tensors(int64_t rows, const bool* visible, Batch batch) {
     int which = 0;
-    while (int64_t(blockIdx.x) >= batch.first_block[which + 1]) ++which;
+    while (which + 1 < batch.count && int64_t(blockIdx.x) >= batch.first_block[which + 1]) ++which;
     const AdamTensor& t = batch.tensors[which];
     const int64_t first = (blockIdx.x - batch.first_block[which]) * kBlock + threadIdx.x;
 #pragma unroll

@@ -59,17 +59,19 @@ __device__ int64_t first_above(const int64_t* ends, int64_t low, int64_t high, i
     return low;
 }
 
-// The tile of a splat's pair number `place`.
+// The tile of a splat's pair number `place`: the walk meets the tiles that project_each has counted.
 template <class T>
 __device__ int64_t tile_of_pair(const Splat<T>& splat, int64_t place, int width, int height, int tiles_x) {
     const TileWalk<T> walk(splat, width, height);
-    for (int row = walk.first_row();; ++row) {
+    for (int row = walk.first_row(); row <= walk.last_row(); ++row) {
         int first, last;
         walk.columns(row, first, last);
         const int columns = last >= first ? last - first + 1 : 0;
         if (place < columns) return int64_t(row) * tiles_x + first + place;
         place -= columns;
     }
+    GS_FAIL("a Gaussian meets fewer tiles than were counted");
+    return 0;
 }
 
 // One thread a pair: however large a Gaussian is, its pairs are shared out evenly.
