@@ -40,14 +40,8 @@ def convert_parser() -> Parser:
         examples=EXAMPLES,
     )
     add = parser.add_argument
-    add(
-        "-s",
-        "--source_path",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="folder whose input/ holds the photos",
-    )
+    about = "folder whose input/ holds the photos"
+    add("-s", "--source_path", type=Path, required=True, metavar="FOLDER", help=about)
     add("--video", type=Path, metavar="FILE", help="a video: its sharpest frames are written into input/")
     add("--frames", type=int, default=150, metavar="N", help="frames to take from the video (default 150)")
     add(
@@ -59,13 +53,7 @@ def convert_parser() -> Parser:
     add("--single_camera", action="store_true", help="one camera with one focal length took all photos")
     about = "pairs of photos to match: exhaustive, sequential or spatial (default: chosen by the photos)"
     add("--matching", choices=MATCHINGS, metavar="HOW", help=about)
-    add(
-        "--features",
-        type=int,
-        default=8192,
-        metavar="N",
-        help="largest number of features per photo (default 8192)",
-    )
+    add("--features", type=int, default=8192, metavar="N", help="most features per photo (default 8192)")
     add("--no_gpu", action="store_true", help="do not use the GPU, even if pycolmap can")
     add("--quiet", action="store_true", help="print nothing but errors")
     other = parser.add_argument_group("Flags of 3DGS's convert.py without effect").add_argument
