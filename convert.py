@@ -18,31 +18,32 @@ from utils.commands import run_command
 from utils.files import read_json
 from utils.progress import Counter
 
-TAKEN = "distorted/video.json"  # which frames input/ holds: of what film (SHA-256), and how many were wanted
+# The record of the frames in input/: SHA-256 and name of their video, and how many were asked for.
+TAKEN = "distorted/video.json"
 
 EXAMPLES = """\
-  python convert.py -s scenes/desk                     of the photos in scenes/desk/input
-  python convert.py -s scenes/walk --video walk.mp4    of 150 sharp frames of a video
-  python train.py -s scenes/desk                       afterwards
+  python convert.py -s scenes/desk                     use the photos in scenes/desk/input
+  python convert.py -s scenes/walk --video walk.mp4    use 150 sharp frames of a video
+  python train.py -s scenes/desk                       train on the scene
 
-A run that was stopped goes on where it was, with the same command. What it did not write is never removed or
+The same command continues an interrupted run. Files that convert.py did not write are never removed or
 overwritten. Needs pycolmap: pip install pycolmap
 """
 
 
 def convert_parser() -> Parser:
+    """Return the parser of convert.py."""
     parser = Parser(
         prog="convert.py",
         usage="convert.py -s FOLDER [--video FILE] [flags]",
-        description="Find out where photos were taken, by COLMAP's structure from motion, and make a scene of them.",
+        description="Make a scene of photos: COLMAP's structure from motion finds their cameras.",
         examples=EXAMPLES,
     )
     add = parser.add_argument
-    add(
-        "-s", "--source_path", type=Path, required=True, metavar="FOLDER", help="holds input/ with the photos"
-    )
-    add("--video", type=Path, metavar="FILE", help="a video, of which frames are taken into input/")
-    add("--frames", type=int, default=150, metavar="N", help="frames to take of the video (default 150)")
+    about = "folder whose input/ holds the photos"
+    add("-s", "--source_path", type=Path, required=True, metavar="FOLDER", help=about)
+    add("--video", type=Path, metavar="FILE", help="a video: its sharpest frames are written into input/")
+    add("--frames", type=int, default=150, metavar="N", help="frames to take from the video (default 150)")
     add(
         "--camera",
         default="OPENCV",
@@ -50,21 +51,20 @@ def convert_parser() -> Parser:
         help="COLMAP's camera model of the photos (default OPENCV)",
     )
     add("--single_camera", action="store_true", help="one camera with one focal length took all photos")
-    about = "which photos are compared: exhaustive, sequential, spatial (default: chosen by the photos)"
+    about = "pairs of photos to match: exhaustive, sequential or spatial (default: chosen by the photos)"
     add("--matching", choices=MATCHINGS, metavar="HOW", help=about)
-    add("--features", type=int, default=8192, metavar="N", help="most features of a photo (default 8192)")
-    add("--no_gpu", action="store_true", help="not on the GPU, even if pycolmap could")
+    add("--features", type=int, default=8192, metavar="N", help="most features per photo (default 8192)")
+    add("--no_gpu", action="store_true", help="do not use the GPU, even if pycolmap can")
     add("--quiet", action="store_true", help="print nothing but errors")
-    other = parser.add_argument_group(
-        "Known from 3DGS's convert.py, with nothing left to do here"
-    ).add_argument
+    other = parser.add_argument_group("Flags of 3DGS's convert.py without effect").add_argument
     other("--resize", action="store_true", help="images_2, _4 and _8 are always made")
-    other("--colmap_executable", metavar="FILE", help="pycolmap is used")
-    other("--magick_executable", metavar="FILE", help="OpenCV is used")
+    other("--colmap_executable", metavar="FILE", help="pycolmap is used instead")
+    other("--magick_executable", metavar="FILE", help="OpenCV is used instead")
     return parser
 
 
 def parse(argv: Sequence[str] | None):
+    """Return the flags of the command line. Raise ValueError if one is out of range."""
     options = convert_parser().parse_args(argv)
     if options.camera not in MODELS:
         raise ValueError(f"--camera: expected one of {', '.join(MODELS)}, got {options.camera!r}")
@@ -75,38 +75,42 @@ def parse(argv: Sequence[str] | None):
 
 
 def take_frames(folder: Path, video: Path, count: int, quiet: bool) -> None:
-    """Put frames of the video into input/, unless they are there. ValueError if something else is."""
+    """Write `count` frames of the video into input/, unless an earlier command did.
+
+    Raise ValueError if input/ holds other files.
+    """
     total, written = video_frames.frame_count(video), WrittenFiles(folder)
     written.require_own([TAKEN])
     recorded, asked = read_json(folder / TAKEN), {"video": digest(video), "frames": count}
-    of_others = list(written.foreign(INPUT))
-    are_there = len(files_in(folder / INPUT)) > len(of_others)
-    if are_there and asked.items() <= recorded.items():
+    foreign = list(written.foreign(INPUT))
+    has_frames = len(files_in(folder / INPUT)) > len(foreign)
+    if has_frames and asked.items() <= recorded.items():
         return
-    if of_others or (are_there and recorded):
-        there = of_others[0].name if of_others else f"{recorded['frames']} frames of {recorded['name']}"
+    if foreign or (has_frames and recorded):
+        found = foreign[0].name if foreign else f"{recorded['frames']} frames of {recorded['name']}"
         raise ValueError(
-            f"{folder / INPUT} holds {there}, so no {count} frames of {video} are taken: move it away, "
+            f"{folder / INPUT} holds {found}, so no {count} frames of {video} are taken: move it away, "
             "or give another folder with -s"
         )
     require_room(folder, written, [*places_of(STAGES), INPUT])
-    taken = folder / SCRATCH / "frames"
+    frames = folder / SCRATCH / "frames"
     shutil.rmtree(folder / SCRATCH, ignore_errors=True)
-    taken.mkdir(parents=True)
+    frames.mkdir(parents=True)
     with Counter("Looking through the video", total, quiet) as counter:
-        video_frames.extract_frames(video, taken, count, lambda done: counter.update(done, total))
-    written.put({taken: INPUT}, [TAKEN])
+        video_frames.extract_frames(video, frames, count, lambda done: counter.update(done, total))
+    written.put({frames: INPUT}, [TAKEN])
     written.write_json(TAKEN, asked | {"name": video.name})
     if not quiet:
         print(f"{len(files_in(folder / INPUT))} frames of {video}: {folder / INPUT}")
 
 
 def holds_frames(folder: Path) -> bool:
-    """Whether input/ holds frames of a video, as an earlier command took them, and nothing else."""
+    """Return whether input/ holds frames of a video that an earlier command wrote, and nothing else."""
     return (folder / TAKEN).is_file() and not any(WrittenFiles(folder).foreign(INPUT))
 
 
-def tell(folder: Path, outcome: Outcome) -> None:
+def print_outcome(folder: Path, outcome: Outcome) -> None:
+    """Print the counts of a conversion and its warnings."""
     print(
         f"{outcome.registered} of {outcome.photos} photos registered, {outcome.points:,} points, "
         f"reprojection error {outcome.error:.2f} pixels"
@@ -117,6 +121,7 @@ def tell(folder: Path, outcome: Outcome) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command. Raise ValueError or OSError, with one clear sentence, for bad input."""
     options = parse(argv)
     if importlib.util.find_spec("pycolmap") is None:
         raise ValueError("convert.py needs pycolmap, which is not installed: pip install pycolmap")
@@ -133,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     outcome = convert(folder, choices, from_video, options.quiet)
     if not options.quiet:
-        tell(folder, outcome)
+        print_outcome(folder, outcome)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A trained model in the files of other programs, and what each costs: python export.py -m OUTPUT"""
+"""Write a trained model in the formats of other programs, and measure each: python export.py -m OUTPUT"""
 
 from __future__ import annotations
 
@@ -26,39 +26,42 @@ from utils.splat_formats import FORMATS, Splats, require_gsply
 VIEWS_MEASURED = 12
 
 EXAMPLES = """\
-  python export.py -m output/mine                        all formats, with size and loss of each
+  python export.py -m output/mine                        all formats, with size and PSNR of each
   python export.py -m output/mine --formats sog spz
   python export.py --ply theirs.ply -m output/theirs     a PLY of any 3DGS program
 
-Files go into OUTPUT/export/ours_N/, figures into export.json there. The loss is that of PSNR on held-out views,
-or on training views where none were held out; without the scene it is not measured.
+Files are written into OUTPUT/export/ours_N/, the measurements into export.json there. PSNR is measured on
+held-out views, or on training views if none were held out. Without the scene it is not measured.
 """
 
 
 def export_parser() -> Parser:
+    """Return the parser of export.py."""
     parser = Parser(
         prog="export.py",
         usage="export.py -m OUTPUT [flags]",
-        description=f"Write a trained model as {', '.join(FORMATS)}; read each back and say what was lost.",
+        description=f"Write a trained model as {', '.join(FORMATS)}. Read each back and measure the loss.",
         examples=EXAMPLES,
     )
     add = parser.add_argument
     add("-m", "--model_path", type=Path, required=True, metavar="OUTPUT", help="folder of the run")
-    add("--iteration", type=int, default=-1, metavar="N", help="saved iteration, -1: the newest")
-    add("--ply", type=Path, metavar="FILE", help="this file instead of one of the run")
-    about = f"some of {', '.join(FORMATS)} (default: all)"
+    add("--iteration", type=int, default=-1, metavar="N", help="saved iteration; -1: the newest")
+    add("--ply", type=Path, metavar="FILE", help="export this file instead of one of the run")
+    about = f"formats to write, of {', '.join(FORMATS)} (default: all)"
     add("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), metavar="FORMAT", help=about)
-    add("--skip_measuring", action="store_true", help="write only")
+    add("--skip_measuring", action="store_true", help="write the files but do not measure them")
     add("--quiet", action="store_true", help="print nothing but errors")
     return parser
 
 
 def to_splats(model: GaussianModel) -> Splats:
+    """Return the parameters of a model as NumPy arrays."""
     raw = {name: values.detach().cpu().numpy() for name, values in model.raw.items()}
     return Splats(**raw | {"opacities": raw["opacities"][:, 0], "sh_dc": raw["sh_dc"][:, 0]})
 
 
 def to_model(splats: Splats) -> GaussianModel:
+    """Return a model with these parameters on the best device."""
     raw = vars(splats) | {"opacities": splats.opacities[:, None], "sh_dc": splats.sh_dc[:, None]}
     device = best_device()
     return GaussianModel(
@@ -67,7 +70,10 @@ def to_model(splats: Splats) -> GaussianModel:
 
 
 def views_to_measure(folder: Path, quiet: bool) -> tuple[list[Camera], dict[str, bool]]:
-    """A few evenly spaced views, held-out ones if there are, and how they are rendered."""
+    """Return a few evenly spaced views and the rendering flags of the run.
+
+    They are held-out views if there are any.
+    """
     settings = make_settings(
         {"quiet": quiet, "model_path": str(folder)}, run_folder.recorded_settings(folder)
     )
@@ -81,6 +87,7 @@ def views_to_measure(folder: Path, quiet: bool) -> tuple[list[Camera], dict[str,
 def mean_psnr(
     model: GaussianModel, cameras: list[Camera], flags: dict[str, Any], title: str, quiet: bool
 ) -> float:
+    """Return the mean PSNR in dB of the rendered views."""
     background = background_color(flags["white"], model.device)
     pipeline = {name: value for name, value in flags.items() if name != "white"}
     pairs = render_beside_photos(each(cameras, title, quiet), model, background, **pipeline)
@@ -88,11 +95,12 @@ def mean_psnr(
 
 
 def path_of(output: Path, name: str) -> Path:
+    """Return the path of the file in the named format."""
     return output / f"point_cloud{FORMATS[name].suffix}"
 
 
 def check_outputs(output: Path, formats: Sequence[str], ply: Path) -> None:
-    """ValueError if an export would replace the PLY that it reads, or files of another kind."""
+    """Raise ValueError if an export would replace the PLY that it reads, or a file of another kind."""
     refuse_inputs([path_of(output, name) for name in formats], [ply])
     for name in formats:
         refuse_foreign(path_of(output, name), FORMATS[name].content)
@@ -100,6 +108,7 @@ def check_outputs(output: Path, formats: Sequence[str], ply: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command. Raise ValueError or OSError, with one clear sentence, for bad input."""
     options = export_parser().parse_args(argv)
     if any(FORMATS[name].by_gsply for name in options.formats):
         require_gsply()
@@ -134,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def line(name: str, path: Path, report: dict[str, Any]) -> str:
-    """`spz   1.23 MB, a 9th of the PLY, PSNR -0.12 dB: PATH`."""
+    """Return the line to print: `spz   1.23 MB, 11.1% of the PLY, PSNR 27.31 dB (-0.12): PATH`."""
     size, whole, after = report[name]["bytes"], report["ply"]["bytes"], report[name]["PSNR"]
     text = f"{name:14} {size / 1e6:8.2f} MB, {size / whole:5.1%} of the PLY"
     if after is not None:

@@ -1,4 +1,4 @@
-"""Every flag, default, unit and bound, once; and how command line, variant and recorded run make settings."""
+"""The settings of a run: every flag, default, unit and bound, and how the command line changes them."""
 
 from .parsers import given_flags, render_parser, train_parser
 from .resolve import (

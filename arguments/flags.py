@@ -1,4 +1,4 @@
-"""Dataclass fields as command-line flags: name, default, unit, bound and sentence of each stand once."""
+"""Dataclass fields that are also command-line flags, with name, default, unit, bound and sentence of each."""
 
 from __future__ import annotations
 
@@ -12,30 +12,35 @@ from typing import Any, NoReturn
 
 @dataclass(frozen=True)
 class Bound:
-    """What a value must satisfy, with the words that say so."""
+    """The condition that a value must satisfy, with its words for messages."""
 
     words: str
     holds: Callable[[Any], bool]
-    choices: tuple[str, ...] = ()  # where there are only so many values
+    choices: tuple[str, ...] = ()  # all values, if they can be listed
 
 
 def at_least(low: float) -> Bound:
+    """Return the bound low <= value."""
     return Bound(f"at least {low}", lambda value: value >= low)
 
 
 def between(low: float, high: float) -> Bound:
+    """Return the bound low <= value <= high."""
     return Bound(f"{low} to {high}", lambda value: low <= value <= high)
 
 
 def share() -> Bound:
+    """Return the bound 0 < value <= 1."""
     return Bound("above 0, at most 1", lambda value: 0 < value <= 1)
 
 
 def open_unit_interval() -> Bound:
+    """Return the bound 0 < value < 1."""
     return Bound("above 0 and below 1", lambda value: 0 < value < 1)
 
 
 def one_of(*choices: str) -> Bound:
+    """Return the bound of a value that is one of `choices`."""
     return Bound("one of " + ", ".join(choices), lambda value: value in choices, choices)
 
 
@@ -49,25 +54,29 @@ def flag(
     metavar: str = "",
     scales: bool = False,
 ) -> Any:
-    """A dataclass field that is also a flag.
+    """Return a dataclass field that is also a flag.
 
-    default: its type is the flag's type; False makes a switch, a tuple takes one or more whole numbers.
+    default: its type is the type of the flag. False makes a switch, a tuple takes one or more whole numbers.
     scales: whether --scale_schedule scales the default with the number of iterations.
     """
-    about = {"sentence": sentence, "unit": unit, "bound": bound, "short": short, "metavar": metavar}
-    return field(default=default, metadata=about | {"scales": scales})
+    metadata = {"sentence": sentence, "unit": unit, "bound": bound, "short": short, "metavar": metavar}
+    return field(default=default, metadata=metadata | {"scales": scales})
 
 
 def milestone(default: int, sentence: str, low: int = 0) -> Any:
-    """A flag that names an iteration of a run of 30,000."""
+    """Return a flag that names an iteration of a run of 30,000 iterations."""
     return flag(default, sentence, bound=at_least(low), scales=True)
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse without guessed abbreviations, whose errors are ValueErrors like everyone else's."""
+    """An argparse parser that accepts no abbreviated flags and raises ValueError for bad command lines."""
 
     def __init__(self, examples: str, common: Container[str] | None = None, **options: Any) -> None:
-        """`examples`: the last lines of --help. `common`: flags that --help shows, --help_all adds the others."""
+        """Make a parser without flags.
+
+        examples: the last lines of --help.
+        common: the flags that --help shows, None: all. --help_all shows the others too.
+        """
         examples = f"Examples:\n{examples}"
         super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, epilog=examples, **options)
         self._common = common
@@ -77,6 +86,7 @@ class Parser(argparse.ArgumentParser):
             )
 
     def format_help(self) -> str:
+        """Return the text of --help, without the flags that are not common."""
         texts = {action: action.help for action in self._actions}
         for action in self._actions:
             if self._common is not None and action.dest not in self._common and "help" not in action.dest:
@@ -88,14 +98,16 @@ class Parser(argparse.ArgumentParser):
                 action.help = text
 
     def show_all_flags(self) -> None:
+        """Let `format_help` show all flags."""
         self._common = None
 
     def error(self, message: str) -> NoReturn:
+        """Raise ValueError with the message of argparse."""
         raise ValueError(f"{message} (see {self.prog} --help)")
 
 
 class _ShowAllFlags(argparse.Action):
-    """Print help with all flags and leave."""
+    """The action of --help_all: print help with all flags and exit."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(nargs=0, default=argparse.SUPPRESS, **options)
@@ -114,15 +126,19 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 def add_flags(
     parser: argparse.ArgumentParser, settings_class: type, only: Iterable[str] | None = None
 ) -> None:
-    """Give `parser` one flag per field of `settings_class`. Flags not given leave no trace when parsed."""
+    """Add one flag per field of `settings_class` to `parser`.
+
+    A flag that is not given on the command line does not appear in the result.
+    """
     group = parser.add_argument_group(settings_class.__doc__.splitlines()[0].rstrip("."))
     for item in dataclasses.fields(settings_class):
         if only is None or item.name in only:
             names = [item.metadata["short"]] if item.metadata["short"] else []
-            group.add_argument(*names, f"--{item.name}", default=argparse.SUPPRESS, **_how_to_read(item))
+            group.add_argument(*names, f"--{item.name}", default=argparse.SUPPRESS, **_argparse_options(item))
 
 
-def _how_to_read(item: dataclasses.Field) -> dict[str, Any]:
+def _argparse_options(item: dataclasses.Field) -> dict[str, Any]:
+    """Return the keyword arguments of `add_argument` for a field."""
     text = _help_text(item).replace("%", "%%")
     if item.default is False:
         return {"action": "store_true", "help": text}
@@ -150,14 +166,14 @@ def _help_text(item: dataclasses.Field) -> str:
 
 
 def _as_typed(value: Any) -> str:
-    """Return a default as a person would write it: small powers of two as such."""
+    """Return a default as a person would type it: 2^-20 for a small power of two."""
     if isinstance(value, float) and 0 < value < 1e-4 and math.frexp(value)[0] == 0.5:
         return f"2^{math.frexp(value)[1] - 1}"
     return str(value)
 
 
 def check_bounds(settings: Any) -> None:
-    """ValueError for the first field that is not finite, of the wrong type or out of its bound."""
+    """Raise ValueError for the first field that has the wrong type, is not finite or is out of its bound."""
     for item in dataclasses.fields(settings):
         value = getattr(settings, item.name)
         if isinstance(item.default, tuple) != isinstance(value, (tuple, list)):

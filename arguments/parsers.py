@@ -1,4 +1,4 @@
-"""The command lines of train.py and render.py, made of the settings."""
+"""The command lines of train.py and render.py, built from the settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from .flags import Parser, add_flags
 from .settings import DensificationSettings, ImportanceSettings, ModelSettings, OptimizationSettings
 from .settings import PipelineSettings, PruningSettings, RunSettings
 
-COMMON = (  # flags of train.py that --help shows: those that people set
+# The flags of train.py that --help shows: those that people set.
+COMMON = (
     *("source_path", "model_path", "images", "depths", "resolution", "white_background", "eval"),
     *("train_test_exp", "max_memory_gb", "init_points", "variant", "iterations", "scale_schedule"),
     *("lambda_dssim", "random_background", "antialiasing", "max_gaussians", "target_size_mb"),
@@ -21,20 +22,21 @@ COMMON = (  # flags of train.py that --help shows: those that people set
 )
 
 TRAIN_EXAMPLES = """\
-  python train.py -s scenes/garden                                      30,000 iterations into output/<10 hex digits>
+  python train.py -s scenes/garden                             30,000 iterations into output/<10 hex digits>
   python train.py -s scenes/garden -m output/garden --eval -r 4 --iterations 7000 --scale_schedule
   python train.py -s scenes/garden -m output/few --variant tag_gradprune_decomp
   python train.py -s scenes/garden -m output/small --variant tag_gradprune_decomp --target_size_mb 10
-  python train.py -m output/garden --resume                             goes on where it was stopped
+  python train.py -m output/garden --resume                    continues an interrupted run
   python train.py --start_checkpoint output/garden/chkpnt7000.safetensors -m output/other --lambda_dssim 0.3
 """
 
 
 def train_parser() -> Parser:
+    """Return the parser of train.py."""
     parser = Parser(
         prog="train.py",
         usage="train.py -s SCENE [-m OUTPUT] [flags]",
-        description="Fit 3D Gaussians to the photos of a scene. Flags mean what they mean in 3DGS.",
+        description="Fit 3D Gaussians to the photos of a scene. Flags of 3DGS keep their meaning.",
         examples=TRAIN_EXAMPLES,
         common=COMMON,
     )
@@ -47,34 +49,39 @@ def train_parser() -> Parser:
 
 RENDER_EXAMPLES = """\
   python render.py -m output/mine                              all views beside their photos
-  python render.py -m output/mine --video orbit --frames 300   a film of ten seconds
+  python render.py -m output/mine --video orbit --frames 300   a video of ten seconds
   python render.py --ply theirs.ply --cameras scenes/garden -m output/theirs
 """
 
 
 def render_parser() -> Parser:
+    """Return the parser of render.py."""
     parser = Parser(
         prog="render.py",
         usage="render.py -m OUTPUT [flags]",
-        description="Render the views of a trained model to PNG files. Settings are the run's; flags win.",
+        description="Render the views of a trained model to PNG files. Flags override the run's settings.",
         examples=RENDER_EXAMPLES,
     )
-    which = parser.add_argument_group("Which pictures")
+    which = parser.add_argument_group("Images to render")
     which.add_argument(
-        "--iteration", type=int, default=-1, metavar="N", help="saved iteration, -1: the newest"
+        "--iteration", type=int, default=-1, metavar="N", help="saved iteration; -1: the newest"
     )
-    which.add_argument("--skip_train", action="store_true", help="leave the training views out")
-    which.add_argument("--skip_test", action="store_true", help="leave the held-out views out")
+    which.add_argument("--skip_train", action="store_true", help="do not render the training views")
+    which.add_argument("--skip_test", action="store_true", help="do not render the held-out views")
     which.add_argument(
-        "--depth", action="store_true", help="inverse depths too, as 16-bit PNGs that -d reads"
+        "--depth", action="store_true", help="write inverse depths too, as 16-bit PNGs that -d reads"
     )
-    about = "a film instead of the views: orbit, spiral or interpolate (from view to view), as MP4"
+    about = "render an MP4 video instead of the views: orbit, spiral or interpolate (from view to view)"
     which.add_argument("--video", metavar="PATH", default="", help=about)
-    which.add_argument("--frames", type=int, default=240, metavar="N", help="of the film (default 240)")
-    which.add_argument("--fps", type=int, default=30, metavar="N", help="its frames a second (default 30)")
-    about = "a trained PLY of any 3DGS program, seen by the cameras of --cameras; pictures go to -m"
+    which.add_argument(
+        "--frames", type=int, default=240, metavar="N", help="frames of the video (default 240)"
+    )
+    which.add_argument(
+        "--fps", type=int, default=30, metavar="N", help="frames per second of the video (default 30)"
+    )
+    about = "render a trained PLY of any 3DGS program with the cameras of --cameras; images go to -m"
     which.add_argument("--ply", metavar="FILE", default="", help=about)
-    which.add_argument("--cameras", metavar="SCENE", default="", help="scene whose cameras look at --ply")
+    which.add_argument("--cameras", metavar="SCENE", default="", help="scene whose cameras render --ply")
     for group in (ModelSettings, PipelineSettings):
         add_flags(parser, group)
     add_flags(parser, RunSettings, only=("seed", "threads", "quiet"))
@@ -82,5 +89,5 @@ def render_parser() -> Parser:
 
 
 def given_flags(parser: Parser, arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """The flags given on the command line, and no others. ValueError for unknown ones."""
+    """Return the flags that the command line gives, and no others. Raise ValueError for bad ones."""
     return vars(parser.parse_args(arguments))

@@ -1,4 +1,4 @@
-"""How defaults, variant, recorded run and command line together make the settings of a run."""
+"""Make the settings of a run from defaults, variant, recorded run and command line."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from .settings import DensificationSettings, ImportanceSettings, ModelSettings, 
 from .settings import PipelineSettings, PruningSettings, RunSettings
 from .variants import VARIANTS
 
-FULL_RUN = OptimizationSettings.iterations  # the run whose milestones the defaults are
-# Flags of earlier versions, and the value that is built in now.
+# The default milestones are iterations of a run of this length.
+FULL_RUN = OptimizationSettings.iterations
+# Flags of earlier versions, and the constants that replace them.
 DROPPED = {
     "split_length": 0.6,
     "reset_opacity": 0.01,
@@ -22,12 +23,14 @@ DROPPED = {
     "importance_width": 32,
     "importance_frequencies": 4,
 }
-ALIASES = {"prune_by": {"gradient": "removal_energy"}}  # values under other names
+# Other names of values, by setting.
+ALIASES = {"prune_by": {"gradient": "removal_energy"}}
 
-# Asked of one command: a later command that takes over the settings of a run does not take over these.
+# Settings of one command: a later command that uses the recorded settings of a run does not use these.
 OF_ONE_COMMAND = ("model_path", "start_checkpoint", "resume", "overwrite", "quiet", "data_device")
 
-# What a run may be told anew when it goes on: how it is watched, kept and sped up, not what it comes to.
+# Settings that may change when a run is resumed: they decide how it is watched, saved and sped up, not its
+# result.
 OF_NO_CONSEQUENCE = OF_ONE_COMMAND + (
     "source_path",
     "max_memory_gb",
@@ -43,7 +46,7 @@ OF_NO_CONSEQUENCE += ("test_iterations", "save_iterations", "checkpoint_iteratio
 
 @dataclass
 class Settings:
-    """All settings of a run, by group. Field names are unique across the groups."""
+    """All settings of a run, by group. A field name occurs in one group only."""
 
     model: ModelSettings = field(default_factory=ModelSettings)
     pipeline: PipelineSettings = field(default_factory=PipelineSettings)
@@ -54,12 +57,12 @@ class Settings:
     run: RunSettings = field(default_factory=RunSettings)
 
     def flat(self) -> dict[str, Any]:
-        """All settings in one dictionary, as config.json and checkpoints record them."""
+        """Return all settings in one dictionary, as config.json and checkpoints record them."""
         groups = (getattr(self, item.name) for item in dataclasses.fields(self))
         return {name: value for group in groups for name, value in dataclasses.asdict(group).items()}
 
     def of_scene(self) -> dict[str, Any]:
-        """What `scene.load_scene` needs to know."""
+        """Return the arguments of `scene.load_scene`."""
         names = (
             "source_path",
             "images",
@@ -77,7 +80,10 @@ class Settings:
         return {name: value for name, value in self.flat().items() if name in names}
 
     def inputs(self, folder: Path) -> list[Path]:
-        """The file of points and the folders of pictures that are read, without those that hold `folder`."""
+        """Return the paths that a run reads: the PLY of points, the folders of photos and depth maps.
+
+        Those that contain `folder` are left out.
+        """
         scene = Path(self.model.source_path)
         paths = [scene / name for name in (self.model.images, self.model.depths) if name]
         paths += [Path(self.model.init_points)] if self.model.init_points else []
@@ -86,9 +92,11 @@ class Settings:
 
 
 def make_settings(given: dict[str, Any], recorded: dict[str, Any] | None = None) -> Settings:
-    """Defaults, under the variant, under the settings `recorded` by an earlier run, under the flags `given`.
+    """Return the settings of a run.
 
-    Keys that are no setting are left out. ValueError names the first value out of its bound.
+    The variant overrides the defaults, the settings `recorded` by an earlier run override the variant, and
+    the flags `given` override all. Keys that are not settings are ignored. Raise ValueError, naming the flag,
+    for the first value that is out of its bound, and for settings that exclude each other.
     """
     recorded = {name: value for name, value in (recorded or {}).items() if name not in OF_ONE_COMMAND}
     recorded, given = without_aliases(recorded), without_aliases(given)
@@ -106,13 +114,16 @@ def make_settings(given: dict[str, Any], recorded: dict[str, Any] | None = None)
 
 
 def without_aliases(values: dict[str, Any]) -> dict[str, Any]:
-    """Return settings, given or recorded, with every value under its own name."""
+    """Return settings, given or recorded, with every alias replaced by the name of its value."""
     known = {name: ALIASES[name] for name in ALIASES if name in values}
     return values | {name: aliases.get(values[name], values[name]) for name, aliases in known.items()}
 
 
 def _of_variant(variant: str, fixed: dict[str, Any]) -> Settings:
-    """The variant's settings under the `fixed` ones; with --scale_schedule the others are scaled."""
+    """Return the settings of a variant, overridden by the `fixed` ones.
+
+    With --scale_schedule the settings that are not fixed are scaled.
+    """
     settings = _settings({**VARIANTS[variant], **fixed})
     if settings.optimization.scale_schedule:
         settings = _settings(settings.flat() | _scaled(settings, VARIANTS[variant], fixed))
@@ -120,15 +131,18 @@ def _of_variant(variant: str, fixed: dict[str, Any]) -> Settings:
 
 
 def variant_values(settings: Settings) -> dict[str, Any]:
-    """What the variant of a run sets, for as many iterations as it has, whatever was given by hand."""
-    asked = ("iterations", "scale_schedule", "densification_interval")  # what scaling depends on
+    """Return the values that the variant of a run sets, scaled to its number of iterations.
+
+    Flags that were given for the run do not change them.
+    """
+    scaling = ("iterations", "scale_schedule", "densification_interval")
     values, variant = settings.flat(), settings.run.variant
-    alone = _of_variant(variant, {name: values[name] for name in asked}).flat()
+    alone = _of_variant(variant, {name: values[name] for name in scaling}).flat()
     return {name: alone[name] for name in VARIANTS[variant]}
 
 
 def _check_together(settings: Settings) -> None:
-    """ValueError for settings that each are fine, but not together."""
+    """Raise ValueError for settings that are valid alone but not together."""
     pruning, importance, growth = settings.pruning, settings.importance, settings.densification
     if not (growth.max_gaussians or growth.target_size_mb):
         for name, value in (
@@ -140,7 +154,8 @@ def _check_together(settings: Settings) -> None:
     if pruning.prune_keep < 1 and pruning.prune_until_iter <= growth.densify_until_iter:
         raise ValueError(
             "--prune_keep thins what has grown: pruning must go on after densification, "
-            f"--prune_until_iter {pruning.prune_until_iter} above --densify_until_iter {growth.densify_until_iter}"
+            f"--prune_until_iter {pruning.prune_until_iter} "
+            f"above --densify_until_iter {growth.densify_until_iter}"
         )
     if importance.importance == "none":
         if pruning.prune_by == "importance":
@@ -164,9 +179,10 @@ def _fill(group: type, values: dict[str, Any]) -> Any:
 
 
 def _scaled(settings: Settings, variant: dict[str, Any], fixed: dict[str, Any]) -> dict[str, Any]:
-    """Milestones for the number of iterations at hand, and a growth cap that lets the total grow as much.
+    """Return milestones for the run's number of iterations, and a growth cap for as much growth in total.
 
-    `fixed`: values that stay as they are.
+    The cap is larger where there are fewer densifications than in a run of FULL_RUN iterations. `fixed` holds
+    the values that are not scaled.
     """
     factor = settings.optimization.iterations / FULL_RUN
     groups = [item.default_factory for item in dataclasses.fields(Settings)]
@@ -180,6 +196,7 @@ def _scaled(settings: Settings, variant: dict[str, Any], fixed: dict[str, Any]) 
 
 
 def _densifications(milestones: dict[str, int], settings: Settings) -> int:
+    """Return the number of densifications of a run with these milestones."""
     first, end = milestones["densify_from_iter"] + 1, milestones["densify_until_iter"]
     interval = settings.densification.densification_interval
     return len(range(-(-first // interval) * interval, end, interval))

@@ -1,4 +1,4 @@
-"""Every setting of a run; names and defaults are those of 3DGS (Kerbl et al. 2023) where it has them."""
+"""Every setting of a run. Settings of 3DGS (Kerbl et al. 2023) keep their names and defaults."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class ModelSettings:
     )
     model_path: str = flag(
         "",
-        "folder of the run; train.py makes output/<10 hex digits> if not given",
+        "folder of the run; if not given, train.py makes output/<10 hex digits>",
         short="-m",
         metavar="OUTPUT",
     )
-    images: str = flag("images", "folder of the pictures inside the scene", short="-i", metavar="FOLDER")
+    images: str = flag("images", "folder of the images inside the scene", short="-i", metavar="FOLDER")
     depths: str = flag(
         "",
         "folder of inverse depth maps inside the scene: 16-bit PNGs, see docs/scenes.md",
@@ -31,19 +31,21 @@ class ModelSettings:
     )
     resolution: int = flag(
         -1,
-        "1, 2, 4, 8: divide the picture size; other numbers: width in pixels; -1: as it is, up to 1600 wide",
+        "1, 2, 4, 8: divide the image size; other numbers: width in pixels; -1: as it is, up to 1600 wide",
         bound=Bound("-1 or at least 1", lambda value: value == -1 or value >= 1),
         short="-r",
     )
     white_background: bool = flag(False, "white instead of black behind the scene", short="-w")
     train_test_exp: bool = flag(
-        False, "fit an exposure to every view, to held-out ones on their left half; measure their right half"
+        False,
+        "fit an exposure to every view; train on the left half of held-out views, measure the right half",
     )
-    data_device: str = flag("cpu", "device that keeps the pictures; 8-bit there, converted when used")
+    data_device: str = flag("cpu", "device that stores the images, with 8 bits; they are converted when used")
     eval: bool = flag(False, "hold every 8th view out for testing")
     max_memory_gb: float = flag(
         0.0,
-        "memory to use; photos that need more than half of it stay on disk until they are needed; 0: what is there",
+        "memory to use; photos that need more than half of it stay on disk until they are needed; "
+        "0: the available memory",
         unit="10^9 bytes",
         bound=at_least(0),
     )
@@ -57,14 +59,14 @@ class PipelineSettings:
     convert_SHs_python: bool = flag(False, "evaluate the spherical harmonics in torch, not in the rasterizer")
     compute_cov3D_python: bool = flag(False, "build the 3D covariances in torch, not in the rasterizer")
     debug: bool = flag(
-        False, "look for NaN and infinity in all that enters and leaves the rasterizer; print tracebacks"
+        False, "check inputs and outputs of the rasterizer for NaN and infinity; print tracebacks"
     )
-    antialiasing: bool = flag(False, "opacity compensation for the screen-space blur (Mip-Splatting)")
+    antialiasing: bool = flag(False, "compensate opacities for the screen-space blur (Mip-Splatting)")
 
 
 @dataclass
 class OptimizationSettings:
-    """Optimisation."""
+    """Optimization."""
 
     iterations: int = flag(30_000, "iterations to train", bound=at_least(1))
     position_lr_init: float = flag(
@@ -73,37 +75,41 @@ class OptimizationSettings:
     position_lr_final: float = flag(
         0.0000016, "last learning rate of positions", unit="x extent", bound=at_least(0)
     )
-    position_lr_delay_steps: int = flag(0, "iterations of warm-up of the position rate", bound=at_least(0))
-    position_lr_delay_mult: float = flag(
-        0.01, "rate at the start of that warm-up, as a factor", bound=between(0, 1)
+    position_lr_delay_steps: int = flag(
+        0, "warm-up iterations of the learning rate of positions", bound=at_least(0)
     )
-    position_lr_max_steps: int = milestone(30_000, "iteration at which the last position rate is reached", 1)
+    position_lr_delay_mult: float = flag(
+        0.01, "factor of the learning rate at the start of its warm-up", bound=between(0, 1)
+    )
+    position_lr_max_steps: int = milestone(30_000, "iteration at which position_lr_final is reached", 1)
     feature_lr: float = flag(
-        0.0025, "learning rate of colours; a 20th of it for degrees above 0", bound=at_least(0)
+        0.0025, "learning rate of colors; SH degrees above 0 use a 20th of it", bound=at_least(0)
     )
     opacity_lr: float = flag(0.025, "learning rate of opacities", bound=at_least(0))
     scaling_lr: float = flag(0.005, "learning rate of scales", bound=at_least(0))
     rotation_lr: float = flag(0.001, "learning rate of rotations", bound=at_least(0))
     exposure_lr_init: float = flag(0.01, "first learning rate of exposures", bound=at_least(0))
     exposure_lr_final: float = flag(0.001, "last learning rate of exposures", bound=at_least(0))
-    exposure_lr_delay_steps: int = flag(0, "iterations of warm-up of the exposure rate", bound=at_least(0))
-    exposure_lr_delay_mult: float = flag(
-        0.0, "rate at the start of that warm-up, as a factor", bound=between(0, 1)
+    exposure_lr_delay_steps: int = flag(
+        0, "warm-up iterations of the learning rate of exposures", bound=at_least(0)
     )
-    lambda_dssim: float = flag(0.2, "share of 1 - SSIM in the loss, the rest is L1", bound=between(0, 1))
+    exposure_lr_delay_mult: float = flag(
+        0.0, "factor of the learning rate at the start of its warm-up", bound=between(0, 1)
+    )
+    lambda_dssim: float = flag(0.2, "weight of 1 - SSIM in the loss; L1 has the rest", bound=between(0, 1))
     depth_l1_weight_init: float = flag(1.0, "first weight of the depth loss", bound=at_least(0))
     depth_l1_weight_final: float = flag(0.01, "last weight of the depth loss", bound=at_least(0))
-    random_background: bool = flag(False, "a new random background colour in every iteration")
+    random_background: bool = flag(False, "use a new random background color in every iteration")
     optimizer_type: str = flag(
         "default",
         "sparse_adam updates only the Gaussians seen in a view",
         bound=one_of("default", "sparse_adam"),
     )
     sh_degree_interval: int = flag(1000, "iterations between increases of the SH degree", bound=at_least(1))
-    initial_opacity: float = flag(0.1, "opacity of the first Gaussians", bound=open_unit_interval())
+    initial_opacity: float = flag(0.1, "opacity of the initial Gaussians", bound=open_unit_interval())
     scale_schedule: bool = flag(
         False,
-        "scale milestones, decay of the position rate and growth cap from 30,000 to the given --iterations",
+        "scale milestones, decay of the position learning rate and growth cap from 30,000 to --iterations",
     )
 
 
@@ -113,21 +119,27 @@ class DensificationSettings:
 
     densify_by: str = flag(
         "gradient",
-        "what a candidate has much of: screen gradient of its position, or share E_k of the error",
+        "densify Gaussians with a large screen gradient of the position, or with a large error share E_k",
         bound=one_of("gradient", "error"),
     )
     densification_interval: int = flag(100, "iterations between densifications", bound=at_least(1))
     densify_from_iter: int = milestone(500, "densification starts after this iteration")
     densify_until_iter: int = milestone(15_000, "densification ends before this iteration")
     densify_grad_threshold: float = flag(
-        0.0002, "mean view-space position gradient that densifies", unit="NDC units", bound=at_least(0)
+        0.0002,
+        "mean screen gradient of the position from which a Gaussian is densified",
+        unit="NDC units",
+        bound=at_least(0),
     )
     percent_dense: float = flag(
-        0.01, "largest scale that is cloned, not split; 0: all are split", unit="x extent", bound=at_least(0)
+        0.01,
+        "Gaussians up to this scale are cloned, larger ones are split; 0: all are split",
+        unit="x extent",
+        bound=at_least(0),
     )
     split: str = flag(
         "random",
-        "where the halves of a split lie: at random in the parent, or side by side along its longest axis",
+        "place the two parts of a split at random in the parent, or side by side along its longest axis",
         bound=one_of("random", "long_axis"),
     )
     error_metric: str = flag(
@@ -137,67 +149,74 @@ class DensificationSettings:
     )
     error_reduce: str = flag(
         "max",
-        "a Gaussian's error since the last densification, over the views that saw it; mean_drawn: over those, too, "
-        "in which others hid it",
+        "how E_k is reduced since the last densification, over views in which the Gaussian has a share of "
+        "the error; mean_drawn also counts views in which others hide it",
         bound=one_of("max", "mean", "mean_drawn", "mean_std", "ema"),
     )
     error_coherence: float = flag(
         1.0,
-        "power of the relative screen gradient that weighs E_k, as noise pulls to no side; 0: no weight",
+        "power of the relative screen gradient that weights E_k, to ignore noise; 0: no weight",
         bound=at_least(0),
     )
     error_fineness: float = flag(
         0.0,
-        "power of the relative radius on the screen that divides E_k: how much error in a length; 0: no weight",
+        "power of the relative radius on the screen that divides E_k: 1 gives error per length; 0: no weight",
         bound=at_least(0),
     )
-    error_beta: float = flag(1.0, "standard deviations added by mean_std", bound=at_least(0))
-    error_keep: float = flag(0.8, "share of the old value that ema keeps at a new view", bound=between(0, 1))
+    error_beta: float = flag(
+        1.0, "standard deviations that mean_std of --error_reduce adds", bound=at_least(0)
+    )
+    error_keep: float = flag(0.8, "weight of the old value when ema adds a view", bound=between(0, 1))
     aux_scale: float = flag(
         2.0**-20,
-        "factor of the auxiliary loss whose gradient is E_k, undone afterwards",
+        "factor of the auxiliary loss whose gradient is E_k; E_k is divided by it",
         bound=Bound("a power of two", lambda value: value > 0 and math.frexp(value)[0] == 0.5),
     )
     error_threshold: str = flag(
         "quantile",
-        "how the threshold of E_k is found: as given, from its quantile, or from mean and deviation",
+        "threshold of E_k: fixed, a quantile of E_k, or mean plus standard deviations",
         bound=one_of("fixed", "quantile", "mean_std"),
     )
-    error_fixed: float = flag(0.1, "threshold of fixed", unit="error x pixels", bound=at_least(0))
-    error_quantile: float = flag(0.2, "top fraction that quantile takes", bound=between(0, 1))
+    error_fixed: float = flag(0.1, "threshold of E_k for fixed", unit="error x pixels", bound=at_least(0))
+    error_quantile: float = flag(
+        0.2, "share of the Gaussians above the threshold, for quantile", bound=between(0, 1)
+    )
     error_deviations: float = flag(
-        1.0, "standard deviations above the mean, for mean_std", bound=between(-10, 100)
+        1.0, "standard deviations above the mean, for mean_std of --error_threshold", bound=between(-10, 100)
     )
     error_floor: float = flag(
         28.0,
-        "no Gaussian is densified whose E_k is less than that of so many pixels with the typical error",
+        "smallest E_k that is densified: that of this many pixels with the typical error",
         unit="pixels",
         bound=at_least(0),
     )
     growth_cap: float = flag(
-        0.0, "largest growth of one densification, 0: any", unit="share of the Gaussians", bound=at_least(0)
+        0.0,
+        "largest growth by one densification; 0: no limit",
+        unit="share of the Gaussians",
+        bound=at_least(0),
     )
     max_gaussians: int = flag(
         0,
-        "Gaussians in the end, 0: any number; there are never more, but with --prune_keep as many more while "
-        "they grow as it will thin out",
+        "largest number of Gaussians; 0: no limit; with --prune_keep there may be more during densification, "
+        "as many as pruning will remove",
         bound=at_least(0),
     )
     target_size_mb: float = flag(
-        0.0, "the same as the size of the saved PLY, 0: any", unit="10^6 bytes", bound=at_least(0)
+        0.0, "the same limit as the size of the saved PLY; 0: no limit", unit="10^6 bytes", bound=at_least(0)
     )
     clone_opacity: str = flag(
         "kept",
-        "opacity of a clone and its parent: the parent's, or such that the two together are as opaque as it",
+        "opacity of a clone and its parent: kept as it was, or corrected so that both together are as opaque",
         bound=one_of("kept", "corrected"),
     )
     opacity_control: str = flag(
         "reset",
-        "lower all opacities: to reset_opacity now and then, by a little at every densification, or never",
+        "lower all opacities: to a low value at intervals, by a little at every densification, or never",
         bound=one_of("reset", "decay", "none"),
     )
     opacity_reset_interval: int = flag(3000, "iterations between opacity resets", bound=at_least(1))
-    opacity_decay: float = flag(0.001, "what a decay takes from every opacity", bound=between(0, 1))
+    opacity_decay: float = flag(0.001, "opacity that a decay subtracts", bound=between(0, 1))
 
 
 @dataclass
@@ -206,46 +225,54 @@ class PruningSettings:
 
     prune_by: str = flag(
         "opacity",
-        "score that prunes: opacity, importance s_k, removal energy, both of the last two, or sensitivity "
-        "|s dL/ds|; gradient is another name of removal_energy",
+        "prune Gaussians with a low opacity, importance s_k, removal energy, both of the last two, or "
+        "sensitivity |s dL/ds|; gradient is another name of removal_energy",
         bound=one_of("opacity", "importance", "removal_energy", "both", "sensitivity"),
     )
     prune_threshold: str = flag(
         "fixed",
-        "which scores are low: below a fixed one, the lowest share, or as many as exceed the budget",
+        "scores that are low: those below a fixed value, the lowest share, or as many as exceed the budget",
         bound=one_of("fixed", "quantile", "budget"),
     )
-    prune_opacity: float = flag(0.005, "opacity below which fixed prunes", bound=between(0, 1))
-    prune_importance: float = flag(0.5, "importance below which fixed prunes", bound=between(0, 1))
+    prune_opacity: float = flag(
+        0.005, "opacity below which a Gaussian is pruned, for fixed", bound=between(0, 1)
+    )
+    prune_importance: float = flag(
+        0.5, "importance below which a Gaussian is pruned, for fixed", bound=between(0, 1)
+    )
     prune_energy: float = flag(
         0.01,
-        "removal energy, or sensitivity, below which fixed prunes",
+        "removal energy or sensitivity below which a Gaussian is pruned, for fixed",
         unit="least squared error, or loss, of the training views / Gaussians",
         bound=at_least(0),
     )
-    prune_quantile: float = flag(0.01, "share with the lowest scores, for quantile", bound=between(0, 1))
+    prune_quantile: float = flag(
+        0.01, "share of the Gaussians whose scores are low, for quantile", bound=between(0, 1)
+    )
     prune_cap: float = flag(
         0.0,
-        "share of the Gaussians that one round may prune of those with low scores, 0: all",
+        "largest share of the Gaussians that one pruning round removes; 0: no limit",
         bound=between(0, 1),
     )
     prune_keep: float = flag(
         1.0,
-        "share of the Gaussians that pruning leaves once densification is over, an even part going in every "
-        "round, lowest scores first; 1: the threshold goes on deciding",
+        "share of the Gaussians to keep after densification; every pruning round removes an even part, "
+        "lowest scores first; 1: the threshold goes on deciding",
         bound=share(),
     )
     prune_interval: int = flag(100, "iterations between pruning rounds", bound=at_least(1))
-    prune_until_iter: int = milestone(0, "pruning ends before this iteration, 0: when densification does")
+    prune_until_iter: int = milestone(0, "pruning ends before this iteration; 0: when densification ends")
     max_screen_size: int = flag(
         0,
-        "Gaussians of larger radius are pruned once opacities were reset, 0: none",
+        "Gaussians with a larger radius are pruned after the first opacity reset; 0: none",
         unit="pixels",
         bound=at_least(0),
     )
-    tag_lifespan: int = flag(0, "age below which nothing is pruned", unit="iterations", bound=at_least(0))
+    tag_lifespan: int = flag(
+        0, "age below which a Gaussian is not pruned", unit="iterations", bound=at_least(0)
+    )
     tag_patience: int = flag(
-        1, "pruning rounds in a row with a low score before a Gaussian is pruned", bound=at_least(1)
+        1, "consecutive pruning rounds with a low score after which a Gaussian is pruned", bound=at_least(1)
     )
 
 
@@ -255,39 +282,38 @@ class ImportanceSettings:
 
     importance: str = flag(
         "none",
-        "what s_k is computed from: nothing (it is 1), geometry and colour and a latent (full), or ablations",
+        "inputs of s_k: none (s_k is 1); geometry, color and a latent (full); the others are ablations",
         bound=one_of("none", "full", "mlp", "latent", "constant"),
     )
     importance_gate: str = flag(
         "sampled",
-        "what the picture sees of s_k: 0 or 1 at random with that probability, rounded, or itself (soft)",
+        "factor of the opacity: 1 with probability s_k, else 0 (sampled), s_k rounded, or s_k itself (soft)",
         bound=one_of("sampled", "rounded", "soft"),
     )
-    importance_from_iter: int = milestone(1000, "importance is learnt from this iteration on")
+    importance_from_iter: int = milestone(1000, "importance is learned from this iteration on")
     importance_until_iter: int = milestone(
         0,
-        "here importance is settled: what it leaves out goes, the rest trains on; 0, and where importance alone "
-        "prunes: when pruning ends; at the latest in the last iteration",
+        "importance is baked at this iteration, at the latest in the last: Gaussians with s_k < 1/2 are "
+        "removed, the others train on without it; 0: when pruning ends, as with --prune_by importance at the "
+        "earliest",
     )
-    importance_start: float = flag(
-        0.95, "importance that every Gaussian starts at", bound=open_unit_interval()
-    )
-    lambda_importance: float = flag(0.1, "price of the mean importance", unit="loss", bound=at_least(0))
-    lambda_binary: float = flag(0.0, "price of the mean of s (1 - s)", unit="loss", bound=at_least(0))
+    importance_start: float = flag(0.95, "initial importance of every Gaussian", bound=open_unit_interval())
+    lambda_importance: float = flag(0.1, "weight of the mean importance", unit="loss", bound=at_least(0))
+    lambda_binary: float = flag(0.0, "weight of the mean of s (1 - s)", unit="loss", bound=at_least(0))
     importance_control: str = flag(
         "fixed",
-        "lambda_importance stays as given, or is steered after densification so that the importances add up "
-        "to the budget",
+        "keep lambda_importance fixed, or adjust it after densification until the importances add up to the "
+        "budget",
         bound=one_of("fixed", "budget"),
     )
     importance_control_rate: float = flag(
         0.02,
-        "how fast it is steered when the importances add up to twice the budget",
+        "relative change of lambda_importance when the importances add up to twice the budget",
         unit="share of lambda_importance per iteration",
         bound=between(0, 1),
     )
     importance_control_range: float = flag(
-        10.0, "how many times larger or smaller than given it may become", bound=at_least(1)
+        10.0, "largest factor between the adjusted and the given lambda_importance", bound=at_least(1)
     )
     importance_lr: float = flag(0.002, "learning rate of the importance network", bound=at_least(0))
     latent_lr: float = flag(0.02, "learning rate of the latents", bound=at_least(0))
@@ -298,37 +324,37 @@ class RunSettings:
     """Run."""
 
     variant: str = flag(
-        "3dgs", "named set of settings: 3dgs (Kerbl et al. 2023), or a row of the table in docs/method.md"
+        "3dgs", "named set of settings: 3dgs (Kerbl et al. 2023) or a row of the table in docs/method.md"
     )
     test_iterations: tuple[int, ...] = flag(
-        (7_000, 30_000), "measure views at these iterations", bound=at_least(-1)
+        (7_000, 30_000), "measure quality at these iterations", bound=at_least(-1)
     )
     save_iterations: tuple[int, ...] = flag(
-        (7_000, 30_000), "save the Gaussians at these iterations, and always at the last", bound=at_least(-1)
+        (7_000, 30_000), "save the Gaussians at these iterations and at the last one", bound=at_least(-1)
     )
     checkpoint_iterations: tuple[int, ...] = flag(
         (), "save a checkpoint at these iterations", bound=at_least(-1)
     )
     start_checkpoint: str = flag(
-        "", "go on from this checkpoint, with its settings; flags given here win", metavar="FILE"
+        "", "continue from this checkpoint with its settings; flags given here override them", metavar="FILE"
     )
     checkpoint_every: float = flag(
         5.0,
-        "save a checkpoint, the same file each time, after so long; 0: never",
+        "save a checkpoint after this time, always in the same file; 0: never",
         unit="minutes",
         bound=at_least(0),
     )
     resume: bool = flag(
-        False, "go on with the run in the folder -m where it was stopped, with its settings; or begin it"
+        False, "continue the interrupted run in the folder -m with its settings, or start it if there is none"
     )
     overwrite: bool = flag(False, "replace the run that the output folder holds")
     seed: int = flag(0, "seed of everything random", bound=between(0, 2**63 - 1))
-    threads: int = flag(0, "CPU threads, 0: as many as there are cores", bound=between(0, 1024))
+    threads: int = flag(0, "CPU threads; 0: one per core", bound=between(0, 1024))
     quiet: bool = flag(False, "print nothing but errors")
-    debug_from: int = flag(-1, "switch --debug on after this iteration, -1: never", bound=at_least(-1))
-    detect_anomaly: bool = flag(False, "let torch look for NaN in every backward pass (slow)")
-    ip: str = flag("127.0.0.1", "address at which training can be watched")
-    port: int = flag(6009, "port for 3DGS's network viewer", bound=between(0, 65_535))
-    disable_viewer: bool = flag(False, "answer no network viewer")
-    viewer: bool = flag(False, "show training on a page in the browser, see view.py")
-    viewer_port: int = flag(8080, "its port, or the next free one", bound=between(1, 65_535))
+    debug_from: int = flag(-1, "switch --debug on after this iteration; -1: never", bound=at_least(-1))
+    detect_anomaly: bool = flag(False, "let torch check every backward pass for NaN (slow)")
+    ip: str = flag("127.0.0.1", "address on which the viewers listen")
+    port: int = flag(6009, "port of 3DGS's network viewer", bound=between(0, 65_535))
+    disable_viewer: bool = flag(False, "do not listen for the network viewer")
+    viewer: bool = flag(False, "show training on a page in the browser, as view.py does")
+    viewer_port: int = flag(8080, "port of that page, or the next free one", bound=between(1, 65_535))

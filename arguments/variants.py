@@ -1,4 +1,4 @@
-"""The variants: what each changes of the defaults. A flag given on the command line wins over its variant."""
+"""The variants: the defaults that each one changes. A flag on the command line overrides the variant."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tag_gradprune_decomp": GRADPRUNE
     | {"prune_by": "both", "importance": "full", "importance_until_iter": 15_000, "prune_until_iter": 25_000}
     | {"prune_cap": 0.05, "prune_keep": 0.225}
-    # Those that are left have others' places to fill, and little time to learn it.
+    # The remaining Gaussians must fill the gaps of the pruned ones, with few iterations left to learn it.
     | {"position_lr_final": 1.6e-5, "feature_lr": 0.005, "scaling_lr": 0.01},
 }

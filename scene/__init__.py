@@ -1,4 +1,4 @@
-"""What comes in: a folder with photos, their cameras and some points becomes a Scene."""
+"""The data of a training run: a folder of photos, their cameras and points becomes a Scene."""
 
 from .camera import Camera, CameraMatrices, viewer_entries
 from .load import Scene, load_scene

@@ -1,4 +1,4 @@
-"""One posed, calibrated photo and the matrices that the rasterizer wants from it."""
+"""The posed, calibrated camera of a photo, and the matrices that the rasterizer needs of it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor
 
 from utils.devices import bring_to, keep_on
 
-# The clip planes of 3DGS. They only shape the depth row of the projection: culling is done on camera z.
+# The clip planes of 3DGS. They only shape the depth row of the projection: culling uses camera z.
 ZNEAR = 0.01
 ZFAR = 100.0
 
 
 class CameraMatrices(NamedTuple):
-    """What a rasterizer needs of a camera, float32, on one device.
+    """The matrices of a camera that a rasterizer needs, float32, on one device.
 
-    Both matrices are transposed (row vectors: `p_camera = p_world @ world_view_transform`), which is how 3DGS
-    and its forks pass `viewmatrix` and `projmatrix`.
+    Both matrices are transposed, for row vectors: `p_camera = p_world @ world_view_transform`. This is how
+    3DGS and its forks pass `viewmatrix` and `projmatrix`.
     """
 
     world_view_transform: Tensor  # (4, 4)
@@ -32,24 +32,24 @@ class CameraMatrices(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Camera:
-    """A pinhole camera: x right, y down, z forward; pixel centres at +0.5, so cx = width / 2 is centred.
+    """A pinhole camera with x right, y down and z forward.
 
-    `image_name` is the name in the scene's own files and may hold a subfolder. `world_to_camera` is for
-    column vectors. `image` is None for a camera without a photo; its alpha, if any, is straight (not
-    premultiplied).
+    Pixel centers lie at +0.5, so cx = width / 2 is the middle. `image_name` is the name in the scene's own
+    files and may hold a subfolder. `world_to_camera` is for column vectors. `image` is None for a camera
+    without a photo. An alpha channel is straight, not premultiplied.
     """
 
     image_name: str
-    width: int  # pixels, as are all of the next five
-    height: int
-    fx: float
-    fy: float
-    cx: float
-    cy: float
+    width: int  # pixels
+    height: int  # pixels
+    fx: float  # pixels
+    fy: float  # pixels
+    cx: float  # pixels
+    cy: float  # pixels
     world_to_camera: np.ndarray  # (4, 4) float64
     image: Tensor | None = None  # (H, W, 3) or (H, W, 4) uint8
-    mask: Tensor | None = None  # (H, W) bool, False where the photo does not count; None: all of it does
-    invdepth: Tensor | None = None  # (1, H, W) 1 / world units, 0: unknown; None: all of it is
+    mask: Tensor | None = None  # (H, W) bool, False where pixels are ignored; None: no pixel is
+    invdepth: Tensor | None = None  # (1, H, W) in 1 / world units, 0 where unknown; None: no depth map
     _matrices: dict[torch.device, CameraMatrices] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -61,32 +61,38 @@ class Camera:
         return self.height
 
     @property
-    def FoVx(self) -> float:  # noqa: N802 (the name that 3DGS code knows)
-        """Horizontal field of view in radians, 2 atan(width / (2 fx)), wherever the principal point is."""
+    def FoVx(self) -> float:  # noqa: N802 (the name in 3DGS)
+        """Return the horizontal field of view in radians, 2 atan(width / (2 fx)).
+
+        The principal point has no influence on it.
+        """
         return 2 * math.atan(self.width / (2 * self.fx))
 
     @property
     def FoVy(self) -> float:  # noqa: N802
-        """Vertical field of view in radians, 2 atan(height / (2 fy))."""
+        """Return the vertical field of view in radians, 2 atan(height / (2 fy))."""
         return 2 * math.atan(self.height / (2 * self.fy))
 
     @property
     def world_view_transform(self) -> Tensor:
-        """(4, 4) float32 on the CPU; `matrices(device)` has it elsewhere."""
+        """Return the (4, 4) float32 matrix on the CPU; `matrices` has it on other devices."""
         return self.matrices().world_view_transform
 
     @property
     def full_proj_transform(self) -> Tensor:
-        """(4, 4) float32 on the CPU; `matrices(device)` has it elsewhere."""
+        """Return the (4, 4) float32 matrix on the CPU; `matrices` has it on other devices."""
         return self.matrices().full_proj_transform
 
     @property
     def camera_center(self) -> Tensor:
-        """(3,) float32 on the CPU; `matrices(device)` has it elsewhere."""
+        """Return the (3,) float32 position in the world on the CPU; `matrices` has it on other devices."""
         return self.matrices().camera_center
 
     def matrices(self, device: torch.device | str = "cpu") -> CameraMatrices:
-        """The matrices on `device`, computed in float64 and kept: cheap in every training iteration."""
+        """Return the matrices on `device`.
+
+        They are computed once per device, in float64. Later calls are cheap enough for every iteration.
+        """
         device = torch.device(device)
         if device not in self._matrices:
             view = self.world_to_camera
@@ -99,11 +105,13 @@ class Camera:
         return self._matrices[device]
 
     def projection_matrix(self) -> np.ndarray:
-        """(4, 4) float64, column vectors: camera space to clip space, such that, with ndc = clip / w,
+        """Return the (4, 4) float64 matrix from camera space to clip space, for column vectors.
+
+        With w = Z and ndc = clip / w it satisfies
 
             (ndc_x + 1) width / 2 = fx X / Z + cx        (ndc_y + 1) height / 2 = fy Y / Z + cy
 
-        and ndc_z runs from 0 at ZNEAR to 1 at ZFAR; w = Z.
+        and ndc_z runs from 0 at ZNEAR to 1 at ZFAR.
         """
         matrix = np.zeros((4, 4))
         matrix[0, 0] = 2 * self.fx / self.width
@@ -120,7 +128,10 @@ class Camera:
         background: Tensor,  # (3,) in [0, 1]
         device: torch.device | str,
     ) -> Tensor:
-        """The photo as (3, H, W) float32 in [0, 1] on `device`; any alpha is composited over `background`."""
+        """Return the photo as a (3, H, W) float32 image in [0, 1] on `device`.
+
+        An alpha channel is composited over `background`. Raise ValueError if the camera has no photo.
+        """
         if self.image is None:
             raise ValueError(f"camera {self.image_name} has no photo")
         planes = bring_to(device, self.image).permute(2, 0, 1)
@@ -131,18 +142,19 @@ class Camera:
         return torch.lerp(background.to(planes)[:, None, None], color, alpha)
 
     def masked(self, image: Tensor, otherwise: Tensor | float) -> Tensor:
-        """`picture` (C, H, W) where the photo counts, `otherwise` where the mask leaves it out."""
+        """Return the (C, H, W) `image` with `otherwise` in the pixels that the mask ignores."""
         mask = self.mask_on(image.device)
         return image if mask is None else torch.where(mask, image, otherwise)
 
     def mask_on(self, device: torch.device | str) -> Tensor | None:
+        """Return the (H, W) mask on `device`, None if no pixel is ignored."""
         return None if self.mask is None else bring_to(device, self.mask)
 
 
 def camera_to_world(
     world_to_camera: np.ndarray,  # (4, 4)
 ) -> np.ndarray:
-    """(4, 4) inverse of a rigid transform, by transposing its rotation."""
+    """Return the (4, 4) inverse of a rigid transform, by transposing its rotation."""
     inverse = np.eye(4)
     inverse[:3, :3] = world_to_camera[:3, :3].T
     inverse[:3, 3] = -world_to_camera[:3, :3].T @ world_to_camera[:3, 3]
@@ -150,12 +162,15 @@ def camera_to_world(
 
 
 def camera_mean(cameras: Sequence[Camera]) -> np.ndarray:
-    """(3,) mean of the camera centres, world."""
+    """Return the (3,) mean of the camera centers, world."""
     return _centers(cameras).mean(axis=0)
 
 
 def scene_extent(cameras: Sequence[Camera]) -> float:
-    """1.1 times the largest distance of a camera centre to their mean: the unit of 3DGS's learning rates."""
+    """Return 1.1 times the largest distance of a camera center to their mean, in world units.
+
+    3DGS multiplies the learning rate of positions by this extent.
+    """
     return 1.1 * float(np.linalg.norm(_centers(cameras) - camera_mean(cameras), axis=1).max())
 
 
@@ -164,7 +179,10 @@ def _centers(cameras: Sequence[Camera]) -> np.ndarray:  # (C, 3)
 
 
 def viewer_entries(cameras: Sequence[Camera]) -> list[dict]:
-    """The content of `cameras.json` as 3DGS viewers read it; by custom the held-out cameras come first."""
+    """Return the content of `cameras.json` as 3DGS viewers read it.
+
+    By convention the held-out cameras come first.
+    """
     return [_viewer_entry(index, camera) for index, camera in enumerate(cameras)]
 
 
@@ -183,7 +201,10 @@ def _viewer_entry(index: int, camera: Camera) -> dict:
 
 
 def cameras_of_entries(entries: object, owner: object) -> list[Camera]:
-    """The inverse of `viewer_entries`, without photos. ValueError, naming `owner`, for anything else."""
+    """Return the cameras, without photos, that `viewer_entries` turned into `entries`.
+
+    Raise ValueError, naming `owner`, if `entries` is anything else.
+    """
     try:
         return [_camera_of_entry(entry) for entry in entries]
     except (TypeError, KeyError, ValueError) as problem:

@@ -1,4 +1,4 @@
-"""Camera paths through a scene: cameras without photos, for films."""
+"""Camera paths through a scene: cameras without photos, for videos."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from scene.camera import Camera, camera_to_world
 from utils.selection import evenly_spaced_with_ends
 
 KINDS = ("orbit", "spiral", "interpolate")
-KEYFRAMES = 12  # of the views, that `interpolate` goes through
+KEYFRAMES = 12  # views that `interpolate` passes through
 SPIRAL_TURNS = 2
-SPIRAL_SIZE = 0.5  # of the spread of the cameras
+SPIRAL_SIZE = 0.5  # as a share of the spread of the cameras
 
 
 def camera_path(cameras: Sequence[Camera], kind: str, frames: int) -> list[Camera]:
-    """`frames` cameras with the first one's lens and size.
+    """Return `frames` cameras along a path of the given kind, with the lens and size of the first camera.
 
-    orbit: around what the cameras look at, at their mean height and distance. spiral: around their mean, looking at
-    the same. interpolate: smoothly from view to view, in the order of their names. ValueError for another kind.
+    orbit: a circle around the point that the cameras look at, at their mean height and distance.
+    spiral: a curve around the mean of the cameras that looks at the same point.
+    interpolate: a smooth curve from view to view, in the order of `cameras`.
+    Raise ValueError for another kind.
     """
     makers = {"orbit": orbit, "spiral": spiral, "interpolate": interpolate}
     if kind not in makers:
@@ -35,7 +37,8 @@ def camera_path(cameras: Sequence[Camera], kind: str, frames: int) -> list[Camer
 def orbit(
     poses: np.ndarray,  # (C, 4, 4) camera to world
     frames: int,
-) -> np.ndarray:  # (frames, 4, 4)
+) -> np.ndarray:
+    """Return the (frames, 4, 4) camera to world poses of an orbit."""
     target, up = focus(poses), mean_up(poses)
     offsets = poses[:, :3, 3] - target
     heights = offsets @ up
@@ -49,6 +52,7 @@ def orbit(
 
 
 def spiral(poses: np.ndarray, frames: int) -> np.ndarray:
+    """Return the (frames, 4, 4) camera to world poses of a spiral."""
     target, up = focus(poses), mean_up(poses)
     center = poses[:, :3, 3].mean(axis=0)
     right, down, forward = look_at(center, target, up)[:3, :3].T
@@ -61,8 +65,9 @@ def spiral(poses: np.ndarray, frames: int) -> np.ndarray:
 
 
 def interpolate(poses: np.ndarray, frames: int) -> np.ndarray:
-    chosen = poses[evenly_spaced_with_ends(len(poses), KEYFRAMES)]
-    knots = np.concatenate([chosen[:, :3, 3], chosen[:, :3, 2], -chosen[:, :3, 1]], 1)  # centre, forward, up
+    """Return (frames, 4, 4) camera to world poses on a curve through evenly spaced views."""
+    keys = poses[evenly_spaced_with_ends(len(poses), KEYFRAMES)]
+    knots = np.concatenate([keys[:, :3, 3], keys[:, :3, 2], -keys[:, :3, 1]], 1)  # center, forward, up
     values = catmull_rom(knots, np.linspace(0, len(knots) - 1, frames))
     return np.stack([look_at(row[:3], row[:3] + row[3:6], row[6:]) for row in values])
 
@@ -71,7 +76,10 @@ def catmull_rom(
     knots: np.ndarray,  # (K, D)
     positions: np.ndarray,  # (F,) in [0, K - 1]
 ) -> np.ndarray:
-    """(F, D): the curve that goes through all knots, at knot numbers between them."""
+    """Return the (F, D) points of the Catmull-Rom spline through all knots.
+
+    A position is a knot number: position 1.5 lies half way between knots 1 and 2.
+    """
     padded = np.concatenate([2 * knots[:1] - knots[1:2], knots, 2 * knots[-1:] - knots[-2:-1]]) if len(
         knots
     ) > 1 else np.repeat(knots, 3, axis=0)  # fmt: skip
@@ -83,7 +91,10 @@ def catmull_rom(
 
 
 def focus(poses: np.ndarray) -> np.ndarray:
-    """(3,) the point nearest to all cameras' axes, pulled towards them where they are nearly parallel."""
+    """Return the (3,) point nearest to all optical axes, by least squares.
+
+    A weak pull towards the mean camera keeps it finite where the axes are nearly parallel.
+    """
     centers, axes = poses[:, :3, 3], poses[:, :3, 2]
     across = np.eye(3) - axes[:, :, None] * axes[:, None]
     pull = 1e-3 * np.eye(3)
@@ -93,7 +104,11 @@ def focus(poses: np.ndarray) -> np.ndarray:
 
 
 def mean_up(poses: np.ndarray) -> np.ndarray:
-    """(3,) of length 1: across all cameras' horizontal axes, as cameras are held level; near their mean up."""
+    """Return the (3,) unit vector that points up in the scene.
+
+    Cameras are mostly held level, so it is perpendicular to their horizontal axes, by least squares. A weak
+    pull keeps it near the mean up vector of the cameras.
+    """
     right, up = poses[:, :3, 0], -poses[:, :3, 1].mean(axis=0)
     length = np.linalg.norm(up)
     if length < 1e-6:
@@ -105,11 +120,12 @@ def mean_up(poses: np.ndarray) -> np.ndarray:
 
 
 def look_at(center: np.ndarray, target: np.ndarray, up: np.ndarray) -> np.ndarray:
-    """(4, 4) camera to world: at `centre`, z towards `target`, y away from `up`."""
+    """Return the (4, 4) camera to world pose at `center`, with z towards `target` and y away from `up`."""
     forward = target - center
     forward = forward / max(np.linalg.norm(forward), 1e-12)
     right = np.cross(forward, up)
-    if np.linalg.norm(right) < 1e-6:  # straight up or down: any right will do
+    # A camera that looks straight up or down has no unique right.
+    if np.linalg.norm(right) < 1e-6:
         right = np.cross(forward, np.roll(up, 1) + [0.1, 0.2, 0.3])
     right = right / np.linalg.norm(right)
     pose = np.eye(4)

@@ -1,4 +1,4 @@
-"""Scenes from COLMAP: sparse/0 (or sparse) beside a folder of photos."""
+"""Scenes of COLMAP: a model in sparse/0 or sparse beside a folder of photos."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scene.views import PosedPhoto, find_mask, require_images, require_rigid, re
 from utils.rotations import quats_to_matrices
 
 MODEL_FOLDERS = ("sparse/0", "sparse")
-# COLMAP writes unit quaternions; anything this short has lost its direction.
+# COLMAP writes unit quaternions. One shorter than this has lost its direction.
 SHORTEST_QUATERNION = 1e-6
 _READERS = {".bin": colmap_binary, ".txt": colmap_text}
 _NEEDED = ("cameras", "images")
@@ -23,7 +23,7 @@ _POINTS = "points3D"
 
 
 def find_model(source: Path) -> Path | None:
-    """The folder of the scene's COLMAP model, None if there is none."""
+    """Return the folder of the scene's COLMAP model, None if there is none."""
     for name in MODEL_FOLDERS:
         folder = source / name
         if any((folder / (part + suffix)).is_file() for part in (*_NEEDED, _POINTS) for suffix in _READERS):
@@ -34,8 +34,8 @@ def find_model(source: Path) -> Path | None:
 def read_scene(source: Path, images: str) -> tuple[list[PosedPhoto], PointCloud | None]:
     """Return every registered image, sorted by name, and the points, None if the model has none.
 
-    `images` is the name of the folder with the photos, which may be scaled versions of those that COLMAP saw.
-    FileNotFoundError or ValueError, naming the file, if something is missing, damaged or not supported.
+    `images` is the name of the folder with the photos. They may be scaled versions of those that COLMAP saw.
+    Raise FileNotFoundError or ValueError, naming the file, if something is missing, damaged or not supported.
     """
     views, points = read_geometry(source, images)
     folder = source / images
@@ -66,7 +66,10 @@ def read_geometry(source: Path, images: str = "images") -> tuple[list[PosedPhoto
 
 
 def _encoding(model: Path) -> str:
-    """The suffix that both needed files of the model have; binary is preferred, as COLMAP does."""
+    """Return the suffix that both needed files of the model have.
+
+    Binary files are preferred, as in COLMAP. Raise FileNotFoundError if no suffix has both files.
+    """
     for suffix in _READERS:
         if all((model / (part + suffix)).is_file() for part in _NEEDED):
             return suffix
@@ -109,7 +112,10 @@ def _lens(camera: CameraRecord, model: Path) -> Pinhole | DistortedLens:
 
 
 def _pose(record: ImageRecord, model: Path) -> np.ndarray:
-    """(4, 4) from COLMAP's quaternion, of any length but 0, and translation."""
+    """Return the (4, 4) world to camera pose of an image.
+
+    The quaternion may have any length but 0. Raise ValueError if it is 0 or a number is not finite.
+    """
     owner = f"{model}: image {record.name!r}"
     quaternion = torch.tensor([record.quaternion], dtype=torch.float64)
     if quaternion.norm() < SHORTEST_QUATERNION:

@@ -1,4 +1,7 @@
-"""COLMAP's binary model files (https://colmap.github.io/format.html); no count in them is trusted."""
+"""COLMAP's binary model files (https://colmap.github.io/format.html).
+
+Every count in a file is checked against the size of the file before it is used.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,12 @@ _COUNT = struct.Struct("<Q")
 _CAMERA = struct.Struct("<iiQQ")  # id, model, width, height
 _IMAGE = struct.Struct("<i4d3di")  # id, quaternion, translation, camera id
 _POINT2D_BYTES = 24  # x, y, point id
-_POINT = np.dtype([("id", "<u8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8")])  # then its track
+_POINT = np.dtype([("id", "<u8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8")])  # a track follows
 _TRACK_ELEMENT_BYTES = 8  # image id, index of the 2D point
 
 
 def read_cameras(path: Path) -> dict[int, CameraRecord]:
-    """The cameras by id. ValueError if the file is damaged or names an unknown camera model."""
+    """Return the cameras by id. Raise ValueError if the file is damaged or names an unknown camera model."""
     reader = _Reader(path)
     cameras = [_read_camera(reader, index) for index in range(reader.count("cameras", _CAMERA.size))]
     reader.finish()
@@ -29,7 +32,10 @@ def read_cameras(path: Path) -> dict[int, CameraRecord]:
 
 
 def read_images(path: Path) -> list[ImageRecord]:
-    """Name, camera and pose of every image; 2D points are passed over. ValueError if the file is damaged."""
+    """Return name, camera and pose of every image, without its 2D points.
+
+    Raise ValueError if the file is damaged.
+    """
     reader = _Reader(path)
     smallest = _IMAGE.size + 1 + _COUNT.size
     images = [_read_image(reader, index) for index in range(reader.count("images", smallest))]
@@ -38,12 +44,13 @@ def read_images(path: Path) -> list[ImageRecord]:
 
 
 def read_points(path: Path) -> PointCloud:
-    """All points; tracks are passed over. ValueError if the file is damaged."""
+    """Return all points without their tracks. Raise ValueError if the file is damaged."""
     reader = _Reader(path)
     count = reader.count("points", _POINT.itemsize + _COUNT.size)
     offsets = np.fromiter((_skip_point(reader, index) for index in range(count)), np.int64, count)
     reader.finish()
-    # The records lie at uneven distances: a view of one record at every byte lets NumPy pick all at once.
+    # Tracks of uneven length lie between the records. An array with a record at every byte lets NumPy read
+    # all of them at once.
     everywhere = np.ndarray(
         max(0, reader.size - _POINT.itemsize + 1), _POINT, buffer=reader.data, strides=(1,)
     )
@@ -70,7 +77,7 @@ def _read_image(reader: _Reader, index: int) -> ImageRecord:
 
 
 def _skip_point(reader: _Reader, index: int) -> int:
-    """Pass over one point and its track; give the byte at which it starts."""
+    """Skip one point and its track. Return the offset in bytes at which the point starts."""
     start = reader.position
     what = f"point {index}"
     reader.skip(_POINT.itemsize, what)
@@ -80,7 +87,10 @@ def _skip_point(reader: _Reader, index: int) -> int:
 
 
 class _Reader:
-    """A position in a memory-mapped file that never leaves it; ValueError says what was being read."""
+    """A position in a memory-mapped file that never leaves the file.
+
+    Its methods raise ValueError, naming what was being read, where the file is too short or too long.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -92,7 +102,7 @@ class _Reader:
                 self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def skip(self, size: int, what: str) -> int:
-        """Move on by `size` bytes; give the position before."""
+        """Advance by `size` bytes. Return the position before."""
         start = self.position
         if size > self.size - start:
             raise ValueError(
@@ -102,10 +112,11 @@ class _Reader:
         return start
 
     def unpack(self, layout: struct.Struct, what: str) -> tuple:
+        """Read one record."""
         return layout.unpack_from(self.data, self.skip(layout.size, what))
 
     def string(self, what: str) -> str:
-        """A zero-terminated file name."""
+        """Read a zero-terminated file name."""
         end = self.data.find(b"\0", self.position)
         if end < 0:
             raise ValueError(f"{self.path} ends too early: {what} has a name without an end")
@@ -113,7 +124,10 @@ class _Reader:
         return os.fsdecode(self.data[start:end])
 
     def count(self, what: str, smallest: int) -> int:
-        """The file's leading count, refused if so many records of at least `smallest` bytes cannot fit."""
+        """Read the number of records at the start of the file.
+
+        Raise ValueError if that many records of at least `smallest` bytes cannot fit into the file.
+        """
         (count,) = self.unpack(_COUNT, f"the number of {what}")
         if count * smallest > self.size - self.position:
             raise ValueError(
@@ -123,6 +137,7 @@ class _Reader:
         return count
 
     def finish(self) -> None:
+        """Raise ValueError if bytes are left behind the last record."""
         if self.position != self.size:
             raise ValueError(
                 f"{self.path} has {self.size - self.position} bytes behind its last record: "

@@ -1,12 +1,13 @@
-"""What COLMAP's model files hold, whichever encoding they have."""
+"""The records of COLMAP's model files, the same in both encodings."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import NamedTuple
 
-# COLMAP's number for each camera model -> (name, number of parameters), as in `pycolmap.CameraModelId`. The
-# readers need the counts of all to get past a camera; which models can be used is decided in scene/colmap.py.
+# COLMAP's number of each camera model -> (name, number of parameters), as in `pycolmap.CameraModelId`.
+# Readers need the count of every model to find the end of a record. scene/lenses.py lists the models that can
+# be used.
 CAMERA_MODELS = {
     0: ("SIMPLE_PINHOLE", 3),
     1: ("PINHOLE", 4),
@@ -30,14 +31,18 @@ CAMERA_MODELS = {
 
 
 class CameraRecord(NamedTuple):
+    """A camera as a model file describes it."""
+
     camera_id: int
     model: str
     width: int  # pixels
-    height: int
+    height: int  # pixels
     params: tuple[float, ...]  # in the model's own order
 
 
 class ImageRecord(NamedTuple):
+    """A registered image as a model file describes it."""
+
     name: str
     camera_id: int
     quaternion: tuple[float, ...]  # (w, x, y, z), world to camera
@@ -45,7 +50,7 @@ class ImageRecord(NamedTuple):
 
 
 def cameras_by_id(cameras: list[CameraRecord], path: Path) -> dict[int, CameraRecord]:
-    """The cameras under their ids; ValueError if an id occurs twice."""
+    """Return the cameras by id. Raise ValueError, naming `path`, if an id occurs twice."""
     table: dict[int, CameraRecord] = {}
     for camera in cameras:
         if camera.camera_id in table:

@@ -14,7 +14,7 @@ _PARAMETER_COUNTS = dict(CAMERA_MODELS.values())
 
 
 def read_cameras(path: Path) -> dict[int, CameraRecord]:
-    """The cameras by id. ValueError, naming the line, if one cannot be understood."""
+    """Return the cameras by id. Raise ValueError, naming the line, if one is malformed."""
     cameras = []
     for number, line in _content_lines(path):
         try:
@@ -25,7 +25,10 @@ def read_cameras(path: Path) -> dict[int, CameraRecord]:
 
 
 def read_images(path: Path) -> list[ImageRecord]:
-    """Name, camera and pose of every image; 2D points are passed over. ValueError, naming the line."""
+    """Return name, camera and pose of every image, without its 2D points.
+
+    Raise ValueError, naming the line, if one is malformed.
+    """
     images = []
     with path.open(encoding="utf-8", errors="surrogateescape") as file:
         lines = enumerate(file, start=1)
@@ -40,7 +43,7 @@ def read_images(path: Path) -> list[ImageRecord]:
 
 
 def read_points(path: Path) -> PointCloud:
-    """All points; tracks are passed over. ValueError, naming the line, if one cannot be understood."""
+    """Return all points without their tracks. Raise ValueError, naming the line, if one is malformed."""
     rows = []
     for number, line in _content_lines(path):
         try:
@@ -57,7 +60,7 @@ def _is_content(line: str) -> bool:
 
 
 def _content_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Every line with its number that is neither empty nor a comment."""
+    """Yield number and text of every line that is neither empty nor a comment."""
     with path.open(encoding="utf-8", errors="surrogateescape") as file:
         for number, line in enumerate(file, start=1):
             if _is_content(line):
@@ -85,7 +88,10 @@ def _parse_image(line: str) -> ImageRecord:
 
 
 def _require_points2d(path: Path, number: int, line: str) -> None:
-    """The line behind an image holds its 2D points, three numbers each, and may be empty."""
+    """Raise ValueError unless `line`, which follows an image, can hold 2D points.
+
+    A point has three numbers. A line without points is empty.
+    """
     if len(line.split()) % 3:
         raise ValueError(
             f"{path}, line {number}: expected the 2D points of the image before it (X Y POINT3D_ID each, "
@@ -94,11 +100,11 @@ def _require_points2d(path: Path, number: int, line: str) -> None:
 
 
 def _parse_point(line: str) -> list[float]:
-    """x, y, z, red, green, blue."""
+    """Return x, y, z, red, green, blue."""
     fields = line.split(maxsplit=8)
     if len(fields) < 8:
         raise ValueError(f"expected POINT3D_ID X Y Z R G B ERROR TRACK..., got {line.strip()!r}")
     values = [float(field) for field in fields[1:7]]
     if not all(0 <= value <= 255 for value in values[3:]):
-        raise ValueError(f"colours must lie in 0..255, got {' '.join(fields[4:7])}")
+        raise ValueError(f"colors must lie in 0..255, got {' '.join(fields[4:7])}")
     return values

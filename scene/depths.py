@@ -1,7 +1,8 @@
-"""Maps of inverse depth beside the photos, as monocular networks make them and 3DGS supervises by them.
+"""Maps of inverse depth beside the photos: monocular networks make them, and 3DGS supervises depth with them.
 
-DEPTHS/NAME.png, 16 bit, belongs to the photo NAME.*; depth_params.json, beside the COLMAP model or in the scene's
-folder, holds {NAME: {"scale": a, "offset": b}} such that a * value / 2^16 + b is 1 / depth in the scene's units.
+DEPTHS/NAME.png, 16 bit, belongs to the photo NAME.*. depth_params.json lies beside the COLMAP model or in the
+scene's folder. It holds {NAME: {"scale": a, "offset": b}}, and a * value / 2^16 + b is 1 / depth in the
+scene's units.
 """
 
 from __future__ import annotations
@@ -19,20 +20,24 @@ from utils.files import read_json
 PARAMETERS = "depth_params.json"
 PARAMETER_FOLDERS = ("sparse/0", "sparse", ".")
 FULL_RANGE = 2**16
-# Maps whose scale is further from the median scale than these factors were not aligned well: not used, as in 3DGS.
+# Smallest and largest scale of a map that is used, as factors of the median scale. As in 3DGS, maps beyond
+# these bounds are ignored: they were not aligned well.
 TRUSTED = (0.2, 5.0)
 
 
 @dataclass(frozen=True)
 class DepthMap:
-    """One photo's map, with what puts it into the scene's units."""
+    """The depth map of a photo, with the scale and offset that convert it to the scene's units."""
 
     path: Path
     scale: float
     offset: float
 
     def read(self) -> np.ndarray:
-        """(H, W) float32 inverse depths, 1 / world units, at least 0. ValueError, naming a damaged file."""
+        """Return the (H, W) float32 inverse depths, at least 0, in 1 / world units.
+
+        Raise ValueError, naming the file, if it is damaged or not a 16-bit image of one channel.
+        """
         data = np.frombuffer(self.path.read_bytes(), np.uint8)
         stored = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
         if stored is None or stored.dtype != np.uint16 or stored.ndim != 2:
@@ -43,9 +48,9 @@ class DepthMap:
 
 
 def find_depth_maps(source: Path, folder: str, image_names: list[str], quiet: bool) -> dict[str, DepthMap]:
-    """The maps by image name; how many images have none that can be used is said.
+    """Return the depth maps by image name. Print how many images have no usable one, unless `quiet`.
 
-    FileNotFoundError or ValueError if there is no folder, no parameters, or no map for any image.
+    Raise FileNotFoundError or ValueError if the folder, its parameters or a map for any image is missing.
     """
     if not (source / folder).is_dir():
         raise FileNotFoundError(
@@ -64,26 +69,29 @@ def find_depth_maps(source: Path, folder: str, image_names: list[str], quiet: bo
             f"{source / folder}: no depth map for any view, such as {_stem(image_names[0])}.png "
             f"with its scale in {PARAMETERS}"
         )
-    lacking = len(image_names) - len(maps)
-    if lacking and not quiet:
-        print(
-            f"{lacking} of {len(image_names)} views have no depth map in {source / folder} that can be used"
-        )
+    missing = len(image_names) - len(maps)
+    if missing and not quiet:
+        print(f"{missing} of {len(image_names)} views have no usable depth map in {source / folder}")
     return maps
 
 
 def _stem(image_name: str) -> str:
-    """`images/left/1.jpg` and `left/1.jpg` -> `left/1`."""
+    """Return the name of an image in depth_params.json: `left/1` for `images/left/1.jpg` and `left/1.jpg`."""
     name = Path(image_name).with_suffix("")
     return str(Path(*name.parts[1:]) if name.parts[0] == "images" else name)
 
 
 def _read_parameters(source: Path) -> dict[str, tuple[float, float]]:
-    """Scale and offset by the photo's name without suffix."""
-    places = [source / folder / PARAMETERS for folder in PARAMETER_FOLDERS]
-    path = next((place for place in places if place.is_file()), None)
+    """Return scale and offset by the photo's name without suffix.
+
+    Raise FileNotFoundError if there is no such file, ValueError if a number in it is missing or not finite.
+    """
+    candidates = [source / folder / PARAMETERS for folder in PARAMETER_FOLDERS]
+    path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if path is None:
-        raise FileNotFoundError(f"-d needs {places[0]}, which holds the scale and offset of every depth map")
+        raise FileNotFoundError(
+            f"-d needs {candidates[0]}, which holds the scale and offset of every depth map"
+        )
     parameters = {}
     for name, entry in read_json(path).items():
         values = [entry.get(key) for key in ("scale", "offset")] if isinstance(entry, dict) else [None]

@@ -1,7 +1,7 @@
-"""Lenses: how a camera's rays become pixels, and photos as a pinhole camera would have taken them.
+"""Lenses: project the rays of a camera to pixels, and undistort photos to those of a pinhole camera.
 
-The formulas are those of COLMAP's camera models (https://colmap.github.io/cameras.html), which include
-OpenCV's; nerfstudio and instant-ngp use the latter.
+The formulas are those of COLMAP's camera models (https://colmap.github.io/cameras.html). These include
+OpenCV's models, which nerfstudio and instant-ngp use.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Union
 import cv2
 import numpy as np
 
-Coefficients = dict[str, float]  # by name; what a model does not have is 0
-# Nothing behind 75 degrees from the axis is kept: beyond, a pinhole picture is mostly stretched border.
+Coefficients = dict[str, float]  # of the distortion, by name
+# Largest angle to the optical axis that is kept. A wider pinhole image is mostly stretched border.
 WIDEST_HALF_ANGLE = math.radians(75)
 BISECTIONS = 40
 
 
 @dataclass(frozen=True)
 class Pinhole:
-    """Intrinsics in pixels of a width x height image, pixel centres at +0.5."""
+    """Intrinsics in pixels of a width x height image, with pixel centers at +0.5."""
 
     width: int
     height: int
@@ -33,34 +33,40 @@ class Pinhole:
     cy: float
 
     def at_size(self, width: int, height: int) -> Pinhole:
-        """The intrinsics of the same picture scaled to width x height.
+        """Return the intrinsics of the same image scaled to width x height.
 
-        ValueError if that is another picture: if no one scale explains both sides within a pixel's rounding.
+        Raise ValueError if it is another image: no single scale explains both sides within rounding.
         """
         require_same_image((self.width, self.height), (width, height))
         return self.stretched(width, height)
 
     def stretched(self, width: int, height: int) -> Pinhole:
-        """The intrinsics after resizing to width x height, each axis by its own factor."""
+        """Return the intrinsics after resizing to width x height, each axis by its own factor."""
         x, y = width / self.width, height / self.height
         return Pinhole(width, height, self.fx * x, self.fy * y, self.cx * x, self.cy * y)
 
     def undistort(self, image: np.ndarray) -> np.ndarray:
+        """Return the image as it is: a pinhole has no distortion."""
         return image
 
     @property
     def undistorted(self) -> Pinhole:
+        """Return the pinhole camera of undistorted images, which is this one."""
         return self
 
 
 @dataclass(frozen=True)
 class FieldOfView:
-    """A centred principal point, known by its angles of view in radians; without the second, square pixels."""
+    """A lens with a centered principal point, given by its angles of view in radians.
+
+    Pixels are square where `angle_y` is None.
+    """
 
     angle_x: float
     angle_y: float | None = None
 
     def at_size(self, width: int, height: int) -> Pinhole:
+        """Return the intrinsics of a width x height image."""
         fx = width / (2 * math.tan(self.angle_x / 2))
         fy = fx if self.angle_y is None else height / (2 * math.tan(self.angle_y / 2))
         return Pinhole(width, height, fx, fy, width / 2, height / 2)
@@ -68,15 +74,15 @@ class FieldOfView:
 
 @dataclass(frozen=True)
 class DistortedLens:
-    """A lens with distortion, by the name and parameters of a COLMAP camera model (a key of MODELS)."""
+    """A lens with distortion: the name of a COLMAP camera model (a key of MODELS) and its parameters."""
 
     model: str
     width: int  # pixels
-    height: int
-    parameters: tuple[float, ...]  # in the model's own order
+    height: int  # pixels
+    parameters: tuple[float, ...]  # in the order of the model
 
     def at_size(self, width: int, height: int) -> DistortedLens:
-        """The lens of the same picture scaled to width x height; ValueError as for a Pinhole."""
+        """Return the lens of the same image scaled to width x height. Raise ValueError as Pinhole does."""
         require_same_image((self.width, self.height), (width, height))
         x, y = width / self.width, height / self.height
         factors = {"f": x, "fx": x, "cx": x, "fy": y, "cy": y}
@@ -86,47 +92,58 @@ class DistortedLens:
 
     @property
     def undistorted(self) -> Pinhole:
-        """The pinhole camera of `straighten`."""
+        """Return the pinhole camera of the images that `undistort` returns."""
         return _undistorted(self)
 
     def undistort(
         self,
         image: np.ndarray,  # (height, width) or (height, width, C) uint8
     ) -> np.ndarray:
-        """The picture as `straight` sees it: of the same size, without pixels that the photo lacks."""
+        """Return the image of the pinhole camera `undistorted`.
+
+        It has the size of the photo. Every pixel of it lies in the photo.
+        """
         return cv2.remap(image, *_sources(self), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
-    def project(self, rays: np.ndarray) -> np.ndarray:  # (..., 2) x/z and y/z -> (..., 2) pixels
-        """Where rays meet the photo; NaN where the model has no answer."""
-        bend, names = MODELS[self.model]
+    def project(
+        self,
+        rays: np.ndarray,  # (..., 2) x/z and y/z
+    ) -> np.ndarray:
+        """Return the (..., 2) pixels of the rays, NaN where the model is not defined."""
+        distort, names = MODELS[self.model]
         values = dict(zip(names.split(), self.parameters))
         focal = values.pop("f", None)
         fx, fy = (values.pop("fx", focal), values.pop("fy", focal))
         center = np.array([values.pop("cx"), values.pop("cy")])
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            x, y = bend(rays[..., 0], rays[..., 1], values)
+            x, y = distort(rays[..., 0], rays[..., 1], values)
         return np.stack([x * fx, y * fy], -1) + center
 
 
 @dataclass(frozen=True)
 class PhotoSized:
-    """Intrinsics in pixels of a photo whose size nobody wrote down: that of the photo itself."""
+    """Intrinsics in pixels of a photo whose size is not recorded: the size is that of the file."""
 
     model: str
-    focal: tuple[float, float]
-    center: tuple[float, float] | None  # None: the middle
-    bends: tuple[float, ...]  # the model's other parameters
+    focal: tuple[float, float]  # (fx, fy)
+    center: tuple[float, float] | None  # (cx, cy), None: the middle
+    distortion: tuple[float, ...]  # the other parameters of the model
 
     def at_size(self, width: int, height: int) -> Pinhole | DistortedLens:
+        """Return the lens of a width x height photo. Raise ValueError as `make_lens` does."""
         center = self.center or (width / 2, height / 2)
-        return make_lens(self.model, width, height, (*self.focal, *center, *self.bends))
+        return make_lens(self.model, width, height, (*self.focal, *center, *self.distortion))
 
 
 Lens = Union[Pinhole, FieldOfView, DistortedLens, PhotoSized]
 
 
 def make_lens(model: str, width: int, height: int, parameters: tuple[float, ...]) -> Pinhole | DistortedLens:
-    """The lens of a COLMAP camera; a pinhole where all distortion is 0. ValueError: `has` or `needs` ..."""
+    """Return the lens of a COLMAP camera, a Pinhole where all distortion is 0.
+
+    Raise ValueError if the model or a parameter cannot be used. Its message begins with the verb "has" or
+    "needs", and the caller puts the name of the camera before it.
+    """
     if model not in MODELS:
         raise ValueError(f"has the model {model}; expected one of {', '.join(MODELS)}")
     names = MODELS[model][1].split()
@@ -151,15 +168,15 @@ def require_same_image(calibrated: tuple[int, int], found: tuple[int, int]) -> N
         (width, height), (known_width, known_height) = found, calibrated
         raise ValueError(
             f"the image is {width}x{height} pixels, but its camera is {known_width}x{known_height}: "
-            "another aspect ratio, so not the picture that was calibrated"
+            "another aspect ratio, so not the image that was calibrated"
         )
 
 
-# The models: (x/z, y/z) -> the same on a sensor at distance 1
+# The models: each maps x/z and y/z of a ray to its distorted point on a sensor at distance 1
 
 
 def _perspective(x: np.ndarray, y: np.ndarray, c: Coefficients) -> tuple[np.ndarray, np.ndarray]:
-    """Brown's radial and tangential distortion with a rational radial part, as in OpenCV."""
+    """Return the point under Brown's radial and tangential distortion, with OpenCV's rational radial part."""
     c = _with_zeros(c)
     r2 = x * x + y * y
     radial = 1 + r2 * (c["k1"] + r2 * (c["k2"] + r2 * c["k3"]))
@@ -168,7 +185,10 @@ def _perspective(x: np.ndarray, y: np.ndarray, c: Coefficients) -> tuple[np.ndar
 
 
 def _fisheye(x: np.ndarray, y: np.ndarray, c: Coefficients) -> tuple[np.ndarray, np.ndarray]:
-    """The angle in place of its tangent, with a polynomial; tangential and thin-prism terms of that."""
+    """Return the point of a fisheye lens.
+
+    Its radius is a polynomial of the angle to the axis. Tangential and thin-prism terms use the angle too.
+    """
     c = _with_zeros(c)
     x, y = _by_angle(x, y)
     t2 = x * x + y * y
@@ -178,7 +198,10 @@ def _fisheye(x: np.ndarray, y: np.ndarray, c: Coefficients) -> tuple[np.ndarray,
 
 
 def _aria(x: np.ndarray, y: np.ndarray, c: Coefficients) -> tuple[np.ndarray, np.ndarray]:
-    """Project Aria's: six radial terms of the angle, then tangential and thin-prism terms of the result."""
+    """Return the point of a Project Aria fisheye lens.
+
+    Six radial terms of the angle come first, then tangential and thin-prism terms of the result.
+    """
     x, y = _by_angle(x, y)
     t2 = x * x + y * y
     radial = np.ones_like(t2)
@@ -192,7 +215,10 @@ def _aria(x: np.ndarray, y: np.ndarray, c: Coefficients) -> tuple[np.ndarray, np
 
 
 def _field_of_view(x: np.ndarray, y: np.ndarray, c: Coefficients) -> tuple[np.ndarray, np.ndarray]:
-    """Devernay and Faugeras 2001: the radius is the angle that it subtends, over omega."""
+    """Return the point under the field-of-view model (Devernay and Faugeras 2001).
+
+    The radius on the sensor is proportional to the angle to the axis.
+    """
     radius = np.maximum(np.hypot(x, y), 1e-12)
     if c["omega"] == 0:
         return x, y
@@ -201,19 +227,23 @@ def _field_of_view(x: np.ndarray, y: np.ndarray, c: Coefficients) -> tuple[np.nd
 
 
 def _division(x: np.ndarray, y: np.ndarray, c: Coefficients) -> tuple[np.ndarray, np.ndarray]:
-    """Fitzgibbon 2001: the straight ray is the bent one divided by 1 + k r^2 of the bent one."""
+    """Return the point under the division model (Fitzgibbon 2001).
+
+    The undistorted point is the distorted one divided by 1 + k r^2, with the radius r of the distorted one.
+    """
     r2 = x * x + y * y
     factor = 2 / (1 + np.sqrt(1 - 4 * c["k"] * r2))
     return x * factor, y * factor
 
 
 def _unified(x: np.ndarray, y: np.ndarray, c: Coefficients) -> tuple[np.ndarray, np.ndarray]:
-    """The enhanced unified camera model (Khomutenko et al. 2016)."""
+    """Return the point under the enhanced unified camera model (Khomutenko et al. 2016)."""
     depth = 1 + c["alpha"] * (np.sqrt(c["beta"] * (x * x + y * y) + 1) - 1)
     return x / depth, y / depth
 
 
 def _by_angle(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the point with the angle to the axis, in radians, as its radius."""
     radius = np.maximum(np.hypot(x, y), 1e-12)
     factor = np.arctan(radius) / radius
     return x * factor, y * factor
@@ -222,6 +252,7 @@ def _by_angle(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _tangential(
     x: np.ndarray, y: np.ndarray, c: Coefficients, radial_x: np.ndarray, radial_y: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Return (radial_x, radial_y) with the tangential terms of (x, y) added, as in OpenCV."""
     r2 = x * x + y * y
     distorted_x = radial_x + 2 * c["p1"] * x * y + c["p2"] * (r2 + 2 * x * x)
     return distorted_x, radial_y + 2 * c["p2"] * x * y + c["p1"] * (r2 + 2 * y * y)
@@ -231,10 +262,11 @@ def _with_zeros(coefficients: Coefficients) -> Coefficients:
     return dict.fromkeys("k1 k2 k3 k4 k5 k6 p1 p2 sx1 sy1".split(), 0.0) | coefficients
 
 
-_Bend = Callable[[np.ndarray, np.ndarray, Coefficients], tuple[np.ndarray, np.ndarray]]
+_Distort = Callable[[np.ndarray, np.ndarray, Coefficients], tuple[np.ndarray, np.ndarray]]
 
-# Of COLMAP's models all that have a pinhole picture in them; the names of their parameters in their order.
-MODELS: dict[str, tuple[_Bend, str]] = {
+# All of COLMAP's models whose photos can be undistorted to a pinhole image, with the names of their
+# parameters in order.
+MODELS: dict[str, tuple[_Distort, str]] = {
     "SIMPLE_PINHOLE": (_perspective, "f cx cy"),
     "PINHOLE": (_perspective, "fx fy cx cy"),
     "SIMPLE_RADIAL": (_perspective, "f cx cy k1"),
@@ -254,15 +286,15 @@ MODELS: dict[str, tuple[_Bend, str]] = {
     "EUCM": (_unified, "fx fy cx cy alpha beta"),
 }
 
-# Straightening
+# Undistortion
 
 
 @functools.lru_cache(maxsize=64)
 def _undistorted(lens: DistortedLens) -> Pinhole:
-    """The pinhole camera that shows as much as it can without a pixel that `lens` did not see.
+    """Return the pinhole camera with the widest view in which every pixel was seen by `lens`.
 
-    Principal point and ratio of the focal lengths stay; the focal length is the least at which the border,
-    and what lies within it along both axes and diagonals, comes from the photo.
+    It keeps the principal point and the ratio of the focal lengths. Its focal length is the smallest at which
+    the border, and every line from the center to it, lies in the photo. Raise ValueError if there is none.
     """
     names = MODELS[lens.model][1].split()
     values = dict(zip(names, lens.parameters))
@@ -274,23 +306,26 @@ def _undistorted(lens: DistortedLens) -> Pinhole:
     def at(zoom: float) -> Pinhole:
         return Pinhole(lens.width, lens.height, fx * zoom, fy * zoom, values["cx"], values["cy"])
 
-    if not _sees_all_of(lens, at(high)):
-        raise ValueError(f"a {lens.model} camera with {list(lens.parameters)} shows no straight picture")
+    if not _covers(lens, at(high)):
+        raise ValueError(f"a {lens.model} camera with {list(lens.parameters)} has no undistorted image")
     for _ in range(BISECTIONS):
         middle = math.sqrt(low * high)
-        low, high = (low, middle) if _sees_all_of(lens, at(middle)) else (middle, high)
+        low, high = (low, middle) if _covers(lens, at(middle)) else (middle, high)
     return at(high)
 
 
-def _sees_all_of(lens: DistortedLens, camera: Pinhole) -> bool:
-    """Whether the photo holds the camera's border, and gets there without folding back on itself."""
+def _covers(lens: DistortedLens, camera: Pinhole) -> bool:
+    """Return whether the photo of `lens` holds the whole image of `camera`.
+
+    This checks the border, and that no line from the center to it folds back on itself in the photo.
+    """
     shares = np.linspace(0, 1, 33)
     along_x, along_y = shares * camera.width, shares * camera.height
     zero, full_x, full_y = np.zeros(33), np.full(33, camera.width), np.full(33, camera.height)
     sides = [(along_x, zero), (along_x, full_y), (zero, along_y), (full_x, along_y)]
     border = np.concatenate([np.stack(side, 1) for side in sides])  # (B, 2) pixels
     rays = (border - [camera.cx, camera.cy]) / [camera.fx, camera.fy]
-    spokes = lens.project(rays[:, None] * shares[:, None])  # (B, 33, 2): from the centre out to the border
+    spokes = lens.project(rays[:, None] * shares[:, None])  # (B, 33, 2) from the center to the border
     ends, size = spokes[:, -1], np.array([lens.width, lens.height])
     if not np.isfinite(spokes).all() or (ends < 0).any() or (ends > size).any():
         return False
@@ -300,9 +335,10 @@ def _sees_all_of(lens: DistortedLens, camera: Pinhole) -> bool:
 
 @functools.lru_cache(maxsize=8)
 def _sources(lens: DistortedLens) -> tuple[np.ndarray, np.ndarray]:
-    """Where each pixel of the straight picture lies in the photo, in OpenCV's form for cv2.remap."""
+    """Return the position in the photo of each pixel of the undistorted image, as maps for cv2.remap."""
     camera = lens.undistorted
     x = (np.arange(lens.width) + 0.5 - camera.cx) / camera.fx
     y = (np.arange(lens.height) + 0.5 - camera.cy) / camera.fy
-    sources = lens.project(np.stack(np.meshgrid(x, y), -1)) - 0.5  # OpenCV's pixel centres are whole numbers
+    # OpenCV's pixel centers are whole numbers.
+    sources = lens.project(np.stack(np.meshgrid(x, y), -1)) - 0.5
     return cv2.convertMaps(sources.astype(np.float32), None, cv2.CV_16SC2)

@@ -1,4 +1,4 @@
-"""Load a scene: a folder with photos, their cameras and some points becomes a Scene."""
+"""Load a scene: a folder with photos, their cameras and points becomes a Scene."""
 
 from __future__ import annotations
 
@@ -20,18 +20,21 @@ from scene.points import BLENDER_HALF_SIDE, PointCloud, Region, random_points, r
 from scene.views import PosedPhoto, load_cameras, require_resolution
 
 DEFAULT_IMAGES = "images"
-# Every 8th view is held out (Mip-NeRF 360 and, after it, the field).
+# Every 8th view is held out, as in Mip-NeRF 360 and most work since.
 HOLD_OUT_EVERY = 8
-# Half the side of the cube of random points around the cameras, over the scene's extent: photos taken around
-# an object and photos taken from its middle outwards both find something to start from.
+# Half the side of the cube of random points around the cameras, as a multiple of the scene's extent. It is
+# wide enough for photos taken around an object and for photos taken outwards from one place.
 REGION_PER_EXTENT = 3.0
-PHOTO_SHARE = 0.5  # of the memory, that photos may take
+PHOTO_SHARE = 0.5  # share of the memory that photos may take
 _Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """`extent` is in world units: 1.1 times the largest distance of a training camera to their mean."""
+    """The cameras and points of a scene.
+
+    `extent` is 1.1 times the largest distance of a training camera to their mean, in world units.
+    """
 
     train: Cameras
     test: Cameras
@@ -41,7 +44,7 @@ class Scene:
 
     @cached_property
     def median_pixels(self) -> float:
-        """Of a training view."""
+        """Return the median number of pixels of the training views."""
         return statistics.median(camera.width * camera.height for camera in self.train.without_images)
 
 
@@ -61,13 +64,16 @@ def load_scene(
 ) -> Scene:
     """Read a COLMAP, NeRF-synthetic (Blender), nerfstudio or instant-ngp scene.
 
-    `images`, `resolution` and `eval` mean what -i, -r and --eval mean in 3DGS. `white_background` changes
-    nothing that is read: images keep their alpha until `Camera.ground_truth` composites them over the
-    background in use. `init_points` is a PLY to start from in place of the scene's own points; where there
-    are none either, random ones are made from `seed`. `depths` is a folder of depth maps inside the scene.
-    With `train_test_exp` held-out views are trained on too, but their right half is not. Photos that take more than half of
-    `max_memory_gb` (10^9 bytes; 0: of what is available) are read again whenever they are needed. ValueError or
-    FileNotFoundError, in a sentence, for bad input.
+    `images`, `resolution` and `eval` mean what -i, -r and --eval mean in 3DGS.
+    `white_background` has no influence: images keep their alpha until `Camera.ground_truth` composites them
+    over the background in use.
+    `init_points` is a PLY to start from in place of the scene's own points. Without both, random points are
+    drawn from `seed`.
+    `depths` is a folder of depth maps inside the scene.
+    `train_test_exp` trains on held-out views too, but only on their left half; their right half is held out.
+    `max_memory_gb` is in 10^9 bytes, 0 means the available memory. Photos that take more than half of it are
+    read again whenever they are needed.
+    Raise ValueError or FileNotFoundError, with one clear sentence, for bad input.
     """
     source = Path(source_path)
     require_resolution(resolution)
@@ -75,7 +81,8 @@ def load_scene(
     found = _read_views(source, images, eval, quiet)
     if not found.train:
         raise ValueError(
-            f"{source}: with --eval all of its {len(found.test)} views are held out and none is left to train on"
+            f"{source}: with --eval all of its {len(found.test)} views are held out "
+            "and none is left to train on"
         )
     train, test = found.train, found.test
     if train_test_exp:
@@ -105,22 +112,25 @@ def load_scene(
 
 @dataclass(frozen=True)
 class _Found:
-    """What a scene's files say, before any photo is read."""
+    """The content of a scene's files, before any photo is read."""
 
     train: list[PosedPhoto]
     test: list[PosedPhoto]
-    points: PointCloud | None  # None: random ones are wanted
-    region: Region | None = None  # where those belong, None: around the cameras
+    points: PointCloud | None  # None: random points are drawn
+    region: Region | None = None  # of random points, None: around the cameras
 
 
 def hold_out(items: list[_Item]) -> tuple[list[_Item], list[_Item]]:
-    """Split into what is trained on and every 8th, starting with the first, which is not."""
+    """Split into items to train on and held-out ones: every 8th, starting with the first."""
     train = [item for index, item in enumerate(items) if index % HOLD_OUT_EVERY]
     return train, items[::HOLD_OUT_EVERY]
 
 
 def _read_views(source: Path, images: str, eval: bool, quiet: bool) -> _Found:
-    """Views and points, by whichever loader the folder's files are for."""
+    """Return views and points by the loader that the folder's files are for.
+
+    Raise FileNotFoundError or ValueError if there is none, or if it finds something missing or wrong.
+    """
     _require_folder(source)
     if colmap.find_model(source) is not None:
         views, points = colmap.read_scene(source, images)
@@ -141,7 +151,10 @@ def _read_views(source: Path, images: str, eval: bool, quiet: bool) -> _Found:
 
 
 def _split(read: transforms.Transforms, eval: bool) -> tuple[list[PosedPhoto], list[PosedPhoto]]:
-    """By the file's own lists of names if it has some, else every 8th is held out."""
+    """Return training and held-out views.
+
+    The file's own lists of names decide which are held out. Without such lists every 8th view is.
+    """
     names = transforms.held_out_names(read)
     if not eval:
         return read.views, []

@@ -1,4 +1,4 @@
-"""How much memory there is to use."""
+"""The memory that is available to a program."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ _GROUP_USES = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.us
 
 
 def available_memory() -> float:
-    """Bytes that a program may still take: of the machine, or of its control group if that has a limit."""
+    """Return the bytes that this program may still take.
+
+    It is the least of what the machine has left and what the limit of its control group leaves.
+    """
     left = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
         left.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
     for limit, use in zip(_GROUP_LIMITS, _GROUP_USES):
-        with contextlib.suppress(OSError, ValueError):  # "max": there is none
+        # A group without a limit says "max", which is no number.
+        with contextlib.suppress(OSError, ValueError):
             left.append(int(Path(limit).read_text()) - int(Path(use).read_text()))
     return max(0.0, float(min(left)))

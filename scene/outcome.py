@@ -1,30 +1,32 @@
-"""What came of a conversion: how many photos have a place, and what looks doubtful."""
+"""The outcome of a conversion: how many photos were registered, and which numbers look doubtful."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-FEWEST_POINTS_PER_PHOTO = 30  # fewer are a weak start for Gaussians
-LARGEST_ERROR = 1.5  # pixels of mean reprojection error: more means that the cameras are not right
+# Fewer points are a weak start for Gaussians.
+FEWEST_POINTS_PER_PHOTO = 30
+# Largest mean reprojection error in pixels of cameras that can be right.
+LARGEST_ERROR = 1.5
 
 
 @dataclass
 class Outcome:
-    """What came of a conversion."""
+    """The counts, the error and the warnings of a conversion."""
 
     photos: int
-    registered: int
+    registered: int  # photos with a camera
     points: int
-    error: float  # pixels, mean reprojection error
-    models: list[int]  # photos of each model found, the largest first
+    error: float  # mean reprojection error in pixels
+    models: list[int]  # number of photos of each model, the largest first
     matching: str
-    left_out: list[str]  # photos that no camera was found for
+    left_out: list[str]  # photos without a camera
     warnings: list[str] = field(default_factory=list)
 
 
 def largest_model(models: Path) -> Path:
-    """The model with the most photos, of those in the folder `models`."""
+    """Return the folder of the model with the most photos, of those below `models`."""
     import pycolmap
 
     paths = [path.parent for path in models.glob("*/images.bin")]
@@ -33,7 +35,10 @@ def largest_model(models: Path) -> Path:
 
 
 def assess(folder: Path, photos: list[str], matching: str) -> Outcome:
-    """The outcome by the models in `folder`, of which the largest is the scene's."""
+    """Return the outcome of a conversion with the models in `folder`.
+
+    The largest model becomes the scene.
+    """
     import pycolmap
 
     paths = sorted(path.parent for path in folder.glob("*/images.bin"))
@@ -56,7 +61,7 @@ def assess(folder: Path, photos: list[str], matching: str) -> Outcome:
 
 
 def doubts(outcome: Outcome) -> list[str]:
-    """What makes the scene look doubtful, in sentences."""
+    """Return a sentence for everything that makes the scene look doubtful."""
     found = []
     if len(outcome.models) > 1 and outcome.left_out:
         sizes = ", ".join(map(str, outcome.models))

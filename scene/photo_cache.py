@@ -1,4 +1,4 @@
-"""Views whose photos are in memory, or on a shelf that holds as many as there is room for."""
+"""Views whose photos are all in memory, or in a cache of limited size that reads them again when needed."""
 
 from __future__ import annotations
 
@@ -10,20 +10,28 @@ from typing import overload
 
 from scene.camera import Camera
 
-WORKERS = 2  # that read ahead
+WORKERS = 2  # threads that read ahead
 
 
 class PhotoCache:
-    """Cameras with their pixels by number: read when they are asked for, the longest unused ones put back."""
+    """A cache of cameras with their pixels, by number.
+
+    A camera is read when it is needed. The least recently used ones are dropped when the cache is full.
+    """
 
     def __init__(self, read: Callable[[int], Camera], room: float) -> None:
-        """room: bytes of pixels; at least one camera is kept whatever its size."""
+        """Make an empty cache.
+
+        read: reads a camera by its number.
+        room: largest number of bytes of all pixels. At least one camera is kept whatever its size.
+        """
         self._read, self._room, self._taken = read, room, 0
         self._kept: OrderedDict[int, Camera] = OrderedDict()
         self._coming: dict[int, Future[Camera]] = {}
         self._lock, self._pool = threading.Lock(), ThreadPoolExecutor(WORKERS, "photos")
 
     def get(self, number: int) -> Camera:
+        """Return a camera with its pixels."""
         with self._lock:
             if number in self._kept:
                 self._kept.move_to_end(number)
@@ -38,7 +46,7 @@ class PhotoCache:
         return camera
 
     def expect(self, numbers: Sequence[int]) -> None:
-        """Begin to read what will be asked for soon."""
+        """Start to read cameras that are needed soon."""
         with self._lock:
             for number in numbers:
                 if number not in self._kept and number not in self._coming:
@@ -46,12 +54,15 @@ class PhotoCache:
 
 
 class Cameras(Sequence[Camera]):
-    """Views of a scene, each with its photo whenever it is taken out. `blank` has them without, if they are on a shelf."""
+    """Views of a scene, each with its photo when it is taken out.
+
+    `without_images` has them without photos where a cache holds the photos.
+    """
 
     def __init__(
         self, without_images: Sequence[Camera], cache: PhotoCache | None = None, first: int = 0
     ) -> None:
-        """`first`: number of the first one on the shelf."""
+        """`first`: number of the first view in the cache."""
         self.without_images, self._cache = list(without_images), cache
         self._numbers = list(range(first, first + len(without_images)))
 
@@ -66,25 +77,25 @@ class Cameras(Sequence[Camera]):
 
     def __getitem__(self, index):
         if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
+            return [self[number] for number in range(*index.indices(len(self)))]
         return self.without_images[index] if self._cache is None else self._cache.get(self._numbers[index])
 
     def __iter__(self) -> Iterator[Camera]:
-        return (self[place] for place in range(len(self)))
+        return (self[index] for index in range(len(self)))
 
     def __add__(self, other: Cameras) -> Cameras:
-        """Both, of one scene."""
+        """Return the views of both. They must share a cache."""
         both = Cameras(self.without_images + other.without_images, self._cache)
         both._numbers = self._numbers + other._numbers
         return both
 
     def expect(self, indices: Sequence[int]) -> None:
-        """Begin to read the photos of views that will be taken out soon."""
+        """Start to read the photos of views that are taken out soon."""
         if self._cache is not None:
             self._cache.expect([self._numbers[index] for index in indices])
 
 
 def pixel_bytes(camera: Camera) -> int:
-    """Of photo, mask and depths."""
+    """Return the bytes that photo, mask and depth map of a camera take."""
     held = (camera.image, camera.mask, camera.invdepth)
     return sum(tensor.numel() * tensor.element_size() for tensor in held if tensor is not None)

@@ -1,4 +1,4 @@
-"""The coloured points that Gaussians start from."""
+"""The colored points that Gaussians start from."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import numpy as np
 
 from utils.ply import read_point_cloud
 
-# 3DGS starts NeRF-synthetic objects, which lie within this distance of the origin along each axis, from so many.
+# 3DGS starts NeRF-synthetic objects from this many random points.
 RANDOM_POINTS = 100_000
+# Those objects lie within this distance of the origin along each axis.
 BLENDER_HALF_SIDE = 1.3
 
 
 @dataclass(frozen=True, eq=False)
 class PointCloud:
+    """Points with colors."""
+
     xyz: np.ndarray  # (P, 3) float64, world
     rgb: np.ndarray  # (P, 3) uint8
 
@@ -34,14 +37,17 @@ class PointCloud:
 
 @dataclass(frozen=True)
 class Region:
-    """A cube, along the world's axes."""
+    """A cube along the axes of the world."""
 
     center: np.ndarray  # (3,) world
-    half_side: float
+    half_side: float  # world units
 
 
 def read_points(path: Path) -> PointCloud:
-    """The points of a PLY. ValueError, naming the file, if there are none or something is wrong with them."""
+    """Return the points of a PLY.
+
+    Raise ValueError, naming the file, if it holds no points, is damaged, or a point is not finite.
+    """
     points = PointCloud(*read_point_cloud(path))
     points.require_finite(path)
     if len(points) == 0:
@@ -50,7 +56,10 @@ def read_points(path: Path) -> PointCloud:
 
 
 def random_points(region: Region, seed: int) -> PointCloud:
-    """RANDOM_POINTS points, uniform in the region and in colour; the same for the same seed."""
+    """Return RANDOM_POINTS points, uniform in the region and in color.
+
+    The same seed gives the same points.
+    """
     generator = np.random.default_rng(seed)
     offsets = generator.uniform(-region.half_side, region.half_side, (RANDOM_POINTS, 3))
     rgb = generator.integers(0, 256, (RANDOM_POINTS, 3), dtype=np.uint8)

@@ -1,6 +1,6 @@
-"""A stage of structure from motion in a process of its own, and what its log tells.
+"""Run a stage of structure from motion in a child process, and read its progress from its log.
 
-COLMAP ends its process where it meets a defect of the data, and a process that hangs can be stopped.
+COLMAP ends its whole process where it meets a defect of the data. A child process that hangs can be stopped.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Callable
 
 from utils.progress import Counter
 
-# How far a stage is, in its log.
+# Lines of the log that tell the progress of a stage.
 DONE = re.compile(r"(?:Processed file|Processing block|Processing image|Undistorting image) \[(\d+)/(\d+)")
 REGISTERED = re.compile(r"Registering image #\d+ \(num_reg_frames=(\d+)\)")
 
@@ -21,7 +21,10 @@ REGISTERED = re.compile(r"Registering image #\d+ \(num_reg_frames=(\d+)\)")
 def run_stage(
     title: str, work: Callable[[Any], None], argument: Any, log: Path, total: int, quiet: bool
 ) -> None:
-    """Call `work` in another process and show how far it is. ValueError with its last words if it fails."""
+    """Call `work(argument)` in a child process and show its progress.
+
+    Raise ValueError, with the last message of `log`, if it fails.
+    """
     start = log.stat().st_size if log.is_file() else 0
     process = multiprocessing.get_context("spawn").Process(target=_in_child, args=(work, argument, log))
     process.start()
@@ -40,13 +43,14 @@ def run_stage(
 
 def _in_child(work: Callable[[Any], None], argument: Any, log: Path) -> None:
     with open(log, "ab", buffering=0) as file:
-        for descriptor in (1, 2):  # also what C++ prints
+        # Output of C++ goes to the descriptors, not to sys.stdout.
+        for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
         work(argument)
 
 
 def progress_in(log: Path, start: int, total: int) -> tuple[int, int]:
-    """Done and total, by the newest lines behind byte `start` of a log."""
+    """Return the steps that are done and their total, by the newest lines behind byte `start` of a log."""
     with open(log, "rb") as file:
         file.seek(start)
         text = file.read().decode(errors="replace")
@@ -58,7 +62,10 @@ def progress_in(log: Path, start: int, total: int) -> tuple[int, int]:
 
 
 def last_words(log: Path, start: int) -> str:
-    """What the log says last before it ends or a stack is printed, without time and place in the source."""
+    """Return the last message of a log behind byte `start`, before a stack trace if there is one.
+
+    Time and source location are cut off.
+    """
     with open(log, "rb") as file:
         file.seek(start)
         lines = file.read().decode(errors="replace").splitlines()

@@ -1,14 +1,15 @@
-"""From photos to a posed scene, by pycolmap: features, matches, cameras and points, undistorted photos.
+"""Make a posed scene of photos by pycolmap: features, matches, cameras and points, undistorted photos.
 
-    FOLDER/input/               the photos; of a video the frames that were picked
-    FOLDER/input_masks/         masks, NAME.png for the photo NAME, black where nothing counts; may be absent
-    FOLDER/distorted/           database.db, and sparse/N, the models with the photos' own distortion
-    FOLDER/images/, sparse/0/   the scene for train.py: photos as pinhole cameras would have taken them
-    FOLDER/images_2, _4, _8/    the same, smaller
-    FOLDER/convert.json         what came of it
+    FOLDER/input/               the photos, or the frames that were chosen from a video
+    FOLDER/input_masks/         optional masks: NAME.png for the photo NAME, black where pixels are ignored
+    FOLDER/distorted/           database.db, and sparse/N, the models with the distortion of the photos
+    FOLDER/images/, sparse/0/   the scene for train.py, with undistorted photos
+    FOLDER/images_2, _4, _8/    the same photos, scaled down by 2, 4 and 8
+    FOLDER/convert.json         the outcome
 
-A stage works in FOLDER/distorted/unfinished, where the log is too; its results are put in place when they are
-complete. A stage whose results are there is not repeated, unless one before it is: then all behind it are.
+A stage works in FOLDER/distorted/unfinished, which also holds the log. Its results are moved to their places
+when they are complete. A stage whose results exist is skipped, unless a stage before it is repeated: then all
+later stages are repeated too.
 """
 
 from __future__ import annotations
@@ -34,29 +35,31 @@ from utils.images import JPEG_QUALITY, read_image, resize_image, write_photo
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 INPUT, MASKS = "input", "input_masks"
-SCRATCH = "distorted/unfinished"  # whatever is in it is ours
+# convert.py owns everything in this folder.
+SCRATCH = "distorted/unfinished"
 DATABASE, MODELS = "distorted/database.db", "distorted/sparse"
 STAGES_DONE = "distorted/stages.json"
 SCALES = (2, 4, 8)
 FEWEST_PHOTOS = 3
-MOST_EXHAUSTIVE = 150  # photos: beyond, matching every pair takes hours on a CPU
+# Largest number of photos of which every pair is matched. More take hours on a CPU.
+MOST_EXHAUSTIVE = 150
 MATCHINGS = ("exhaustive", "sequential", "spatial")
 
 
 @dataclass(frozen=True)
 class Choices:
-    """How to convert; the flags of convert.py."""
+    """The flags of convert.py that decide how photos are converted."""
 
     camera: str = "OPENCV"  # COLMAP's camera model
-    single_camera: bool = False  # one camera took all photos, with one focal length
-    matching: str = ""  # of MATCHINGS, empty: chosen by the photos
-    features: int = 8192  # of a photo, at most
-    gpu: bool = True  # where pycolmap was built for it
+    single_camera: bool = False  # one camera with one focal length took all photos
+    matching: str = ""  # one of MATCHINGS; empty: chosen by the photos
+    features: int = 8192  # largest number per photo
+    gpu: bool = True  # if pycolmap was built for it
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What is converted, and how; each stage is given it."""
+    """The input of every stage: the photos and how they are converted."""
 
     folder: Path
     choices: Choices
@@ -65,11 +68,12 @@ class Conversion:
 
     @property
     def scratch(self) -> Path:
+        """Return the folder in which stages work."""
         return self.folder / SCRATCH
 
     @property
     def asked(self) -> dict[str, Any]:
-        """All that the result depends on, photos and masks by their content."""
+        """Return everything that the result depends on, with photos and masks by their content."""
         choices = {name: getattr(self.choices, name) for name in ("camera", "single_camera", "features")}
         photos = {name: digest(self.folder / INPUT / name) for name in self.photos}
         masks = {name: self.folder / MASKS / f"{name}.png" for name in self.photos}
@@ -78,7 +82,10 @@ class Conversion:
 
 
 class Stage(NamedTuple):
-    """A part of the work, and what it leaves in the scratch folder with the places for that."""
+    """A part of the work.
+
+    `results` maps names in the scratch folder to places below the scene's folder.
+    """
 
     title: str
     work: Callable[[Conversion], None]
@@ -86,32 +93,38 @@ class Stage(NamedTuple):
 
 
 def convert(folder: Path, choices: Choices, from_video: bool, quiet: bool) -> Outcome:
-    """Make the scene in `folder` of the photos in its input/. ValueError or OSError: what is in the way."""
+    """Make the scene in `folder` of the photos in its input/.
+
+    Raise ValueError or OSError, naming the problem, if a stage fails or files of others are in the way.
+    """
     photos = find_photos(folder / INPUT)
     matching = choices.matching or choose_matching(folder / INPUT, photos, from_video)
     job, written = Conversion(folder, choices, photos, matching), WrittenFiles(folder)
     asked = job.asked
     done = stages_done(job, asked, written)
-    left = [name for name in STAGES if name not in done]
-    require_room(folder, written, places_of(left))
+    remaining = [name for name in STAGES if name not in done]
+    require_room(folder, written, places_of(remaining))
     if read_json(folder / STAGES_DONE).get("asked") != asked:
         shutil.rmtree(job.scratch, ignore_errors=True)
-    while left:
+    while remaining:
         written.write_json(STAGES_DONE, {"asked": asked, "stages": done})
-        do(left[0], left[1:], job, written, quiet)
-        done, left = [*done, left[0]], left[1:]
+        do(remaining[0], remaining[1:], job, written, quiet)
+        done, remaining = [*done, remaining[0]], remaining[1:]
         written.write_json(STAGES_DONE, {"asked": asked, "stages": done})
     shutil.rmtree(job.scratch, ignore_errors=True)
     return assess(folder / MODELS, photos, matching)
 
 
 def places_of(stages: Iterable[str]) -> list[str]:
-    """The places of the stages' results."""
+    """Return the places of the stages' results."""
     return [place for name in stages for place in STAGES[name].results.values()]
 
 
 def stages_done(job: Conversion, asked: dict[str, Any], written: WrittenFiles) -> list[str]:
-    """The first stages that were done with the same photos and choices, and whose results are there."""
+    """Return the first stages that need not be repeated.
+
+    They were done with the same photos and choices, and their results still exist.
+    """
     recorded = read_json(job.folder / STAGES_DONE)
     databases = (job.folder / DATABASE, job.scratch / "database.db")
     if recorded.get("asked") != asked or not any(path.is_file() for path in databases):
@@ -123,19 +136,19 @@ def stages_done(job: Conversion, asked: dict[str, Any], written: WrittenFiles) -
     return list(itertools.takewhile(is_done, STAGES))
 
 
-def do(name: str, behind: list[str], job: Conversion, written: WrittenFiles, quiet: bool) -> None:
-    """Do a stage and replace its earlier results; those of the stages behind it are discarded."""
+def do(name: str, later: list[str], job: Conversion, written: WrittenFiles, quiet: bool) -> None:
+    """Do a stage and replace its earlier results. Discard the results of later stages."""
     stage = STAGES[name]
     job.scratch.mkdir(parents=True, exist_ok=True)
     title = stage.title.format(matching=job.matching)
     run_stage(title, stage.work, job, job.scratch / "colmap.log", len(job.photos), quiet)
     if stage.results:
         results = {job.scratch / name: place for name, place in stage.results.items()}
-        written.put(results, places_of(behind))
+        written.put(results, places_of(later))
 
 
 def require_room(folder: Path, written: WrittenFiles, places: list[str]) -> None:
-    """ValueError if replacing what is in `places` would cost photos, masks or files that are not ours."""
+    """Raise ValueError if replacing `places` would lose photos, masks or files of others."""
     written.require_own(places)
     written.refuse_links(SCRATCH)
     replaced = [(folder / place).resolve() for place in (*places, "distorted")]
@@ -148,10 +161,11 @@ def require_room(folder: Path, written: WrittenFiles, places: list[str]) -> None
                 )
 
 
-# The stages, each in a process of its own, in the scratch folder
+# The stages. Each runs in a child process and works in the scratch folder.
 
 
 def _extract(job: Conversion) -> None:
+    """Write the features of all photos into the database."""
     import pycolmap
 
     reader = pycolmap.ImageReaderOptions()
@@ -173,7 +187,7 @@ def _extract(job: Conversion) -> None:
 
 
 def _complete_masks(job: Conversion) -> Path:
-    """A folder with a mask for every photo: COLMAP leaves photos out that have none."""
+    """Write a mask for every photo, and return their folder: COLMAP ignores photos without one."""
     complete = job.scratch / "complete_masks"
     for name in job.photos:
         target = complete / f"{name}.png"
@@ -188,6 +202,7 @@ def _complete_masks(job: Conversion) -> Path:
 
 
 def _match(job: Conversion) -> None:
+    """Write the matches between photos into the database."""
     import pycolmap
 
     match = {
@@ -195,18 +210,21 @@ def _match(job: Conversion) -> None:
         "sequential": pycolmap.match_sequential,
         "spatial": pycolmap.match_spatial,
     }[job.matching]
-    more = {}
+    options = {}
     if job.matching == "exhaustive":
-        more["pairing_options"] = pycolmap.ExhaustivePairingOptions()
-        more["pairing_options"].block_size = 10  # small blocks: one line of progress each
-    match(job.scratch / "database.db", device=_device(job.choices), **more)
+        options["pairing_options"] = pycolmap.ExhaustivePairingOptions()
+        # The log gets one line per block: small ones show progress.
+        options["pairing_options"].block_size = 10
+    match(job.scratch / "database.db", device=_device(job.choices), **options)
 
 
 def _map(job: Conversion) -> None:
+    """Write models with the cameras and points that follow from the matches."""
     import pycolmap
 
     database, models = job.scratch / "database.db", job.scratch / "models"
-    if not database.is_file():  # put in place by an earlier time
+    # An earlier run moved the database to its place.
+    if not database.is_file():
         shutil.copyfile(job.folder / DATABASE, database)
     _empty(models)
     options = pycolmap.IncrementalPipelineOptions()
@@ -217,6 +235,7 @@ def _map(job: Conversion) -> None:
 
 
 def _undistort(job: Conversion) -> None:
+    """Write the undistorted photos, masks and model of the largest model."""
     import pycolmap
 
     for name in ("images", "masks", "sparse"):
@@ -239,7 +258,7 @@ def _undistort(job: Conversion) -> None:
 
 
 def _make_smaller(job: Conversion) -> None:
-    """Photos of images_2, images_4 and images_8; and the outcome."""
+    """Write the photos of images_2, images_4 and images_8, and the outcome."""
     for scale in SCALES:
         _empty(job.scratch / f"images_{scale}")
     images = job.folder / "images"
@@ -272,7 +291,8 @@ STAGES = {
     "undistortion": Stage(
         "Undistorting photos",
         _undistort,
-        {"masks": "masks", "images": "images", "sparse": "sparse/0"},  # the last makes the scene complete
+        # The model comes last: with it the scene is complete.
+        {"masks": "masks", "images": "images", "sparse": "sparse/0"},
     ),
     "smaller": Stage(
         "Making smaller photos",
@@ -283,24 +303,33 @@ STAGES = {
 }
 
 
-# What is decided
+# Decisions about the photos
 
 
 def find_photos(folder: Path) -> list[str]:
-    """Names of the photos in `folder` and below. FileNotFoundError or ValueError if there are too few."""
+    """Return the names of the photos in `folder` and below.
+
+    Raise FileNotFoundError if there is no folder, ValueError if it holds too few photos.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"photos are expected in {folder}, which does not exist")
     found = (path for path in files_in(folder) if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file())
     photos = [path.relative_to(folder).as_posix() for path in found]
     if len(photos) < FEWEST_PHOTOS:
         raise ValueError(
-            f"{folder} holds {len(photos)} photos ({', '.join(PHOTO_SUFFIXES)}); at least {FEWEST_PHOTOS} are needed"
+            f"{folder} holds {len(photos)} photos ({', '.join(PHOTO_SUFFIXES)}); "
+            f"at least {FEWEST_PHOTOS} are needed"
         )
     return photos
 
 
 def choose_matching(folder: Path, photos: list[str], from_video: bool) -> str:
-    """Which pairs of photos to compare: neighbours of a video, neighbours on the map if there are many, or all."""
+    """Return which pairs of photos to match.
+
+    Frames of a video are matched with their neighbors in time, few photos all with each other. Many photos
+    are matched with their neighbors on the map if all have a position, else with those in time if they are
+    numbered.
+    """
     if from_video:
         return "sequential"
     if len(photos) <= MOST_EXHAUSTIVE:
@@ -311,11 +340,11 @@ def choose_matching(folder: Path, photos: list[str], from_video: bool) -> str:
 
 
 def are_numbered(photos: list[str]) -> bool:
-    """Whether the names differ in one number only, as those of a series do."""
+    """Return whether the names differ in the last number only, as those of a series do."""
     return len({re.sub(r"\d+(?=\D*$)", "#", name) for name in photos}) == 1
 
 
 def has_position(photo: Path) -> bool:
-    """Whether the photo's EXIF holds a place on earth."""
+    """Return whether the photo's EXIF holds a position on earth."""
     with Image.open(photo) as image:
         return {GPS.GPSLatitude, GPS.GPSLongitude} <= image.getexif().get_ifd(IFD.GPSInfo).keys()

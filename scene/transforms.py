@@ -1,4 +1,4 @@
-"""Scenes whose cameras are JSON: NeRF-synthetic (Blender), nerfstudio, instant-ngp."""
+"""Scenes with cameras in JSON files: NeRF-synthetic (Blender), nerfstudio and instant-ngp."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from scene.views import (
 )
 
 FILE = "transforms.json"  # of nerfstudio and instant-ngp
-TRAIN_FILE = "transforms_train.json"  # of NeRF's Blender script, with a file for each split
+TRAIN_FILE = "transforms_train.json"  # of NeRF's Blender script, which writes a file per split
 TEST_FILE = "transforms_test.json"
 POINT_FILES = ("points3d.ply", "sparse_pc.ply")  # tried in turn; transforms.json may name another
-# The camera of Blender and OpenGL looks along -z with y up; here y is down and z forward.
+# Cameras of Blender and OpenGL look along -z with y up. Here y is down and z forward.
 _FLIP_Y_Z = np.diag([1.0, -1.0, -1.0, 1.0])
-_SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".JPG", ".JPEG", ".PNG")  # a file_path may lack it
-# How nerfstudio names its models, by what a pixel of distortion means in them.
+_SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".JPG", ".JPEG", ".PNG")  # a file_path may lack its suffix
+# nerfstudio's names of camera models, by the formula that their distortion parameters belong to.
 _PERSPECTIVE = (
     "SIMPLE_PINHOLE",
     "PINHOLE",
@@ -41,12 +41,13 @@ _PERSPECTIVE = (
 )
 _FISHEYE = ("OPENCV_FISHEYE", "FISHEYE")
 
-Read = Callable[[str, float | None], float]  # a number by its key, with what it is where absent
+# Returns the number of a key, or the given one where the key is absent.
+ReadNumber = Callable[[str, float | None], float]
 
 
 @dataclass(frozen=True)
 class Transforms:
-    """One file's views, and what it says of the scene."""
+    """The views of one file, and its whole content."""
 
     views: list[PosedPhoto]
     content: dict[str, Any]
@@ -54,9 +55,10 @@ class Transforms:
 
 
 def read_split_files(source: Path, eval: bool) -> tuple[list[PosedPhoto], list[PosedPhoto]]:
-    """Training and held-out views. Without `eval`, those of the test file are trained on too, as in 3DGS.
+    """Return training and held-out views.
 
-    FileNotFoundError or ValueError, naming file and frame, if something is missing or wrong.
+    Without `eval` the views of the test file are trained on too, as in 3DGS.
+    Raise FileNotFoundError or ValueError, naming file and frame, if something is missing or wrong.
     """
     train = _read(source / TRAIN_FILE, alpha_is_mask=False)
     test = []
@@ -69,9 +71,10 @@ def read_split_files(source: Path, eval: bool) -> tuple[list[PosedPhoto], list[P
 
 
 def read_one_file(source: Path, quiet: bool) -> Transforms:
-    """transforms.json with all views whose image is there, sorted by name; the others are reported.
+    """Return the content of transforms.json with all views whose image exists, sorted by name.
 
-    FileNotFoundError or ValueError, naming file and frame, if no image is there or something is wrong.
+    Print how many images are missing, unless `quiet`.
+    Raise FileNotFoundError or ValueError, naming file and frame, if all are missing or something is wrong.
     """
     read = _read(source / FILE, alpha_is_mask=True)
     views = sorted(leave_out_missing(read.views, read.path, quiet), key=lambda view: view.image_name)
@@ -80,22 +83,29 @@ def read_one_file(source: Path, quiet: bool) -> Transforms:
 
 
 def held_out_names(transforms: Transforms) -> set[str] | None:
-    """The images that nerfstudio's test_filenames or val_filenames keep apart, None if it has no such list."""
+    """Return the names of the images in nerfstudio's test_filenames and val_filenames.
+
+    Return None if the file has no such list.
+    """
     lists = [transforms.content.get(key) for key in ("test_filenames", "val_filenames")]
     if not any(lists):
         return None
-    names = [name for listed in lists if isinstance(listed, list) for name in listed]
+    names = [name for entries in lists if isinstance(entries, list) for name in entries]
     return {posixpath.normpath(name) for name in names if isinstance(name, str)}
 
 
 def find_points(source: Path, content: dict[str, Any]) -> Path | None:
-    """The scene's PLY of points: the one it names, or the first of the usual names that is there."""
+    """Return the scene's PLY of points, None if there is none.
+
+    It is the file that `content` names, or else the first of POINT_FILES that exists.
+    """
     named = content.get("ply_file_path")
     names = ([named] if isinstance(named, str) and named else []) + list(POINT_FILES)
     return next((source / name for name in names if (source / name).is_file()), None)
 
 
 def _read(path: Path, alpha_is_mask: bool) -> Transforms:
+    """Read a file. Raise FileNotFoundError or ValueError, naming file and frame, if something is wrong."""
     if not path.is_file():
         raise FileNotFoundError(f"camera file not found: {path}")
     try:
@@ -116,8 +126,8 @@ def _to_view(frame: object, content: dict, owner: str, folder: Path, alpha_is_ma
     if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str) or not frame["file_path"]:
         raise ValueError(f"{owner} has no file_path")
     name = posixpath.normpath(frame["file_path"].replace("\\", "/"))
-    there = [name + suffix for suffix in _SUFFIXES if (folder / (name + suffix)).is_file()]
-    name = there[0] if there else name if Path(name).suffix else f"{name}.png"
+    existing = [name + suffix for suffix in _SUFFIXES if (folder / (name + suffix)).is_file()]
+    name = existing[0] if existing else name if Path(name).suffix else f"{name}.png"
     owner = f"{owner} ({name})"
     mask = frame.get("mask_path")
     return PosedPhoto(
@@ -131,7 +141,10 @@ def _to_view(frame: object, content: dict, owner: str, folder: Path, alpha_is_ma
 
 
 def _lens(values: dict, owner: str) -> Lens:
-    """From pixel intrinsics (fl_x ...) where they stand, else from the angle of view (camera_angle_x)."""
+    """Return the lens by pixel intrinsics (fl_x ...), or by the angle of view (camera_angle_x) without them.
+
+    Raise ValueError, naming `owner`, if a number is missing or out of range.
+    """
 
     def number(key: str, otherwise: float | None = None) -> float:
         value = values.get(key, otherwise)
@@ -150,17 +163,20 @@ def _lens(values: dict, owner: str) -> Lens:
         center = (number("cx", width / 2 or None), number("cy", height / 2 or None))
     else:
         center = None
-    model, bends = _distortion(values, number, owner)
+    model, distortion = _distortion(values, number, owner)
     if width * height == 0 or center is None:
-        return PhotoSized(model, focal, center, bends)
+        return PhotoSized(model, focal, center, distortion)
     try:
-        return make_lens(model, width, height, (*focal, *center, *bends))
+        return make_lens(model, width, height, (*focal, *center, *distortion))
     except ValueError as problem:
         raise ValueError(f"{owner}: its camera {problem}") from None
 
 
-def _distortion(values: dict, number: Read, owner: str) -> tuple[str, tuple[float, ...]]:
-    """COLMAP's model and its parameters after the principal point."""
+def _distortion(values: dict, number: ReadNumber, owner: str) -> tuple[str, tuple[float, ...]]:
+    """Return COLMAP's name of the model, and its parameters after the principal point.
+
+    Raise ValueError, naming `owner`, if the model is unknown, or if k4 is given for one that is no fisheye.
+    """
     model = values.get("camera_model", "OPENCV_FISHEYE" if values.get("is_fisheye") else "OPENCV")
     k1, k2, k3, k4, p1, p2 = (number(key, 0) for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
     if model in _FISHEYE:
@@ -174,6 +190,7 @@ def _distortion(values: dict, number: Read, owner: str) -> tuple[str, tuple[floa
 
 
 def _angle(values: dict, owner: str) -> float:
+    """Return the horizontal angle of view in radians. Raise ValueError if it is missing or out of range."""
     angle = values.get("camera_angle_x")
     if not isinstance(angle, (int, float)) or not 0 < angle < math.pi:
         raise ValueError(
@@ -183,7 +200,10 @@ def _angle(values: dict, owner: str) -> float:
 
 
 def _pose(frame: dict, owner: str) -> np.ndarray:
-    """Return world to camera (4, 4) of a frame's camera to world, whose axes are OpenGL's."""
+    """Return the (4, 4) world to camera pose of a frame.
+
+    The file holds camera to world with OpenGL's axes. Raise ValueError, naming `owner`, if it is not rigid.
+    """
     try:
         matrix = np.array(frame.get("transform_matrix"), dtype=np.float64)
     except (TypeError, ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""Photos out of a video: the sharpest frames, evenly spread over the camera's motion."""
+"""Extract photos from a video: its sharpest frames, evenly spread over the motion of the camera."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ import numpy as np
 from utils.images import write_png
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
-WIDTH_OF_LOOKING = 320  # pixels: enough to see motion and blur, and fast
+# Pixels. Motion is measured in frames of this width, which is enough and fast.
+MOTION_WIDTH = 320
 TRACKED_CORNERS = 200
-FEWEST_TRACKED = 8  # below this the motion is not known, and the picture's width is taken for it
+# With fewer tracked corners the motion is unknown, and the width of the frame is taken for it.
+FEWEST_TRACKED = 8
 
-Report = Callable[[int], object]  # told how many frames are done
+Report = Callable[[int], object]  # called with the number of frames that are done
 
 
 def extract_frames(video: Path, folder: Path, count: int, report: Report = lambda done: None) -> list[Path]:
-    """Write `count` frames (or all, if there are fewer) of `video` as PNGs into `folder`; their paths.
+    """Write `count` frames of `video` as PNGs into `folder`, all if there are fewer. Return their paths.
 
-    The camera's path through the video is cut into `count` pieces of equal motion in the picture, and each gives its
-    sharpest frame: standing still costs no frames, and blur is left out. ValueError if it is not a video.
+    The video is cut into `count` pieces of equal motion in the image. Each piece gives its sharpest frame. A
+    camera that stands still thus takes no extra frames, and blurred frames are avoided. Raise
+    FileNotFoundError if there is no file, ValueError if it is not a video.
     """
     sharpness, motion = look_through(video, report)
-    chosen = choose_frames(sharpness, motion, count)
-    wanted, written = set(chosen), []
+    wanted, written = set(choose_frames(sharpness, motion, count)), []
     for index, frame in enumerate(_frames(video)):
         if index in wanted:
             path = folder / f"frame_{index:06d}.png"
@@ -36,13 +38,16 @@ def extract_frames(video: Path, folder: Path, count: int, report: Report = lambd
 
 
 def look_through(video: Path, report: Report = lambda done: None) -> tuple[np.ndarray, np.ndarray]:
-    """Sharpness (F,) of every frame, and motion (F,) since the one before, in widths of the picture."""
+    """Return sharpness (F,) and motion (F,) of every frame.
+
+    Motion is that since the frame before, as a share of the width of the frame.
+    """
     sharpness, motion, before = [], [], None
     for index, frame in enumerate(_frames(video)):
-        height = max(1, round(WIDTH_OF_LOOKING * frame.shape[0] / frame.shape[1]))
+        height = max(1, round(MOTION_WIDTH * frame.shape[0] / frame.shape[1]))
         gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
         sharpness.append(cv2.Laplacian(gray, cv2.CV_32F).var())
-        small = cv2.resize(gray, (WIDTH_OF_LOOKING, height), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(gray, (MOTION_WIDTH, height), interpolation=cv2.INTER_AREA)
         motion.append(0.0 if before is None else image_motion(before, small))
         before = small
         report(index + 1)
@@ -50,10 +55,10 @@ def look_through(video: Path, report: Report = lambda done: None) -> tuple[np.nd
 
 
 def image_motion(before: np.ndarray, after: np.ndarray) -> float:
-    """How far the corners of one small grey picture have moved in the next: median, in widths."""
+    """Return the median motion of corners between two small gray images, as a share of their width."""
     corners = cv2.goodFeaturesToTrack(before, TRACKED_CORNERS, 0.01, 5)
     if corners is None:
-        return 0.0  # nothing to see: no motion either
+        return 0.0  # a blank image shows no motion
     moved, found, _ = cv2.calcOpticalFlowPyrLK(before, after, corners, None)
     found = found[:, 0] == 1
     if found.sum() < FEWEST_TRACKED:
@@ -62,23 +67,28 @@ def image_motion(before: np.ndarray, after: np.ndarray) -> float:
 
 
 def choose_frames(sharpness: np.ndarray, motion: np.ndarray, count: int) -> list[int]:
-    """The sharpest frame of each of `count` pieces of equal motion; fewer where a piece has no frame."""
+    """Return the sharpest frame of each of `count` pieces of equal motion.
+
+    A piece may hold no frame, so the result may be shorter.
+    """
     if count >= len(sharpness):
         return list(range(len(sharpness)))
-    way = np.cumsum(motion)
-    if way[-1] == 0:  # nothing moves: pieces of equal time
-        way = np.arange(len(motion), dtype=float)
-    piece = np.minimum((way / way[-1] * count).astype(int), count - 1)
+    path = np.cumsum(motion)
+    # Where nothing moves, the pieces have equal time.
+    if path[-1] == 0:
+        path = np.arange(len(motion), dtype=float)
+    piece = np.minimum((path / path[-1] * count).astype(int), count - 1)
     members = (np.flatnonzero(piece == number) for number in range(count))
     return [int(frames[np.argmax(sharpness[frames])]) for frames in members if len(frames)]
 
 
 def frame_count(video: Path) -> int:
-    """As the file's header has it; 0 if it does not say."""
+    """Return the number of frames by the header of the file, 0 if it does not say."""
     return max(0, int(_open(video).get(cv2.CAP_PROP_FRAME_COUNT)))
 
 
 def _open(video: Path) -> cv2.VideoCapture:
+    """Open a video. Raise FileNotFoundError or ValueError if that fails."""
     if not video.is_file():
         raise FileNotFoundError(f"video not found: {video}")
     capture = cv2.VideoCapture(str(video))
@@ -88,11 +98,14 @@ def _open(video: Path) -> cv2.VideoCapture:
 
 
 def _frames(video: Path):
-    """Every frame, (H, W, 3) uint8 BGR, turned upright as the video says."""
+    """Yield every frame as (H, W, 3) uint8 BGR, turned upright as the video says.
+
+    Raise FileNotFoundError or ValueError if there is none.
+    """
     capture, seen = _open(video), 0
     while True:
-        there, frame = capture.read()
-        if not there:
+        succeeded, frame = capture.read()
+        if not succeeded:
             break
         seen += 1
         yield frame

@@ -1,4 +1,4 @@
-"""From what a scene's files say about a photo (a View) to a Camera with its pixels, at the size asked for."""
+"""Turn the description of a photo in a scene's files into a Camera with its pixels, at the size of -r."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from scene.photo_cache import PhotoCache, pixel_bytes
 from utils.devices import keep_on
 from utils.images import HALF, read_image, resize_image
 
-# 3DGS's meaning of -r: these divide, -1 keeps images up to WIDEST_UNASKED pixels wide, others are widths.
+# The meaning of -r in 3DGS: DIVISORS divide the size, -1 keeps images up to WIDEST_BY_DEFAULT pixels wide,
+# other numbers are widths.
 DIVISORS = (1, 2, 4, 8)
-WIDEST_UNASKED = 1600
-# OpenCV resizes to nothing wider.
+WIDEST_BY_DEFAULT = 1600
+# OpenCV cannot resize to a larger width.
 WIDEST = 32767
 MASK_FOLDER = "masks"  # beside the image folder
-# Decoding is memory-bound beyond this, and every worker holds one full-size photo.
+# Decoding is memory-bound with more workers, and each holds a photo of full size.
 MOST_WORKERS = 8
-# How far R R^T of a pose may be from identity: files round their numbers to about six digits.
+# Largest distance of R R^T of a pose from the identity: files round their numbers to about six digits.
 ROTATION_TOLERANCE = 1e-3
 
 
@@ -41,10 +42,10 @@ class PosedPhoto:
     image_path: Path
     lens: Lens
     world_to_camera: np.ndarray  # (4, 4) float64, x right, y down, z forward
-    mask_path: Path | None = None  # a picture, black where the photo does not count
-    alpha_is_mask: bool = True  # else a transparent pixel shows the background
+    mask_path: Path | None = None  # an image, black where pixels of the photo are ignored
+    alpha_is_mask: bool = True  # False: transparent pixels show the background
     depth: DepthMap | None = None
-    half: str = ""  # "left" or "right": only that half of the photo counts
+    half: str = ""  # "left" or "right": the pixels of the other half are ignored
 
 
 def require_rigid(
@@ -70,7 +71,7 @@ def require_unique_names(views: Sequence[PosedPhoto], source: object) -> None:
 
 
 def require_images(views: Sequence[PosedPhoto], source: object) -> None:
-    """Raise FileNotFoundError with the first name, before any is decoded, if an image file is missing."""
+    """Raise FileNotFoundError, naming the first file, if an image is missing. No image is decoded."""
     missing = [view for view in views if not view.image_path.is_file()]
     if missing:
         raise FileNotFoundError(
@@ -80,21 +81,28 @@ def require_images(views: Sequence[PosedPhoto], source: object) -> None:
 
 
 def leave_out_missing(views: Sequence[PosedPhoto], source: object, quiet: bool) -> list[PosedPhoto]:
-    """The views whose image file is there; the others are reported. FileNotFoundError if none is."""
-    there = [view for view in views if view.image_path.is_file()]
-    if not there:
+    """Return the views whose image file exists. Print how many are missing, unless `quiet`.
+
+    Raise FileNotFoundError if all are missing.
+    """
+    existing = [view for view in views if view.image_path.is_file()]
+    if not existing:
         require_images(views, source)
     missing = [view.image_name for view in views if not view.image_path.is_file()]
     if missing and not quiet:
         names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         print(f"{len(missing)} of {len(views)} images named in {source} are missing and left out: {names}")
-    return there
+    return existing
 
 
 def find_mask(folder: Path, image_name: str) -> Path | None:
-    """The mask of an image in FOLDER/masks: of the same name, plus .png (COLMAP), or with .png instead."""
+    """Return the mask of an image in FOLDER/masks, None if there is none.
+
+    Its name is that of the image with .png added (as in COLMAP), the same, or that with the suffix .png.
+    """
     name = Path(image_name)
-    if name.parts[0] in ("images", "input"):  # names in transforms.json hold the image folder
+    # Names in transforms.json begin with the image folder.
+    if name.parts[0] in ("images", "input"):
         name = Path(*name.parts[1:])
     candidates = (name.with_name(f"{name.name}.png"), name, name.with_suffix(".png"))
     paths = (folder / MASK_FOLDER / candidate for candidate in candidates)
@@ -102,7 +110,7 @@ def find_mask(folder: Path, image_name: str) -> Path | None:
 
 
 def require_resolution(resolution: int) -> None:
-    """Raise ValueError unless `resolution` means something as -r."""
+    """Raise ValueError unless `resolution` is a valid value of -r."""
     if resolution != -1 and not 1 <= resolution <= WIDEST:
         raise ValueError(
             f"resolution (-r) must be -1, a divisor 1, 2, 4 or 8, or a width in pixels up to {WIDEST}; "
@@ -111,22 +119,26 @@ def require_resolution(resolution: int) -> None:
 
 
 def target_size(width: int, height: int, resolution: int) -> tuple[int, int]:
-    """(width, height) at which an image is used for training, given -r; rounded as 3DGS does."""
+    """Return the (width, height) at which an image is used with -r `resolution`, rounded as in 3DGS.
+
+    Raise ValueError if `resolution` is not valid.
+    """
     require_resolution(resolution)
     if resolution in DIVISORS:
         return max(1, round(width / resolution)), max(1, round(height / resolution))
     if resolution == -1:
-        resolution = min(width, WIDEST_UNASKED)
+        resolution = min(width, WIDEST_BY_DEFAULT)
     return resolution, max(1, height * resolution // width)
 
 
 def load_cameras(
     views: Sequence[PosedPhoto], resolution: int, data_device: torch.device | str, room: float, quiet: bool
 ) -> tuple[list[Camera], PhotoCache | None]:
-    """The Camera of every view, with its photo read and scaled; photos stay uint8 on `data_device`.
+    """Return the Camera of every view with its photo, read and scaled, and None in place of a cache.
 
-    If photos, masks and depths need more than `room` bytes, every one of them is read now, so that what is damaged
-    is found, but they are not kept: the cameras are blank, and the shelf has them.
+    Photos stay uint8 on `data_device`. If photos, masks and depth maps need more than `room` bytes, return
+    cameras without them, and a cache that reads them when they are needed. Every file is read once in either
+    case, so that damaged ones are found. Raise FileNotFoundError or ValueError, naming the file, for those.
     """
     cache = PhotoCache(lambda number: _load_camera(views[number], resolution, data_device)[0], room)
     workers = min(MOST_WORKERS, os.cpu_count() or 1)
@@ -139,11 +151,12 @@ def load_cameras(
         for camera, limited in bar:
             taken, was_limited = taken + pixel_bytes(camera), was_limited or limited
             if taken > room and cameras and cameras[-1].image is not None:
-                cameras = [without_images(kept) for kept in cameras]  # what was kept so far is given up too
+                # The images that were kept until now are dropped too.
+                cameras = [without_images(kept) for kept in cameras]
             cameras.append(camera if taken <= room else without_images(camera))
     if was_limited and not quiet:
         print(
-            f"Images wider than {WIDEST_UNASKED} pixels were scaled down to {WIDEST_UNASKED}; "
+            f"Images wider than {WIDEST_BY_DEFAULT} pixels were scaled down to {WIDEST_BY_DEFAULT}; "
             "-r 1 keeps their full size."
         )
     if taken <= room:
@@ -157,12 +170,12 @@ def load_cameras(
 
 
 def without_images(camera: Camera) -> Camera:
-    """The same without its pixels."""
+    """Return the camera without its pixels."""
     return camera if camera.image is None else replace(camera, image=None, mask=None, invdepth=None)
 
 
 def _load_camera(view: PosedPhoto, resolution: int, data_device: torch.device | str) -> tuple[Camera, bool]:
-    """The view's Camera, and whether only the 1600-pixel rule made it smaller."""
+    """Return the Camera of a view, and whether the default limit of 1600 pixels scaled it down."""
     image = read_image(view.image_path)
     height, width = image.shape[:2]
     try:
@@ -187,15 +200,18 @@ def _load_camera(view: PosedPhoto, resolution: int, data_device: torch.device | 
         mask,
         None if invdepth is None else keep_on(data_device, invdepth),
     )
-    return camera, resolution == -1 and width > WIDEST_UNASKED
+    return camera, resolution == -1 and width > WIDEST_BY_DEFAULT
 
 
 def read_mask(
     view: PosedPhoto,
     image: np.ndarray,  # (H, W, 3 or 4) uint8
 ) -> np.ndarray | None:
-    """(H, W) uint8, 255 where the photo counts, else 0; None if all of it does. ValueError for a wrong size."""
-    counts = np.full(image.shape[:2], True)
+    """Return the (H, W) uint8 mask of a photo: 255 in pixels to use, 0 in ignored ones; None if all are used.
+
+    Raise ValueError, naming the file, if the mask image has another aspect ratio than the photo.
+    """
+    is_used = np.full(image.shape[:2], True)
     if view.mask_path is not None:
         mask = read_image(view.mask_path)
         try:
@@ -206,19 +222,23 @@ def read_mask(
                 f"but its photo {view.image_path} is {image.shape[1]}x{image.shape[0]}"
             ) from None
         bright = (mask[..., :3].max(-1) >= HALF) & (mask[..., -1] >= HALF if mask.shape[2] == 4 else True)
-        counts = _scaled_mask(bright.astype(np.uint8) * 255, *image.shape[1::-1])
+        is_used = _scaled_mask(bright.astype(np.uint8) * 255, *image.shape[1::-1])
     if view.alpha_is_mask and image.shape[2] == 4:
-        counts = counts & (image[..., 3] >= HALF)
+        is_used = is_used & (image[..., 3] >= HALF)
     middle = image.shape[1] // 2
     if view.half == "left":
-        counts[:, middle:] = False
+        is_used[:, middle:] = False
     if view.half == "right":
-        counts[:, :middle] = False
-    return None if counts.all() else counts.astype(np.uint8) * 255
+        is_used[:, :middle] = False
+    return None if is_used.all() else is_used.astype(np.uint8) * 255
 
 
 def _read_depth(depth: DepthMap, lens: Pinhole | DistortedLens, size: tuple[int, int]) -> torch.Tensor:
-    """(1, H, W) float32 inverse depths at `size`, straightened; `lens` is at the size of the photo."""
+    """Return (1, H, W) float32 inverse depths, undistorted and scaled to `size` (width, height).
+
+    `lens` is that of the photo at its full size. Raise ValueError, naming the file, if the map has another
+    aspect ratio.
+    """
     values = depth.read()
     try:
         lens = lens.at_size(*values.shape[::-1])
@@ -235,7 +255,7 @@ def _scaled_mask(
     width: int,
     height: int,
 ) -> np.ndarray:
-    """(height, width) bool: pixels that lie wholly in what counts."""
+    """Return a (height, width) bool mask: True in pixels that cover only used ones."""
     method = cv2.INTER_AREA if width <= mask.shape[1] else cv2.INTER_NEAREST
     return cv2.resize(mask, (width, height), interpolation=method) >= 255
 
@@ -243,5 +263,5 @@ def _scaled_mask(
 def _planar(
     image: np.ndarray,  # (H, W, C)
 ) -> torch.Tensor:
-    """The same (H, W, C), stored channel by channel: `Camera.ground_truth` then has no bytes to shuffle."""
+    """Return the (H, W, C) image, stored channel by channel: `Camera.ground_truth` need not reorder it."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).permute(1, 2, 0)

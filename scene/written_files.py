@@ -1,6 +1,7 @@
-"""The files that convert.py wrote below a scene's folder, so that it removes and overwrites no others.
+"""The record of the files that convert.py wrote below a scene's folder: it removes and overwrites no others.
 
-FOLDER/distorted/written.json: {path below FOLDER: SHA-256 of the content, null where the content may change}.
+FOLDER/distorted/written.json holds {path below FOLDER: SHA-256 of the content}, with null for a content that
+may change.
 """
 
 from __future__ import annotations
@@ -14,21 +15,26 @@ from typing import Any
 from utils.files import read_json, remove_empty_folders, write_json
 
 RECORD = "distorted/written.json"
-OF_SYSTEMS = ("Thumbs.db", "desktop.ini")  # left by file browsers, as names with a leading dot are
+# File browsers leave these, and names with a leading dot.
+SYSTEM_FILES = ("Thumbs.db", "desktop.ini")
 CHUNK = 1 << 20  # bytes
 
 
 class WrittenFiles:
-    """Puts finished files in place and discards them; a place is a file or a folder below `folder`."""
+    """Moves finished files to their places and discards them.
+
+    A place is the path of a file or folder relative to `folder`.
+    """
 
     def __init__(self, folder: Path) -> None:
+        """Read the record in `folder`. Raise ValueError if the file is something else."""
         self.folder = folder
         self._digests: dict[str, str | None] = read_json(folder / RECORD)
         if not all(value is None or isinstance(value, str) for value in self._digests.values()):
             raise ValueError(f"{folder / RECORD} is no record of convert.py: move it away")
 
     def require_own(self, places: Iterable[str]) -> None:
-        """ValueError that names the first link or foreign file in the way, before anything is replaced."""
+        """Raise ValueError, naming the first one, if a link or a foreign file is in one of `places`."""
         for place in places:
             self.refuse_links(place)
             for file in self.foreign(place):
@@ -39,7 +45,7 @@ class WrittenFiles:
                 )
 
     def refuse_links(self, place: str) -> None:
-        """ValueError if `place` or a folder above it, below the scene's, is a link."""
+        """Raise ValueError if `place`, or a folder between it and the scene's folder, is a symbolic link."""
         path = self.folder / place
         for link in (path, *path.parents):
             if self.folder in link.parents and link.is_symlink():
@@ -49,17 +55,18 @@ class WrittenFiles:
                 )
 
     def foreign(self, place: str) -> Iterator[Path]:
-        """The files in `place` that are not as convert.py wrote them."""
+        """Return the files in `place` that convert.py did not write, or that have changed since."""
         return (path for path in files_in(self.folder / place) if not self._is_own(path))
 
     def is_whole(self, places: Iterable[str]) -> bool:
-        """Whether every file that was put into `places` is still there."""
+        """Return whether every file that was put into `places` still exists."""
         return all((self.folder / name).exists() for name in self._names(places))
 
     def put(self, finished: dict[Path, str], discarded: Iterable[str] = ()) -> None:
-        """Move finished files and folders to their places; what was there, and in `discarded`, is discarded.
+        """Move finished files and folders to their places.
 
-        ValueError, with nothing changed, if a foreign file is in the way.
+        Earlier files in these places and in the places `discarded` are deleted. Raise ValueError, with
+        nothing changed, if a link or a foreign file is in the way.
         """
         places = [*finished.values(), *discarded]
         self.require_own(places)
@@ -76,7 +83,10 @@ class WrittenFiles:
             os.replace(path, target)
 
     def write_json(self, place: str, value: Any) -> None:
-        """Write a record of the work, which is convert.py's own whatever it says."""
+        """Write a record of the work, whose content may change later.
+
+        Raise ValueError if a foreign file is in the way.
+        """
         if place not in self._digests:
             self.require_own([place])
             self._digests[place] = None
@@ -84,7 +94,7 @@ class WrittenFiles:
         write_json(self.folder / place, value)
 
     def discard(self, places: Iterable[str]) -> None:
-        """Delete the files in `places` that are as convert.py wrote them, and folders left empty."""
+        """Delete the files in `places` that convert.py wrote and nobody changed, and folders left empty."""
         names = self._names(places)
         for path in (self.folder / name for name in names):
             if path.is_file() and self._is_own(path):
@@ -101,8 +111,8 @@ class WrittenFiles:
         return self._digests[name] in (None, digest(path))
 
     def _names(self, places: Iterable[str]) -> list[str]:
-        below = tuple(places)
-        return [name for name in self._digests if any(f"{name}/".startswith(f"{place}/") for place in below)]
+        prefixes = [f"{place}/" for place in places]
+        return [name for name in self._digests if any(f"{name}/".startswith(prefix) for prefix in prefixes)]
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
@@ -112,20 +122,23 @@ class WrittenFiles:
 
 
 def files_in(place: Path) -> list[Path]:
-    """Files and links in the folder `place` and below, or itself; without those that systems leave."""
+    """Return the files and links in the folder `place` and below, or `place` itself if it is a file.
+
+    Files that operating systems leave are left out.
+    """
     if not place.is_dir():
         return [place] if place.exists() or place.is_symlink() else []
     found = (path for path in place.rglob("*") if path.is_symlink() or not path.is_dir())
-    return sorted(path for path in found if not is_of_system(path.relative_to(place)))
+    return sorted(path for path in found if not is_system_file(path.relative_to(place)))
 
 
-def is_of_system(path: Path) -> bool:
-    """Whether a file of this path, relative to a place, is one that operating systems leave everywhere."""
-    return path.name in OF_SYSTEMS or any(part.startswith(".") for part in path.parts)
+def is_system_file(path: Path) -> bool:
+    """Return whether `path`, relative to a place, is a file that operating systems leave everywhere."""
+    return path.name in SYSTEM_FILES or any(part.startswith(".") for part in path.parts)
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+    """Return the SHA-256 of a file's content, in hexadecimal."""
     content = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(CHUNK):

@@ -172,8 +172,8 @@ def test_help_names_every_available_flag_with_default_and_unit(capsys):
     for group in GROUPS:
         for item in dataclasses.fields(group):
             assert f"--{item.name}" in text
-    assert "mean view-space position gradient that densifies (NDC units; at least 0; default 0.0002)" in text
-    assert "opacity of the first Gaussians (above 0 and below 1; default 0.1)" in text
+    assert "from which a Gaussian is densified (NDC units; at least 0; default 0.0002)" in text
+    assert "opacity of the initial Gaussians (above 0 and below 1; default 0.1)" in text
 
 
 @pytest.mark.parametrize(("name", "built_in", "other"), [("split_length", 0.6, 0.7), ("latent_size", 4, 8)])

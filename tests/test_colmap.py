@@ -337,8 +337,8 @@ def test_absurd_track_is_refused(tmp_path, track):
             "1 0 0 0 1 2",
             "expected POINT3D_ID X Y Z R G B ERROR TRACK..., got '1 0 0 0 1 2'",
         ),
-        (colmap_text.read_points, "1 0 0 0 1 256 3 0.5", r"colours must lie in 0..255, got 1 256 3"),
-        (colmap_text.read_points, "1 0 0 0 1 nan 3 0.5", r"colours must lie in 0..255, got 1 nan 3"),
+        (colmap_text.read_points, "1 0 0 0 1 256 3 0.5", r"colors must lie in 0..255, got 1 256 3"),
+        (colmap_text.read_points, "1 0 0 0 1 nan 3 0.5", r"colors must lie in 0..255, got 1 nan 3"),
     ],
 )
 def test_damaged_text_names_the_line(tmp_path, read, line, message):

@@ -54,7 +54,7 @@ def test_badly_aligned_maps_are_not_used(source, capsys):
     write_parameters(source, **{name: entry(scale) for name, scale in scales.items()})
     scene = load_scene(source, depths="depths")
     assert [camera.invdepth is not None for camera in scene.train] == [True, True, False, False]
-    assert "2 of 4 views have no depth map in" in capsys.readouterr().out
+    assert "2 of 4 views have no usable depth map in" in capsys.readouterr().out
 
 
 def test_maps_of_bent_photos_are_straightened_too(source):

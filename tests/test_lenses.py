@@ -131,7 +131,7 @@ def test_a_fisheye_of_180_degrees_keeps_a_sensible_part():
 
 def test_a_distortion_that_folds_the_picture_is_refused():
     lens = DistortedLens("SIMPLE_RADIAL", WIDTH, HEIGHT, (500.0, 320.0, 240.0, -1e6))
-    with pytest.raises(ValueError, match=r"a SIMPLE_RADIAL camera with \[500.0, .*\] shows no straight"):
+    with pytest.raises(ValueError, match=r"a SIMPLE_RADIAL camera with \[500.0, .*\] has no undistorted"):
         _ = lens.undistorted
 
 

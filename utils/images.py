@@ -1,4 +1,4 @@
-"""Photos between disk and memory: uint8, RGB or RGBA with straight alpha."""
+"""Read and write images: uint8, RGB or RGBA with straight alpha."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from torch import Tensor
 from utils.files import write_atomically
 
 JPEG_QUALITY = 95
-HALF = 128  # what has more alpha, or is brighter in a mask, counts
-MOST_PIXELS = 2**28  # 16384 x 16384: more is a mistaken -r, not a photo
+# Pixels are used if their alpha, or their value in a mask, is at least this.
+HALF = 128
+# 16384 x 16384. A larger image follows from a mistaken -r.
+MOST_PIXELS = 2**28
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """The image as (H, W, 3) uint8 RGB, or (H, W, 4) with straight alpha where some pixel is not opaque.
+    """Return an image as (H, W, 3) uint8 RGB, or (H, W, 4) with straight alpha if a pixel is not opaque.
 
-    Pixels come as stored: an EXIF orientation is not applied, because COLMAP calibrates the stored pixels
-    too. Grey becomes three channels, 16 bit becomes 8. FileNotFoundError or ValueError, naming the file.
+    An EXIF orientation is not applied, because COLMAP calibrates the pixels as they are stored. Gray becomes
+    three channels, 16 bits become 8. Raise FileNotFoundError or ValueError, naming the file, if it is
+    missing, damaged or has another depth.
     """
     path = Path(path)
     if not path.is_file():
@@ -41,9 +44,11 @@ def resize_image(
     width: int,
     height: int,
 ) -> np.ndarray:
-    """The image at width x height: averaged over areas when it shrinks, linearly interpolated when it grows.
+    """Return the image at width x height.
 
-    Colours are weighted by alpha, so that what hides under transparent pixels does not bleed into the edges.
+    It is averaged over areas when it shrinks, and interpolated linearly when it grows. Colors are weighted by
+    alpha, so that colors of transparent pixels do not bleed into the edges. Raise ValueError if the result
+    has more than MOST_PIXELS pixels.
     """
     if image.shape[:2] == (height, width):
         return image
@@ -62,7 +67,7 @@ def resize_image(
 
 
 def to_bytes(image: Tensor) -> np.ndarray:
-    """(3, H, W) in [0, 1] -> (H, W, 3) uint8 array, rounded."""
+    """Return a (3, H, W) image in [0, 1] as an (H, W, 3) uint8 array, rounded."""
     return (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
 
 
@@ -70,7 +75,7 @@ def write_png(
     path: str | Path,
     image: np.ndarray,  # (H, W, 3) RGB or (H, W, 4) RGBA, uint8
 ) -> None:
-    """Write a PNG, atomically. ValueError if the array is no such image."""
+    """Write a PNG atomically. Raise ValueError, naming the file, if the array is no such image."""
     _write(path, ".png", image, [])
 
 
@@ -78,7 +83,7 @@ def write_photo(
     path: str | Path,
     image: np.ndarray,  # (H, W, 3) RGB or (H, W, 4) RGBA, uint8
 ) -> None:
-    """Write an image in the format of its name, atomically. ValueError as for a PNG."""
+    """Write an image atomically, in the format of its suffix. Raise ValueError as `write_png` does."""
     suffix = Path(path).suffix
     is_jpeg = suffix.lower() in (".jpg", ".jpeg")
     _write(path, suffix, image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if is_jpeg else [])
@@ -87,9 +92,9 @@ def write_photo(
 def write_depth(
     path: str | Path,
     values: np.ndarray,  # (H, W) at least 0
-    largest: float,  # what 2^16 stands for
+    largest: float,  # the value that is stored as 2^16
 ) -> None:
-    """Write numbers as a 16-bit PNG of one channel, atomically."""
+    """Write numbers atomically as a 16-bit PNG of one channel."""
     stored = np.clip(np.rint(values / max(largest, 1e-12) * 2**16), 0, 2**16 - 1).astype(np.uint16)
     _, encoded = cv2.imencode(".png", stored)
     write_atomically(path, lambda file: file.write(encoded.tobytes()))
@@ -104,7 +109,10 @@ def _write(path: str | Path, suffix: str, image: np.ndarray, options: list[int])
 
 
 def _decode(path: Path) -> np.ndarray:
-    """The pixels as OpenCV orders and stores them; IMREAD_UNCHANGED keeps alpha and depth, ignores EXIF."""
+    """Return the pixels as OpenCV orders and stores them.
+
+    IMREAD_UNCHANGED keeps alpha and bit depth, and ignores EXIF. Raise ValueError if they cannot be decoded.
+    """
     data = np.frombuffer(path.read_bytes(), np.uint8)
     try:
         stored = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
@@ -118,7 +126,10 @@ def _decode(path: Path) -> np.ndarray:
 
 
 def _to_rgb(stored: np.ndarray) -> np.ndarray:
-    """(H, W), (H, W, 1 grey / 2 grey, alpha / 3 BGR / 4 BGRA) -> (H, W, 3 or 4) RGB(A)."""
+    """Return (H, W, 3) RGB or (H, W, 4) RGBA of gray, gray with alpha, BGR or BGRA pixels.
+
+    Gray may be (H, W) or (H, W, 1).
+    """
     if stored.ndim == 2 or stored.shape[2] == 1:
         return cv2.cvtColor(stored, cv2.COLOR_GRAY2RGB)
     if stored.shape[2] == 2:

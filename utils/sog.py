@@ -1,7 +1,8 @@
 """SOG, version 2: Gaussians as lossless WebP images in a ZIP archive, PlayCanvas' format for the web.
 
-https://developer.playcanvas.com/user-manual/gaussian-splatting/formats/sog. Pixels of all images lie in the Gaussians'
-order, which follows a Morton curve, so that neighbours in space are neighbours in the images.
+The format is described at https://developer.playcanvas.com/user-manual/gaussian-splatting/formats/sog.
+A Gaussian has the same pixel in all images. Gaussians are sorted along a Morton curve, so that neighbors in
+space are neighbors in the images.
 """
 
 from __future__ import annotations
@@ -14,19 +15,20 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
 from utils.selection import evenly_spaced_with_ends
 
 VERSION = 2
-CODES = 256
+CODES = 256  # numbers of a codebook
 LARGEST_PALETTE = 65_536
-GAUSSIANS_PER_ENTRY = (
-    4  # of the palette of view-dependent colours, where there are not more Gaussians than that
-)
-MOST_DISTANCES = 8 * 10**9  # between Gaussians and entries, in one round: about ten seconds on a core
+# Gaussians per palette entry of view-dependent color, where LARGEST_PALETTE is no limit.
+GAUSSIANS_PER_ENTRY = 4
+# Largest number of distances between Gaussians and palette entries in a round: about ten seconds on a core.
+MOST_DISTANCES = 8 * 10**9
 PALETTE_ROUNDS = 8
 ENTRIES_PER_ROW = 64
-BASES = {1: 3, 2: 8, 3: 15}  # view-dependent ones, by bands
-CHUNK = 4096
+BASES = {1: 3, 2: 8, 3: 15}  # SH bases above degree 0, by number of bands
+CHUNK = 4096  # rows
 
 
 def encode(
@@ -37,7 +39,7 @@ def encode(
     sh_dc: np.ndarray,  # (N, 3)
     sh_rest: np.ndarray,  # (N, 0, 3, 8 or 15, 3)
 ) -> bytes:
-    """The archive."""
+    """Return the bytes of an archive."""
     order = morton_order(means)
     width = 4 * int(np.ceil(np.sqrt(len(means)) / 4))
     images: dict[str, np.ndarray] = {}
@@ -88,13 +90,17 @@ def encode(
     return archive.getvalue()
 
 
-# What an archive that is none may raise: of a later version of ZIP, for one, or encrypted, a RuntimeError.
+# The exceptions that a damaged or foreign archive raises. An encrypted one or a later version of ZIP raises
+# RuntimeError.
 _BROKEN = (zipfile.BadZipFile, zlib.error, RuntimeError, KeyError, IndexError, TypeError, AttributeError)
 _BROKEN += (ValueError, OverflowError, OSError, EOFError)
 
 
 def decode(path: Path) -> dict[str, np.ndarray]:
-    """The arguments of `encode`, as the archive has them. ValueError, naming the file, if it is none."""
+    """Return the arguments of `encode` that an archive holds, as float32.
+
+    Raise ValueError, naming the file, if it is not a SOG archive.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             meta = json.loads(archive.read("meta.json"))
@@ -129,7 +135,7 @@ def _decode(meta, pixels) -> dict[str, np.ndarray]:
 
 
 def morton_order(means: np.ndarray) -> np.ndarray:
-    """(N,) the Gaussians along a curve that visits octants one after the other."""
+    """Return the (N,) indices of the Gaussians along a Morton curve: one octant after the other."""
     low = means.min(0)
     cells = ((means - low) / np.maximum(means.max(0) - low, 1e-12) * 1023).astype(np.uint64)
     code = np.zeros(len(means), np.uint64)
@@ -139,8 +145,11 @@ def morton_order(means: np.ndarray) -> np.ndarray:
     return np.argsort(code, kind="stable")
 
 
-def pack_quats(quats: np.ndarray) -> np.ndarray:  # (N, 4) w x y z -> (N, 4) uint8
-    """The three components beside the largest, in 8 bits each, and which that is."""
+def pack_quats(quats: np.ndarray) -> np.ndarray:
+    """Return (N, 4) uint8 codes of (N, 4) unit quaternions w x y z.
+
+    They hold the three components other than the largest with 8 bits each, and the index of the largest.
+    """
     largest = np.abs(quats).argmax(1)
     rows = np.arange(len(quats))
     signed = quats * np.where(quats[rows, largest] < 0, -1, 1)[:, None]
@@ -150,6 +159,7 @@ def pack_quats(quats: np.ndarray) -> np.ndarray:  # (N, 4) w x y z -> (N, 4) uin
 
 
 def unpack_quats(pixels: np.ndarray) -> np.ndarray:
+    """Return the (N, 4) unit quaternions w x y z of codes. Raise ValueError for an invalid code."""
     small = (pixels[:, :3] / 255 - 0.5) * np.sqrt(2)
     largest = pixels[:, 3].astype(int) - 252
     if ((largest < 0) | (largest > 3)).any():
@@ -162,7 +172,10 @@ def unpack_quats(pixels: np.ndarray) -> np.ndarray:
 
 
 def quantize(values: np.ndarray) -> tuple[np.ndarray, list[float]]:
-    """Codes (same shape, uint8) and the numbers that they stand for: quantiles, moved to the means of their cells."""
+    """Return uint8 codes of `values`, in the same shape, and the codebook: the number of each code.
+
+    The codebook starts from quantiles and is refined to the means of its cells (Lloyd).
+    """
     flat = np.sort(values.ravel().astype(np.float64))
     book = np.unique(np.quantile(flat, (np.arange(CODES) + 0.5) / CODES))
     for _ in range(PALETTE_ROUNDS):
@@ -173,8 +186,11 @@ def quantize(values: np.ndarray) -> tuple[np.ndarray, list[float]]:
     return codes, np.pad(book, (0, CODES - len(book)), mode="edge").tolist()
 
 
-def make_palette(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (N, D) -> (N,), (P, D)
-    """Labels and entries: k-means from an even choice of the distinct rows (Lloyd)."""
+def make_palette(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (N,) labels and a (P, D) palette for (N, D) rows, by k-means (Lloyd).
+
+    The palette starts from evenly spaced ones of the distinct rows.
+    """
     count = max(1, min(LARGEST_PALETTE, len(rows) // GAUSSIANS_PER_ENTRY, MOST_DISTANCES // len(rows)))
     distinct = np.unique(rows, axis=0)
     if len(distinct) <= count:
@@ -190,7 +206,7 @@ def make_palette(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (N, D) -
 
 
 def nearest(rows: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """(N,) the palette's entry nearest to each row."""
+    """Return the (N,) index of the palette entry nearest to each row."""
     lengths = (palette**2).sum(1)
     parts = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
     return np.concatenate([(lengths - 2 * part @ palette.T).argmin(1) for part in parts])

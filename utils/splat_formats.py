@@ -1,7 +1,8 @@
-"""Gaussians as plain arrays, and the files of other programs: compressed PLY, SPZ, SOG, .splat.
+"""Gaussians as plain arrays, and the file formats of other programs: compressed PLY, SPZ, SOG and .splat.
 
-The PLY that training saves is gaussian_model.py's. Compressed PLY and SPZ are written and read by gsply, which is
-optional; SOG is in utils/sog.py. All formats but PLY round their numbers; .splat holds no view-dependent colour.
+gaussian_model.py reads and writes the PLY that training saves. The optional package gsply reads and writes
+compressed PLY and SPZ. utils/sog.py encodes SOG. All formats but PLY round their numbers, and .splat holds no
+view-dependent color.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from utils import sog
 from utils.files import replacing, write_atomically
 from utils.sh import C0
 
-# Of the bases above 0, whether they are odd (-1) in y and z together: y z x, xy yz zz xz xx-yy, ...
+# Sign of each SH basis above degree 0 when y and z are negated: of y z x, xy yz zz xz xx-yy, ...
 SH_SIGNS = np.float32([-1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1])
 SPLAT_ROW = np.dtype([("means", "<f4", 3), ("scales", "<f4", 3), ("rgba", "u1", 4), ("quats", "u1", 4)])
 
 
 @dataclass
 class Splats:
-    """Unconstrained parameters, float32, as in a 3DGS PLY."""
+    """The unconstrained float32 parameters of a 3DGS PLY."""
 
     means: np.ndarray  # (N, 3) world
     scales: np.ndarray  # (N, 3) logarithms
@@ -38,10 +39,11 @@ class Splats:
         return len(self.means)
 
 
-# .splat: 32 bytes a Gaussian, the most important first
+# .splat: 32 bytes per Gaussian, ordered by opacity times volume
 
 
 def write_splat(path: Path, splats: Splats) -> None:
+    """Write a .splat file atomically."""
     opacity = _sigmoid(splats.opacities)
     order = np.argsort(-opacity * np.exp(splats.scales.sum(1)), kind="stable")
     rows = np.zeros(len(splats), SPLAT_ROW)
@@ -53,6 +55,7 @@ def write_splat(path: Path, splats: Splats) -> None:
 
 
 def read_splat(path: Path) -> Splats:
+    """Read a .splat file. Raise ValueError, naming the file, if its size is wrong."""
     data = path.read_bytes()
     if not data or len(data) % SPLAT_ROW.itemsize:
         raise ValueError(
@@ -74,11 +77,13 @@ def read_splat(path: Path) -> Splats:
 
 
 def write_sog(path: Path, splats: Splats) -> None:
+    """Write a SOG archive atomically."""
     parameters = vars(splats) | {"opacities": _sigmoid(splats.opacities), "quats": _unit(splats.quats)}
     write_atomically(path, lambda file: file.write(sog.encode(**parameters)))
 
 
 def read_sog(path: Path) -> Splats:
+    """Read a SOG archive. Raise ValueError, naming the file, if it is none."""
     found = sog.decode(path)
     return Splats(**found | {"opacities": _logit(found["opacities"])})
 
@@ -87,27 +92,36 @@ def read_sog(path: Path) -> Splats:
 
 
 def write_compressed_ply(path: Path, splats: Splats) -> None:
-    """Numbers are rounded within chunks of 256: the nearer their Gaussians, the finer."""
+    """Write a compressed PLY atomically. Raise ValueError if gsply is not installed.
+
+    The format rounds numbers relative to their range within chunks of 256 Gaussians. Gaussians are sorted
+    along a curve, so that those of a chunk are near each other and are rounded finely.
+    """
     order = sog.morton_order(splats.means)
     splats = Splats(**{name: values[order] for name, values in vars(splats).items()})
     _by_gsply(path, splats, lambda gsply, name, data: gsply.plywrite(name, data, compressed=True))
 
 
 def write_spz(path: Path, splats: Splats) -> None:
-    """SPZ has y up and z backward; gsply writes what it is given."""
+    """Write an SPZ file atomically. Raise ValueError if gsply is not installed.
+
+    SPZ has y up and z backward, and gsply does not convert.
+    """
     _by_gsply(path, turned(splats), lambda gsply, name, data: gsply.write_spz(name, data))
 
 
 def read_compressed_ply(path: Path) -> Splats:
+    """Read a compressed PLY. Raise ValueError if gsply is not installed."""
     return _read_by_gsply(path, "plyread")
 
 
 def read_spz(path: Path) -> Splats:
+    """Read an SPZ file. Raise ValueError if gsply is not installed."""
     return turned(_read_by_gsply(path, "read_spz"))
 
 
 def turned(splats: Splats) -> Splats:
-    """The same with y and z negated: a half turn about x, which undone is itself."""
+    """Return the Gaussians after a half turn about x, which negates y and z. It is its own inverse."""
     return Splats(
         means=splats.means * np.float32([1, -1, -1]),
         scales=splats.scales,
@@ -119,9 +133,11 @@ def turned(splats: Splats) -> Splats:
 
 
 def require_gsply() -> None:
+    """Raise ValueError if gsply is not installed."""
     if importlib.util.find_spec("gsply") is None:
         raise ValueError(
-            "compressed PLY and SPZ need gsply, which is not installed: pip install gsply, or choose other formats"
+            "compressed PLY and SPZ need gsply, which is not installed: "
+            "pip install gsply, or choose other formats"
         )
 
 
@@ -154,10 +170,10 @@ def _read_by_gsply(path: Path, reader: str) -> Splats:
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file: what its names end in, how its content begins, and how it is written and read."""
+    """A file format: the suffix of its files, a pattern of their content, and its functions."""
 
     suffix: str
-    content: bytes  # a regular expression
+    content: bytes  # regular expression that its files match from their start
     write: Callable[[Path, Splats], None]
     read: Callable[[Path], Splats]
     by_gsply: bool = False

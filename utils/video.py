@@ -1,4 +1,4 @@
-"""Videos (MP4, H.264) of rendered images, by PyAV."""
+"""Write videos (MP4, H.264) of rendered images by PyAV."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ import numpy as np
 
 from utils.files import replacing
 
-QUALITY = "18"  # H.264's constant rate factor: hardly to be told from the images
+# H.264's constant rate factor: losses are hardly visible.
+QUALITY = "18"
 
 
 def require_video_writer() -> None:
-    """Raise ValueError, before anything is rendered, where PyAV is not installed."""
+    """Raise ValueError if PyAV is not installed. Callers check this before they render."""
     if importlib.util.find_spec("av") is None:
         raise ValueError("videos need PyAV, which is not installed: pip install av")
 
 
 def write_video(path: Path, images: Iterable[np.ndarray], fps: int) -> None:
-    """Write (H, W, 3) uint8 images of one size as a video, which appears under its name when it is complete.
+    """Write (H, W, 3) uint8 images of one size as a video with `fps` images per second.
 
-    H.264 wants even sides: an odd one loses its last row or column.
+    The file appears under its name when it is complete. H.264 needs even sides: an image with an odd one
+    loses its last row or column.
     """
     import av
 
