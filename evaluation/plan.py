@@ -149,6 +149,8 @@ def steps_left(run: PlannedRun, options: argparse.Namespace) -> Steps:
     config = run_folder.read_config(run.folder)
     how = None if options.skip_training else how_to_train(run, config, options.overwrite)
     if how is not None:
+        if "--overwrite" in how:
+            run_folder.require_replaceable(run.folder)
         check_scene(run)
         steps["training"] = ["train.py", *run.flags, "-m", str(run.folder), *how]
         config = {}

@@ -36,13 +36,20 @@ class WrittenFiles:
     def require_own(self, places: Iterable[str]) -> None:
         """Raise ValueError, naming the first one, if a link or a foreign file is in one of `places`."""
         for place in places:
-            self.refuse_links(place)
+            self.require_folders_above(place)
             for file in self.foreign(place):
                 raise ValueError(
                     f"{file} was not written by convert.py, or has changed since, and would be replaced: "
                     f"move it away (photos to convert belong into {self.folder / 'input'}), or give another "
                     "folder with -s"
                 )
+
+    def require_folders_above(self, place: str) -> None:
+        """Raise ValueError if there is a link or a file where a folder above `place` is to be."""
+        self.refuse_links(place)
+        for path in (self.folder / place).parents:
+            if self.folder in path.parents and path.is_file():
+                raise ValueError(f"{path} is a file, where convert.py makes a folder: move it away")
 
     def refuse_links(self, place: str) -> None:
         """Raise ValueError if `place`, or a folder between it and the scene's folder, is a symbolic link."""

@@ -79,6 +79,8 @@ def main() -> None:
     parser.add_argument("rows", type=Path, help="results.csv of full_eval.py")
     parser.add_argument("plot", type=Path, help="PNG to write")
     options = parser.parse_args()
+    if options.plot.suffix != ".png":
+        raise ValueError(f"{options.plot}: expected the name of a PNG")
     with options.rows.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     figure = plot(rows)

@@ -167,6 +167,13 @@ def test_the_plot_of_the_results_can_be_drawn(project_dir, tmp_path):
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_plot_does_not_replace_its_rows(project_dir, tmp_path):
+    (tmp_path / "rows.csv").write_text("scene,row\n")
+    result = plot_results(project_dir, tmp_path / "rows.csv", tmp_path / "rows.csv")
+    assert result.returncode == 2 and "rows.csv: expected the name of a PNG" in result.stderr
+    assert (tmp_path / "rows.csv").read_text() == "scene,row\n"
+
+
 def test_a_plot_needs_the_baseline(project_dir, tmp_path):
     (tmp_path / "rows.csv").write_text("scene,row,gaussians,test_PSNR\nfox,tag,9,30\n")
     result = plot_results(project_dir, tmp_path / "rows.csv", tmp_path / "plot.png")

@@ -169,6 +169,31 @@ def test_a_folder_with_files_that_no_run_wrote_is_no_place_for_one(command, scen
     assert contents(scene) == before
 
 
+@pytest.mark.parametrize(
+    "name",
+    """point_cloud/iteration_12/point_cloud.ply chkpnt7.safetensors train/ours_12/renders/00000.png
+    events.out.tfevents.1.host""".split(),
+)
+def test_results_that_no_run_wrote_are_not_overwritten(command, scene, tmp_path, name):
+    folder = tmp_path / "table/tiny/3dgs/seed_0"
+    before = plant(folder, [name])
+    train = ("train.py", "-s", scene, "-m", folder, *FLAGS, "--overwrite")
+    assert fails(command(*train), f"{name} would be deleted, but no run wrote it")
+    evaluate = ("full_eval.py", "--scenes", scene, "--variants", "3dgs", "--output_path", tmp_path / "table")
+    assert fails(command(*evaluate, "--overwrite", "--", *SHORT), f"{name} would be deleted, but no run")
+    assert contents(folder) == before
+
+
+def test_nothing_is_overwritten_through_a_link(command, scene, tmp_path):
+    before = plant(tmp_path / "theirs", ["iteration_12/point_cloud.ply"])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/cfg_args").write_text("Namespace()")
+    (tmp_path / "run/point_cloud").symlink_to(tmp_path / "theirs")
+    train = ("train.py", "-s", scene, "-m", tmp_path / "run", *FLAGS, "--overwrite")
+    assert fails(command(*train), f"lies elsewhere: {tmp_path}/run/point_cloud is a symbolic link")
+    assert contents(tmp_path / "theirs") == before
+
+
 def test_cfg_args_of_others_is_no_run(command, scene):
     before = plant(scene, ["cfg_args"])
     assert fails(command("train.py", "-s", scene, "-m", scene, *FLAGS), "cfg_args: expected Namespace")

@@ -143,6 +143,13 @@ def test_nothing_is_replaced_through_a_link(photos, stages, name):
     assert theirs.exists() and stages == []
 
 
+def test_a_file_in_the_place_of_a_folder(photos, stages):
+    write(photos / "sparse")
+    with pytest.raises(ValueError, match="sparse is a file, where convert.py makes a folder: move it away"):
+        run(photos)
+    assert stages == []
+
+
 def test_input_that_links_to_what_is_replaced(photos, stages):
     run(photos)
     written = contents(photos / "images")

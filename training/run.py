@@ -164,6 +164,8 @@ def check_output_folder(folder: Path, settings: Settings) -> None:
     run_folder.require_run_or_room(folder)
     outputs = run_folder.files_like(folder, *run_folder.RUN_FILES, "input.ply", "cameras.json", "config.json")
     refuse_inputs(outputs, settings.inputs(folder))
+    if settings.run.overwrite and not continues_in(folder, settings):
+        run_folder.require_replaceable(folder)
     wanted = settings.run.overwrite or settings.run.resume or continues_in(folder, settings)
     if run_folder.holds_results(folder) and not wanted:
         raise ValueError(

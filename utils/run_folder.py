@@ -138,6 +138,21 @@ def require_run_or_room(folder: Path) -> None:
             )
 
 
+def require_replaceable(folder: Path) -> None:
+    """Raise ValueError if files that a new run replaces are of no run, or lie elsewhere, behind a link."""
+    for path in files_like(folder, *RUN_FILES):
+        if not (folder / "cfg_args").exists():
+            raise ValueError(
+                f"{path} would be deleted, but no run wrote it (there is no cfg_args in {folder}): "
+                "move it away, or give another folder"
+            )
+        for parent in path.parents:
+            if folder in parent.parents and parent.is_symlink():
+                raise ValueError(
+                    f"{path} would be deleted, but it lies elsewhere: {parent} is a symbolic link"
+                )
+
+
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
     """Make the folder, and keep it from other runs for as long as this process lives.
