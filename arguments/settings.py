@@ -314,12 +314,14 @@ class RunSettings:
     )
     checkpoint_every: float = flag(
         5.0,
-        "save a checkpoint, the same file each time, after so long; 0: never",
+        "save a checkpoint, the same file each time, after so long, and at the end; 0: never",
         unit="minutes",
         bound=at_least(0),
     )
     resume: bool = flag(
-        False, "go on with the run in the folder -m where it was stopped, with its settings; or begin it"
+        False,
+        "go on with the run in the folder -m where it was stopped, with its settings, or begin it; a finished "
+        "run with more --iterations",
     )
     overwrite: bool = flag(False, "replace the run that the output folder holds")
     seed: int = flag(0, "seed of everything random", bound=between(0, 2**63 - 1))
