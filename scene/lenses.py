@@ -113,13 +113,17 @@ class PhotoSized:
     """Intrinsics in pixels of a photo whose size nobody wrote down: that of the photo itself."""
 
     model: str
-    focal: tuple[float, float]
+    focal: tuple[float, float] | FieldOfView
     center: tuple[float, float] | None  # None: the middle
     bends: tuple[float, ...]  # the model's other parameters
 
     def at_size(self, width: int, height: int) -> Pinhole | DistortedLens:
         center = self.center or (width / 2, height / 2)
-        return make_lens(self.model, width, height, (*self.focal, *center, *self.bends))
+        focal = self.focal
+        if isinstance(focal, FieldOfView):
+            pinhole = focal.at_size(width, height)
+            focal = (pinhole.fx, pinhole.fy)
+        return make_lens(self.model, width, height, (*focal, *center, *self.bends))
 
 
 Lens = Union[Pinhole, FieldOfView, DistortedLens, PhotoSized]
