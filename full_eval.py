@@ -110,6 +110,8 @@ def do(step: str, command: list[str], run: PlannedRun, children: ChildProcesses)
     if children.stopping:
         return "interrupted"
     if code == 0:
+        if step == "training":  # nobody trains these further, and a checkpoint is three times the PLY
+            run_folder.latest_checkpoint_path(run.folder).unlink(missing_ok=True)
         return ""
     last = run.log.read_text(encoding="utf-8", errors="replace").rstrip().rpartition("\n")[2]
     return f"{step} failed with exit code {code}: {last[:300]} (see {run.log})"

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from arguments import ImportanceSettings, OptimizationSettings
 from utils.counter_random import uniform
 from utils.ply import channels_first, channels_last, file_size, float_columns, read_gaussians
-from utils.ply import write_gaussians
+from utils.ply import kind_of_vertices, write_gaussians
 from utils.sh import MAX_DEGREE, base_count, degree_of, rgb_to_sh, sh_to_rgb
 
 ADAM_EPSILON = 1e-15  # Kerbl et al. 2023: gradients of single Gaussians are far below torch's default of 1e-8
@@ -476,7 +476,8 @@ class GaussianModel:
         except ValueError as problem:
             raise ValueError(f"{path}: {problem}") from problem
         if missing := [name for name in needed if name not in present]:
-            raise ValueError(f"{path}: not a PLY file of Gaussians, it has no {', '.join(missing)}")
+            kind = kind_of_vertices(present) or f"it has no {', '.join(missing)}"
+            raise ValueError(f"{path}: not a PLY file of Gaussians, {kind}")
         raw = {}
         for row in PARAMETERS:
             values = float_columns(vertices, row.columns(bases))

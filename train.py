@@ -21,7 +21,8 @@ from training.interrupts import Interrupted, Interrupts
 from training.monitoring import check_numbers, report
 from training.resume import find_resume_point, resume
 from training.run import Training, TrainingView, check_output_folder, choose_background, gaussian_budget
-from training.run import save_checkpoints, save_if_due, save_state, start, write_inputs, write_record
+from training.run import save_checkpoints, save_if_due, save_last_checkpoint, save_state, start
+from training.run import write_inputs, write_record
 from training.tensorboard import TensorBoardLog
 from training.viewers import Viewers, open_viewers
 from utils import run_folder
@@ -199,6 +200,7 @@ def train(run: Training) -> None:
         try:
             with torch.autograd.set_detect_anomaly(run.settings.run.detect_anomaly):
                 fit(run, progress, log, viewers, interrupts)
+            save_last_checkpoint(run, progress)
         except Interrupted as interruption:
             interruption.args = (keep_what_is_done(run, interrupts),)
             raise
@@ -209,7 +211,6 @@ def train(run: Training) -> None:
                 viewers.close()
                 run.history.write(run.folder)
                 write_record(run, finished=run.iteration == run.settings.optimization.iterations)
-    run_folder.latest_checkpoint_path(run.folder).unlink(missing_ok=True)  # the Gaussians are saved
 
 
 def about_the_variant(run: Training) -> str:

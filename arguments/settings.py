@@ -340,12 +340,14 @@ class RunSettings:
     )
     checkpoint_every: float = flag(
         5.0,
-        "save a checkpoint after this time, always in the same file; 0: never",
+        "save a checkpoint after this time, always in the same file, and at the end; 0: never",
         unit="minutes",
         bound=at_least(0),
     )
     resume: bool = flag(
-        False, "continue the interrupted run in the folder -m with its settings, or start it if there is none"
+        False,
+        "continue the interrupted run in the folder -m with its settings, or start it if there is none; "
+        "continue a finished run with more --iterations",
     )
     overwrite: bool = flag(False, "replace the run that the output folder holds")
     seed: int = flag(0, "seed of everything random", bound=between(0, 2**63 - 1))

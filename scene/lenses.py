@@ -125,14 +125,18 @@ class PhotoSized:
     """Intrinsics in pixels of a photo whose size is not recorded: the size is that of the file."""
 
     model: str
-    focal: tuple[float, float]  # (fx, fy)
+    focal: tuple[float, float] | FieldOfView  # (fx, fy), or the angles of view
     center: tuple[float, float] | None  # (cx, cy), None: the middle
     distortion: tuple[float, ...]  # the other parameters of the model
 
     def at_size(self, width: int, height: int) -> Pinhole | DistortedLens:
         """Return the lens of a width x height photo. Raise ValueError as `make_lens` does."""
         center = self.center or (width / 2, height / 2)
-        return make_lens(self.model, width, height, (*self.focal, *center, *self.distortion))
+        focal = self.focal
+        if isinstance(focal, FieldOfView):
+            pinhole = focal.at_size(width, height)
+            focal = (pinhole.fx, pinhole.fy)
+        return make_lens(self.model, width, height, (*focal, *center, *self.distortion))
 
 
 Lens = Union[Pinhole, FieldOfView, DistortedLens, PhotoSized]

@@ -141,7 +141,7 @@ def _to_view(frame: object, content: dict, owner: str, folder: Path, alpha_is_ma
 
 
 def _lens(values: dict, owner: str) -> Lens:
-    """Return the lens by pixel intrinsics (fl_x ...), or by the angle of view (camera_angle_x) without them.
+    """Return the lens by focal lengths in pixels (fl_x ...), or by the angles of view (camera_angle_x) without them.
 
     Raise ValueError, naming `owner`, if a number is missing or out of range.
     """
@@ -152,22 +152,24 @@ def _lens(values: dict, owner: str) -> Lens:
             raise ValueError(f"{owner}: {key} must be a finite number, got {value!r}")
         return float(value)
 
-    if "fl_x" not in values:
-        return FieldOfView(_angle(values, owner))
     size = (number("w", 0), number("h", 0))
     if any(side < 0 or side != int(side) for side in size):
         raise ValueError(f"{owner}: w and h must be the photo's size in pixels, got {size}")
     width, height = map(int, size)
-    focal = (number("fl_x"), number("fl_y", values["fl_x"]))
+    if "fl_x" in values:
+        focal = (number("fl_x"), number("fl_y", values["fl_x"]))
+    else:
+        focal = FieldOfView(*_angles(values, owner))
     if "cx" in values or "cy" in values or width * height:
         center = (number("cx", width / 2 or None), number("cy", height / 2 or None))
     else:
         center = None
     model, distortion = _distortion(values, number, owner)
-    if width * height == 0 or center is None:
-        return PhotoSized(model, focal, center, distortion)
+    lens = PhotoSized(model, focal, center, distortion)
+    if width * height == 0:
+        return lens
     try:
-        return make_lens(model, width, height, (*focal, *center, *distortion))
+        return lens.at_size(width, height)
     except ValueError as problem:
         raise ValueError(f"{owner}: its camera {problem}") from None
 
@@ -189,14 +191,18 @@ def _distortion(values: dict, number: ReadNumber, owner: str) -> tuple[str, tupl
     return "FULL_OPENCV", (k1, k2, p1, p2, k3, 0.0, 0.0, 0.0)
 
 
-def _angle(values: dict, owner: str) -> float:
-    """Return the horizontal angle of view in radians. Raise ValueError if it is missing or out of range."""
-    angle = values.get("camera_angle_x")
-    if not isinstance(angle, (int, float)) or not 0 < angle < math.pi:
-        raise ValueError(
-            f"{owner}: expected fl_x in pixels, or camera_angle_x in radians between 0 and pi; got {angle!r}"
-        )
-    return float(angle)
+def _angles(values: dict, owner: str) -> list[float]:
+    """Return camera_angle_x, and camera_angle_y where it is given, in radians.
+
+    Raise ValueError, naming `owner`, if one is not an angle between 0 and pi. Pixels are square without the second.
+    """
+    angles = [values.get("camera_angle_x"), *(values[key] for key in ("camera_angle_y",) if key in values)]
+    for key, angle in zip(("camera_angle_x", "camera_angle_y"), angles):
+        if isinstance(angle, bool) or not isinstance(angle, (int, float)) or not 0 < angle < math.pi:
+            raise ValueError(
+                f"{owner}: expected fl_x in pixels, or {key} in radians between 0 and pi; got {angle!r}"
+            )
+    return list(map(float, angles))
 
 
 def _pose(frame: dict, owner: str) -> np.ndarray:

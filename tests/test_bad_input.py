@@ -459,6 +459,15 @@ MODELS["lists"] = (
 MODELS["an unknown type"] = GOOD.replace(b"property float opacity", b"property thing opacity"), ("model.ply",)
 MODELS["no PLY"] = b"none", ("model.ply", "not a PLY file of Gaussians")
 MODELS["nothing"] = b"", ("model.ply",)
+# Other kinds of file, told for what they are.
+PACKED = ["packed_position", "packed_rotation", "packed_scale", "packed_color"]
+MODELS["an SPZ"] = b"\x1f\x8b\x08\x00", ("model.ply: not a PLY file of Gaussians but a gzip file, as SPZ is",)
+MODELS["an open SPZ"] = b"NGSP\x02", ("but an SPZ file",)
+MODELS["a SOG"] = b"PK\x03\x04", ("but a ZIP file, as SOG is",)
+MODELS["a pickle"] = b"\x80\x02", ("but a Python pickle",)
+MODELS["a compressed PLY"] = model_file(columns=PACKED), ("Gaussians, a compressed PLY",)
+MODELS["a point cloud"] = model_file(columns=["x", "y", "z", "red", "green", "blue"]), ("--init_points",)
+MODELS["surfels"] = model_file(columns=[name for name in COLUMNS if name != "scale_2"]), ("2D Gaussians",)
 
 
 @pytest.mark.parametrize("name", MODELS)

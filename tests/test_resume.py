@@ -68,7 +68,8 @@ def test_every_variant_that_was_stopped_goes_on_to_the_same_bytes(
     process = run_here("train.py", "--resume", "-m", stopped)
     assert process.returncode == 0, process.stderr
     assert ply(stopped) == ply(whole) and ply(stopped, 30) == ply(whole, 30)
-    assert not run_folder.latest_checkpoint_path(stopped).exists()  # there is nothing to go on with
+    _, record = checkpoints.load_checkpoint(run_folder.latest_checkpoint_path(stopped))
+    assert record["iteration"] == run_folder.read_config(stopped)["iteration"]
     records = [json.loads((folder / "config.json").read_text()) for folder in (whole, stopped)]
     assert all(record["finished"] for record in records)
     assert set(records[0]["given"]) - {"source_path"} <= set(records[1]["given"])
@@ -89,6 +90,27 @@ def test_resuming_a_folder_that_holds_nothing_begins_the_run(run_here, scene, tm
     begin = ("train.py", "-s", scene, "--iterations", 3, "-m", tmp_path / "run", "--resume", "--threads", 1)
     assert run_here(*begin).returncode == 0
     assert fails(run_here(*begin), "this run is finished")
+
+
+def test_a_finished_run_is_trained_further(run_here, scene, tmp_path):
+    flags = ("-s", scene, "--threads", 1, "--densify_from_iter", 2, "--densification_interval", 3)
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert run_here("train.py", *flags, "-m", whole, "--iterations", 15).returncode == 0
+    assert run_here("train.py", *flags, "-m", run, "--iterations", 9).returncode == 0
+    assert fails(run_here("train.py", "--resume", "-m", run), "give --iterations above 9 to train it further")
+    assert fails(run_here("train.py", "--resume", "-m", run, "--iterations", 9), "give --iterations above 9")
+    process = run_here("train.py", "--resume", "-m", run, "--iterations", 15)
+    assert process.returncode == 0, process.stderr
+    assert ply(run, 15) == ply(whole, 15) and ply(run, 9)
+    assert run_folder.read_config(run)["finished"]
+
+
+def test_a_finished_run_without_its_checkpoint_says_what_is_left(run_here, scene, tmp_path):
+    begin = ("train.py", "-s", scene, "--iterations", 3, "-m", tmp_path, "--threads", 1)
+    assert run_here(*begin, "--checkpoint_every", 0).returncode == 0
+    assert not run_folder.latest_checkpoint_path(tmp_path).exists()
+    further = run_here("train.py", "--resume", "-m", tmp_path, "--iterations", 5)
+    assert fails(further, "its last checkpoint is gone; train it anew with --overwrite")
 
 
 def test_the_newest_checkpoint_is_gone_on_with(tmp_path):

@@ -54,6 +54,28 @@ def test_intrinsics_follow_the_angle(tmp_path):
     assert (camera.width, camera.height, camera.cx, camera.cy) == (*SIZE, SIZE[0] / 2, SIZE[1] / 2)
 
 
+def by_angle(size, focal):
+    return 2 * math.atan(size / 2 / focal)
+
+
+@pytest.mark.parametrize("sized", [True, False])
+@pytest.mark.parametrize("k1", [0.0, 0.05])
+def test_all_intrinsics_count_whatever_names_the_focal_length(tmp_path, sized, k1):
+    """By focal lengths in pixels and by angles of view: the same cameras, with the same photos."""
+    more = {"cx": 11.0, "cy": 8.0, "k1": k1} | ({"w": SIZE[0], "h": SIZE[1]} if sized else {})
+    angles = {"camera_angle_x": by_angle(SIZE[0], 20.0), "camera_angle_y": by_angle(SIZE[1], 21.0)}
+    cameras = []
+    for name, focal in (("pixels", {"fl_x": 20.0, "fl_y": 21.0}), ("angles", angles)):
+        source = write_blender_scene(tmp_path / name)
+        change_train(source, lambda content: (content.pop("camera_angle_x"), content.update(focal | more)))
+        cameras.append(load(source).train[1])
+    first, second = cameras
+    numbers = [(c.fx, c.fy, c.cx, c.cy, c.width, c.height) for c in cameras]
+    assert numbers[0] == pytest.approx(numbers[1]) and np.array_equal(first.image, second.image)
+    if not k1:
+        assert numbers[0] == pytest.approx((20, 21, 11, 8, *SIZE))
+
+
 def test_pose_is_turned_from_opengl(tmp_path):
     """A point in front of Blender's camera (its -z), above (+y), lies at +z and -y here."""
     camera = load(write_blender_scene(tmp_path)).train[1]

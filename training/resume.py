@@ -61,14 +61,12 @@ def resume_in_folder(given: dict[str, Any]) -> ResumePoint:
             raise ValueError(f"--resume and --{name} exclude each other")
     folder = Path(given["model_path"])
     config = run_folder.read_config(folder)
-    if config.get("finished"):
-        raise ValueError(
-            f"-m {folder}: this run is finished; to train it further, give a checkpoint of it with "
-            "--start_checkpoint and more --iterations"
-        )
     path = newest_checkpoint(run_folder.checkpoints(folder))
     tensors, record = load_checkpoint(path) if path else ({}, {})
     recorded = record.get("settings") or config.get("settings", {})
+    if config.get("finished"):
+        require_more_iterations(given, config["iteration"], record, folder)
+        recorded = recorded | {"iterations": given["iterations"]}
     refuse_differences(given, recorded, folder)
     known = Settings().flat()
     all_given = dict.fromkeys(name for name in config.get("given", []) if name in known) | given
@@ -76,6 +74,19 @@ def resume_in_folder(given: dict[str, Any]) -> ResumePoint:
         return ResumePoint(make_settings(given, recorded), all_given)
     settings = resumed_settings(given | {"start_checkpoint": str(path)}, record)
     return ResumePoint(settings, all_given, tensors, record)
+
+
+def require_more_iterations(given: dict[str, Any], done: int, record: dict[str, Any], folder: Path) -> None:
+    """Raise ValueError unless a finished run is to be trained further, and has its last checkpoint."""
+    if given.get("iterations", 0) <= done:
+        raise ValueError(
+            f"-m {folder}: this run is finished; give --iterations above {done} to train it further"
+        )
+    if record.get("iteration") != done:
+        raise ValueError(
+            f"-m {folder}: this run is finished, and its last checkpoint is gone; train it anew with --overwrite, "
+            "or from an earlier checkpoint with --start_checkpoint"
+        )
 
 
 def refuse_differences(given: dict[str, Any], recorded: dict[str, Any], folder: Path) -> None:

@@ -240,6 +240,18 @@ def save_checkpoints(run: Training, progress: Progress) -> None:
         run.last_checkpoint = time.monotonic()
 
 
+def save_last_checkpoint(run: Training, progress: Progress) -> None:
+    """Write the checkpoint with which a finished run can be trained further, where checkpoints are wanted."""
+    path = run_folder.latest_checkpoint_path(run.folder)
+    if not run.settings.run.checkpoint_every:
+        path.unlink(missing_ok=True)
+        return
+    try:
+        save_state(run, path)
+    except OSError as problem:  # the Gaussians are saved
+        progress.say(f"[ITER {run.iteration}] No checkpoint to train further from: {problem}")
+
+
 def require_sound(run: Training, iteration: int) -> None:
     """Raise ValueError if the model holds NaN or infinity: it must not replace an earlier checkpoint."""
     unsound = run.model.unsound()

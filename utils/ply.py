@@ -94,11 +94,43 @@ def _to_uint8(rgb: np.ndarray, path: Path) -> np.ndarray:
 
 
 def read_gaussians(path: str | os.PathLike) -> np.ndarray:
-    """Return the vertex table, a structured array (N,). ValueError if the file is no PLY or has none."""
+    """Return the vertex table, a structured array (N,).
+
+    Raise ValueError if the file is no PLY or has no such table, FileNotFoundError if it is missing.
+    """
+    if beginning := _known_beginning(path):
+        raise ValueError(f"{path}: not a PLY file of Gaussians but {beginning}")
     try:
         return PlyData.read(os.fspath(path), mmap=False)["vertex"].data
     except (PlyParseError, KeyError, ValueError, MemoryError, OverflowError) as problem:
         raise ValueError(f"{path}: not a PLY file of Gaussians ({problem})") from problem
+
+
+BEGINNINGS = {  # of files that are given as models by mistake
+    b"\x1f\x8b": "a gzip file, as SPZ is; give the PLY that it was made from",
+    b"NGSP": "an SPZ file; give the PLY that it was made from",
+    b"PK": "a ZIP file, as SOG is; give the PLY that it was made from",
+    b"\x80": "a Python pickle, as a checkpoint of 3DGS is; give its point_cloud.ply",
+}
+
+
+def _known_beginning(path: str | os.PathLike) -> str:
+    """Return what a file of another kind is, by its first bytes; empty for all others."""
+    with open(path, "rb") as file:
+        start = file.read(4)
+    return next((kind for magic, kind in BEGINNINGS.items() if start.startswith(magic)), "")
+
+
+def kind_of_vertices(names: Sequence[str]) -> str:
+    """Return what a vertex table without all that Gaussians need is, by its columns; empty if that is unclear."""
+    present = set(names)
+    if {"packed_position", "packed_rotation"} <= present:
+        return "a compressed PLY; give the PLY that it was made from"
+    if {"scale_0", "scale_1", "f_dc_0"} <= present and "scale_2" not in present:
+        return "a PLY of 2D Gaussians (surfels), which have two scales; this renders 3D ones"
+    if {"x", "y", "z"} <= present and "f_dc_0" not in present:
+        return "a point cloud; train.py --init_points starts from one"
+    return ""
 
 
 def write_gaussians(path: str | os.PathLike, names: Sequence[str], columns: dict[str, Tensor]) -> None:

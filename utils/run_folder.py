@@ -6,7 +6,7 @@ history.json                                    ours: what happened on the way, 
 cameras.json, input.ply                         what the run started from
 point_cloud/iteration_N/point_cloud.ply         the Gaussians
 exposure.json                                   exposures of the views, with --train_test_exp
-chkpntN.safetensors, chkpnt-latest.safetensors  everything needed to go on training
+chkpntN.safetensors, chkpnt-latest.safetensors  everything needed to train further
 train|test/ours_N/{renders,gt,depth}/00000.png  pictures, by render.py
 video/ours_N/orbit.mp4                          films, by render.py
 results.json, per_view.json                     measures, by metrics.py
@@ -73,7 +73,7 @@ def checkpoint_path(folder: Path, iteration: int) -> Path:
 
 
 def latest_checkpoint_path(folder: Path) -> Path:
-    """Of the checkpoint that is replaced every few minutes, until the run is finished."""
+    """Return the path of the checkpoint that is replaced every few minutes, and last when the run is finished."""
     return folder / "chkpnt-latest.safetensors"
 
 
