@@ -12,7 +12,7 @@ from typing import Any, Callable
 import numpy as np
 
 from scene.camera import camera_to_world
-from scene.lenses import FieldOfView, Lens, PhotoSized, make_lens
+from scene.lenses import FieldOfView, Lens, PhotoSized
 from scene.views import (
     PosedPhoto,
     find_mask,
