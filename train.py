@@ -257,7 +257,7 @@ def check_schedules(settings: Settings) -> None:
         )
     if settings.importance.importance_control == "budget" and end <= start:
         raise ValueError(
-            f"--importance_control budget steers from iteration {start} on, and importance is baked at {end}: "
+            f"--importance_control budget steers from iteration {start} on, importance is baked at {end}: "
             "give --prune_by importance, a later --prune_until_iter, --scale_schedule with fewer --iterations"
         )
 

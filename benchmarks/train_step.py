@@ -2,9 +2,9 @@
 
     python benchmarks/train_step.py -s $SCENES/fox -r 2 --threads 1
 
-Times the iteration that train.py runs on the scene's initial Gaussians at full SH degree, and quotes medians. Where
-gsplat is installed, its plain-torch twin renders and differentiates the same Gaussians from the same camera in
-the same run. The kernels' times are the CPU's.
+Times the iteration that train.py runs on the scene's initial Gaussians at full SH degree, and quotes medians.
+Where gsplat is installed, its plain-torch twin renders and differentiates the same Gaussians from the same
+camera in the same run. The kernels' times are the CPU's.
 """
 
 from __future__ import annotations
@@ -140,9 +140,8 @@ def report_kernels(kernels: dict[str, float], pairs: int, iterations: int) -> No
         mean = 1e3 * seconds / iterations
         blending += mean if stage.startswith("blend") else 0
         print(f"    kernel {stage:18} {mean:7.2f} ms on average")
-    print(
-        f"  {pairs:,} tile-Gaussian pairs, blended forward and backward in {1e6 * blending / pairs:.0f} ns each"
-    )
+    each = 1e6 * blending / pairs
+    print(f"  {pairs:,} tile-Gaussian pairs, blended forward and backward in {each:.0f} ns each")
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def _to_view(frame: object, content: dict, owner: str, folder: Path, alpha_is_ma
 
 
 def _lens(values: dict, owner: str) -> Lens:
-    """Return the lens by focal lengths in pixels (fl_x ...), or by the angles of view (camera_angle_x) without them.
+    """Return the lens by focal lengths in pixels (fl_x ...), or without them by angles of view.
 
     Raise ValueError, naming `owner`, if a number is missing or out of range.
     """
@@ -194,7 +194,7 @@ def _distortion(values: dict, number: ReadNumber, owner: str) -> tuple[str, tupl
 def _angles(values: dict, owner: str) -> list[float]:
     """Return camera_angle_x, and camera_angle_y where it is given, in radians.
 
-    Raise ValueError, naming `owner`, if one is not an angle between 0 and pi. Pixels are square without the second.
+    Raise ValueError, naming `owner`, if one is not between 0 and pi. Pixels are square without the second.
     """
     angles = [values.get("camera_angle_x"), *(values[key] for key in ("camera_angle_y",) if key in values)]
     for key, angle in zip(("camera_angle_x", "camera_angle_y"), angles):

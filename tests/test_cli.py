@@ -27,8 +27,8 @@ def test_training_leaves_the_folder_everyones_tools_expect(trained, scene):
     folder, _ = trained
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     files = [name for name in files if "tfevents" not in name]
-    assert files == ["cameras.json", "cfg_args", "chkpnt-latest.safetensors", "chkpnt7.safetensors", "config.json",
-                     "history.json", "input.ply",
+    assert files == ["cameras.json", "cfg_args", "chkpnt-latest.safetensors", "chkpnt7.safetensors",
+                     "config.json", "history.json", "input.ply",
                      "point_cloud/iteration_12/point_cloud.ply",
                      "point_cloud/iteration_7/point_cloud.ply"]  # fmt: skip
     assert read_cfg_args(folder)["source_path"] == str(scene)

@@ -84,8 +84,8 @@ def require_more_iterations(given: dict[str, Any], done: int, record: dict[str, 
         )
     if record.get("iteration") != done:
         raise ValueError(
-            f"-m {folder}: this run is finished, and its last checkpoint is gone; train it anew with --overwrite, "
-            "or from an earlier checkpoint with --start_checkpoint"
+            f"-m {folder}: this run is finished, and its last checkpoint is gone; "
+            "train it anew with --overwrite, or from an earlier checkpoint with --start_checkpoint"
         )
 
 

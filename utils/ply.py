@@ -122,7 +122,7 @@ def _known_beginning(path: str | os.PathLike) -> str:
 
 
 def kind_of_vertices(names: Sequence[str]) -> str:
-    """Return what a vertex table without all that Gaussians need is, by its columns; empty if that is unclear."""
+    """Return what a table of vertices that are not Gaussians holds, by its columns; empty if unclear."""
     present = set(names)
     if {"packed_position", "packed_rotation"} <= present:
         return "a compressed PLY; give the PLY that it was made from"

@@ -1,7 +1,7 @@
-"""Which kernels of a package run for a tensor, and what they must be told about where.
+"""The kernels of a package that run for a tensor, and the device and stream that they run on.
 
-CMake installs this file as `_devices.py` into each kernel package. A package has `_cuda` if it was built with a CUDA
-compiler, and `_cuda_emulated`, for tests, if it was asked for.
+CMake installs this file as `_devices.py` into each kernel package. A package has `_cuda` if it was built
+with a CUDA compiler, and `_cuda_emulated`, for tests, if that was asked for.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class DeviceKernels:
         if not self.has(device):
             usable = " or ".join(self._by_type)
             raise ValueError(
-                f"{name}: expected a tensor on {usable}, which is all this build has kernels for, got {device}"
+                f"{name}: expected a tensor on {usable}, for which this build has kernels, got {device}"
             )
         return self._by_type[device.type]
 

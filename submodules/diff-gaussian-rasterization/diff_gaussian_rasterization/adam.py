@@ -10,7 +10,7 @@ from .backends import KERNELS
 
 
 class GaussianAdam(torch.optim.Adam):
-    """Adam (Kingma and Ba 2015), the same numbers as torch's: the parameters are tables with a row for each Gaussian.
+    """Adam (Kingma and Ba 2015), with the numbers of torch's. Parameters have one row for each Gaussian.
 
     After a step `unsound` (P,) int32, on the parameters' device, is 1 for the parameters, in the order of the
     groups, that have come to hold a NaN or an infinity, in this step or an earlier one.
@@ -24,7 +24,7 @@ class GaussianAdam(torch.optim.Adam):
 
     @torch.no_grad()
     def step(self) -> None:
-        """Every parameter with a gradient takes a step. Raises ValueError if they are not of equally many rows."""
+        """Update every parameter that has a gradient. Raise ValueError if their numbers of rows differ."""
         first = next((param for group in self.param_groups for param in group["params"]), None)
         if first is not None:
             self._run(len(first), first.device, None)
@@ -67,7 +67,7 @@ class GaussianAdam(torch.optim.Adam):
 
 
 class SparseGaussianAdam(GaussianAdam):
-    """Adam whose step leaves rows that were not visible, and their moments, as they are (Mallick et al. 2024).
+    """Adam that updates only visible rows and their moments (Mallick et al. 2024).
 
     Without bias correction: a row's number of steps is not the number of iterations.
     """

@@ -23,5 +23,5 @@ def cpu_info() -> dict[str, str | int]:
 
 
 def take_profile() -> tuple[dict[str, float], int]:
-    """Seconds in each stage on the CPU and tile-Gaussian pairs, over all renders there since the last call."""
+    """Return seconds of each stage and tile-Gaussian pairs of all renders on the CPU since the last call."""
     return _C.take_profile()

@@ -1,8 +1,8 @@
-"""Structural similarity (SSIM) of images, differentiable to the first of them, in one pass over the pixels.
+"""Structural similarity (SSIM) of images, differentiable in the first, in one pass over the pixels.
 
 Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity", equation 13,
-with an 11x11 Gaussian window of standard deviation 1.5. Under "same" padding the images continue as zeros outside;
-under "valid" only windows that lie inside count. float32, and float64 for checks.
+with an 11x11 Gaussian window of standard deviation 1.5. Under "same" padding the images are zero
+outside; under "valid" only windows that lie inside count. float32, and float64 for checks.
 """
 
 from __future__ import annotations

@@ -16,12 +16,12 @@ _MOST_POINTS = 2**31 - 1
 
 
 def distCUDA2(points: Tensor) -> Tensor:  # noqa: N802 - the ecosystem's name
-    """Mean squared distance of each point to its three nearest others: (N,) float32, exact, same device.
+    """Return the mean squared distance of each point to its three nearest others: (N,) float32, exact.
 
-    points: (N, 3) float32, finite, on any device; the search runs there, or on the CPU where this build has no kernels
-    for it. Another point at the same place counts, with distance 0. With fewer than three others the mean is over
-    those; a point alone gets 0.
-    Raises TypeError or ValueError for another dtype or shape, NaN, infinity, or 2^31 points and more.
+    points: (N, 3) float32, finite, on any device. The search runs there, or on the CPU if this build has no
+    kernels for the device; the result is on the device of `points`. Another point at the same place counts,
+    with distance 0. With fewer than three others the mean is over those; a single point gets 0.
+    Raise TypeError or ValueError for another dtype or shape, NaN, infinity, or 2^31 points and more.
     """
     there = check_tensor("points", points, ("N", 3)).detach()
     if not KERNELS.has(there.device):
