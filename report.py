@@ -25,7 +25,7 @@ def report_parser() -> Parser:
     parser = Parser(
         prog="report.py",
         usage="report.py -m OUTPUT [flags]",
-        description="Write a run's numbers, curves, pictures and errors to one page, OUTPUT/report.html.",
+        description="Write a run's numbers, curves, images and errors to one page, OUTPUT/report.html.",
         examples=EXAMPLES,
     )
     add = parser.add_argument

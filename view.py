@@ -39,8 +39,9 @@ EXAMPLES = """\
   python view.py --ply theirs.ply            a PLY of any 3DGS program
   python train.py -s scene --viewer          the same page, of a run in training
 
-Errors of Gaussians and of views need the scene's photos; ages and importances a checkpoint of the iteration. To look
-from another machine: ssh -L 8080:127.0.0.1:8080 HOST, or --ip 0.0.0.0 on a network that you trust.
+Errors of Gaussians and of views need the scene's photos; ages and importances need a checkpoint of the
+iteration. To look from another machine: ssh -L 8080:127.0.0.1:8080 HOST, or --ip 0.0.0.0 on a network that
+you trust.
 """
 
 
@@ -48,7 +49,7 @@ def view_parser() -> Parser:
     parser = Parser(
         prog="view.py",
         usage="view.py -m OUTPUT [flags]",
-        description="Show a trained model, and what is known of its Gaussians, on a page in the browser.",
+        description="Show a trained model and scores of its Gaussians on a page in the browser.",
         examples=EXAMPLES,
     )
     add = parser.add_argument
@@ -65,18 +66,18 @@ def view_parser() -> Parser:
 
 
 class Source:
-    """What is looked at: a run whose iterations and photos are read when they are asked for, or one file."""
+    """The run or PLY file to look at. Iterations and photos of a run are read on request."""
 
     def __init__(self, folder: Path | None, ply: Path | None, settings: Settings) -> None:
         self.folder, self.ply, self.settings = folder, ply, settings
         self.iterations = [] if ply else run_folder.saved_iterations(folder)
         entries = folder / "cameras.json" if folder else None
         self.cameras = cameras_of_entries(read_json(entries, list), entries) if entries else []
-        self.inspected = functools.lru_cache(maxsize=2)(self._subject)
+        self.inspected = functools.lru_cache(maxsize=2)(self._inspect)
         self.photos = functools.cache(self._photos)
 
-    def _subject(self, iteration: int) -> InspectedModel:
-        """The model at a saved iteration; from a checkpoint of it, which knows more, if there is one."""
+    def _inspect(self, iteration: int) -> InspectedModel:
+        """Load the model at a saved iteration: from its checkpoint, which holds more, if there is one."""
         checkpoint = run_folder.checkpoint_path(self.folder, iteration) if self.iterations else None
         if checkpoint is None or not checkpoint.is_file():
             path = self.ply or run_folder.point_cloud_path(self.folder, iteration)
@@ -89,14 +90,17 @@ class Source:
         return inspect_with_tags(model, record["iteration"], self.settings, self.photos)
 
     def _photos(self) -> Cameras:
-        """The views with their photos, training views first; none where the scene is not there."""
+        """Load the views with their photos, training views first; none if no scene is recorded."""
         if not self.settings.model.source_path:
             return Cameras([])
         scene = load_scene(**self.settings.of_scene())
         return scene.train + scene.test
 
     def place_cameras(self, page: WebViewer, model: GaussianModel) -> None:
-        """Frusta, and where to look from; in front of the Gaussians if no cameras are known."""
+        """Add the run's cameras to the page and set its initial camera.
+
+        Without cameras, the initial camera is placed in front of the Gaussians.
+        """
         if self.cameras:
             place_cameras(page, self.cameras)
             return
@@ -109,14 +113,14 @@ class Source:
 def watch(source: Source, page: WebViewer, iteration: int) -> None:
     """Serve the page until Ctrl-C."""
 
-    def wanted(request: ViewRequest) -> InspectedModel:
+    def inspected(request: ViewRequest) -> InspectedModel:
         return source.inspected(request.iteration if source.iterations else iteration)
 
     while True:
         title = f"**{source.ply or source.folder}**"
         page.serve(
-            lambda request: answer_request(wanted(request), request),
-            lambda request: browser_splats(wanted(request), request),
+            lambda request: answer_request(inspected(request), request),
+            lambda request: browser_splats(inspected(request), request),
             title,
         )
         page.wait()
@@ -125,7 +129,7 @@ def watch(source: Source, page: WebViewer, iteration: int) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     options = view_parser().parse_args(argv)
     if bool(options.model_path) == bool(options.ply):
-        raise ValueError("what is to be looked at? give either a run's folder with -m or a file with --ply")
+        raise ValueError("which model? give either a run's folder with -m or a file with --ply")
     require_viser()
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -1,4 +1,4 @@
-"""Child processes that end together: our commands, run by another command of ours."""
+"""The child processes that full_eval.py starts: it runs this project's commands and can stop all of them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ from utils.commands import EXIT_INTERRUPTED
 
 
 class ChildProcesses:
-    """The commands at work, so that all of them can be stopped."""
+    """The set of running commands, which can be stopped together."""
 
     def __init__(self, threads: int) -> None:
-        """threads: of each command, 0: as many as it likes."""
+        """threads: CPU threads of each command; 0 leaves the number to the command."""
         self._environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
         self._children: set[subprocess.Popen] = set()
         self._lock, self.stopping = threading.Lock(), False
 
     def call(self, script: Path, flags: Sequence[str], log: Path) -> int:
-        """Exit code of a Python script, whose command and output are added to `log`."""
+        """Run a Python script and return its exit code.
+
+        Its command line and its output are appended to `log`. After `stop`, nothing runs and the code is
+        EXIT_INTERRUPTED.
+        """
         with self._lock, open(log, "ab") as file:
             if self.stopping:
                 return EXIT_INTERRUPTED
@@ -36,7 +40,8 @@ class ChildProcesses:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env=self._environment,
-                start_new_session=True,  # so that Ctrl-C reaches it through `stop` only, and once
+                # Ctrl-C reaches the child through `stop` only, and once.
+                start_new_session=True,
             )
             self._children.add(child)
         code = child.wait()
@@ -45,7 +50,7 @@ class ChildProcesses:
         return code
 
     def stop(self) -> None:
-        """Interrupt what is at work, which then says in its log where it stands; start nothing more."""
+        """Interrupt all running commands and start no more. Each reports in its log how far it got."""
         with self._lock:
             self.stopping = True
             for child in self._children:
@@ -54,10 +59,10 @@ class ChildProcesses:
 
 def interrupt_on_signals() -> None:
     """Let SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does, so that children can be stopped."""
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(ending) == signal.SIG_DFL:
-            signal.signal(ending, signal.default_int_handler)
-    # A job in the background ignores SIGINT, and so would its children, which `stop` interrupts by it:
-    # ignoring is inherited, a handler is not.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+    # A background job ignores SIGINT, and its children inherit that, so that `stop` could not interrupt them.
+    # A handler is not inherited.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, lambda *_: None)

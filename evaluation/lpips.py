@@ -1,10 +1,10 @@
-"""LPIPS v0.1 on VGG16: how different two pictures look.
+"""LPIPS v0.1 on VGG16: how different two images look.
 
-Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric". Both pictures
-go through the convolutions of VGG16. After each of its five stages the features of every pixel are scaled
-to length 1; their squared differences, weighted per channel by a learned head and averaged over the pixels,
-are added up. The heads lie beside this file (lpips_vgg_heads.safetensors, licence in
-lpips_vgg_heads.LICENSE.txt); the VGG16 convolutions are torchvision's, read from a state dict.
+Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric". Both images
+go through the convolutions of VGG16. After each of its five stages, the features of every pixel are scaled
+to length 1. Their squared differences are weighted per channel by a learned head, averaged over the pixels
+and added up over the stages. The heads lie beside this file (lpips_vgg_heads.safetensors, license in
+lpips_vgg_heads.LICENSE.txt). The VGG16 convolutions are torchvision's, read from a state dict.
 """
 
 from __future__ import annotations
@@ -22,23 +22,25 @@ from torch import Tensor
 
 VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 VGG16_HASH = "397923af"  # first digits of the file's SHA-256
-CONNECTION_TIMEOUT = 10.0  # seconds without an answer after which a download is given up
+CONNECTION_TIMEOUT = 10.0  # seconds without an answer, after which a download fails
 HEADS = Path(__file__).with_name("lpips_vgg_heads.safetensors")
 
 STAGES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))  # N of torchvision's `features.N`
 CHANNELS = (64, 128, 256, 512, 512)  # of the features after each stage
-SHIFT = (-0.030, -0.088, -0.188)  # RGB mean and deviation of LPIPS v0.1
+# RGB mean and standard deviation in LPIPS v0.1.
+SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
-TINY = 1e-10  # keeps features that are all 0 from dividing by 0; the reference implementation's value
-SMALLEST_SIDE = 16  # pixels: four times halved, one is left
-STRIP_PIXELS = 1 << 16  # computed at once: 16 MiB of features in the first stage; more is not faster
+TINY = 1e-10  # avoids 0 / 0 where all features are 0; the reference implementation's value
+SMALLEST_SIDE = 16  # pixels; halving it four times leaves one
+# Pixels that are computed at once: 16 MiB of features in the first stage. More is not faster.
+STRIP_PIXELS = 1 << 16
 
 
 class LPIPS:
-    """The measure, with its weights on one device."""
+    """The LPIPS metric with its weights on one device."""
 
     def __init__(self, backbone: dict[str, Tensor], device: torch.device | str = "cpu") -> None:
-        """`backbone`: a torchvision state dict of VGG16, as `read_vgg16` returns it."""
+        """backbone: a torchvision state dict of VGG16, as `read_vgg16` returns it."""
         names = [[f"features.{index}" for index in stage] for stage in STAGES]
         heads = safetensors.torch.load_file(HEADS)
         self._stages = [
@@ -56,12 +58,12 @@ class LPIPS:
         references: Tensor,  # same shape
         normalize: bool = False,
     ) -> Tensor:
-        """LPIPS of each pair, (B,).
+        """Return the LPIPS of each pair, (B,).
 
-        The network was made for values in [-1, 1]: `normalize=True` brings [0, 1] there. 3DGS (Kerbl et al.
-        2023) and those who compare with it feed [0, 1] as it is, the default here; numbers of the two
-        conventions differ.
-        ValueError if the shapes differ or a side is shorter than 16 pixels.
+        The network expects values in [-1, 1]; `normalize=True` maps [0, 1] to that range. 3DGS (Kerbl et al.
+        2023) and the papers that compare with it feed [0, 1] unchanged, which is the default here. The two
+        conventions give different numbers.
+        Raise ValueError if the shapes differ or a side is shorter than 16 pixels.
         """
         _check(images, references)
         pairs = torch.cat([images, references])
@@ -81,7 +83,7 @@ def _check(images: Tensor, references: Tensor) -> None:
         )
     height, width = images.shape[2:]
     if min(height, width) < SMALLEST_SIDE:
-        raise ValueError(f"LPIPS needs pictures of at least 16 x 16 pixels, got {width} x {height}")
+        raise ValueError(f"LPIPS needs images of at least 16 x 16 pixels, got {width} x {height}")
 
 
 def _stage_in_strips(
@@ -89,10 +91,10 @@ def _stage_in_strips(
     stage: list[tuple[Tensor, Tensor]],  # weights (D, C, 3, 3) and biases (D,)
     head: Tensor,  # (D,)
 ) -> tuple[Tensor, Tensor]:
-    """Distance (B,) after the stage, and what the next stage gets: (2B, D, H // 2, W // 2).
+    """Return the distances (B,) after the stage and the next stage's input (2B, D, H // 2, W // 2).
 
-    Strip by strip of rows, as the features of a whole photo fill gigabytes. A strip is computed with a
-    margin of one row for each convolution, so that the result is that of the whole picture.
+    The stage is computed in strips of rows, because the features of a whole photo fill gigabytes. A strip
+    has a margin of one row for each convolution, so that the result is that of the whole image.
     """
     count, _, height, width = features.shape
     margin = len(stage)
@@ -105,13 +107,16 @@ def _stage_in_strips(
             strip = F.relu_(F.conv2d(strip, weight, bias, padding=1))
         strip = strip[:, :, top - start : bottom - start]
         distance += _weighted_difference(strip, head)
-        if halved.numel():  # a picture below 32 pixels ends with features that cannot be halved again
+        if halved.numel():  # the last features of an image below 32 pixels cannot be halved again
             halved[:, :, top // 2 : bottom // 2] = F.max_pool2d(strip, 2)
     return distance / (height * width), halved
 
 
 def _strips(height: int, rows: int) -> Iterator[tuple[int, int]]:
-    """Cut `height` into strips of about `rows`, all from even rows. No row is left alone, to be halved."""
+    """Cut `height` into strips of about `rows`.
+
+    Every strip begins at an even row and has at least two rows, so that it can be halved.
+    """
     tops = range(0, max(height - 1, 1), max(rows // 2 * 2, 2))
     return zip(tops, [*tops[1:], height])
 
@@ -120,7 +125,7 @@ def _weighted_difference(
     features: Tensor,  # (2B, D, H, W)
     head: Tensor,  # (D,)
 ) -> Tensor:
-    """Squared difference of the unit features, weighted by channel, summed over pixels: (B,)."""
+    """Return the squared differences of the unit features, weighted by channel, summed over pixels: (B,)."""
     unit = features / (features.square().sum(dim=1, keepdim=True).sqrt() + TINY)
     images, references = unit.chunk(2)
     return torch.einsum("bdhw,d->b", (images - references).square(), head)
@@ -130,16 +135,17 @@ def _weighted_difference(
 
 
 def read_vgg16(path: str | Path) -> dict[str, Tensor]:
-    """The convolutions of a torchvision state dict of VGG16, as float32; half precision is accepted.
+    """Read the convolutions of a torchvision state dict of VGG16 as float32; half precision is accepted.
 
-    Nothing in the file is run. FileNotFoundError, or ValueError if it is something else.
+    No code in the file is run. Raise FileNotFoundError without the file, and ValueError if it is no such
+    state dict.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"VGG16 weights not found: {path}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as problem:  # torch passes on whatever its readers of several formats raise
+    except Exception as problem:  # torch's readers of several formats raise errors of many types
         raise ValueError(f"{path}: not a state dict saved by torch ({type(problem).__name__})") from problem
     shapes = _convolution_shapes()
     for name, shape in shapes.items():
@@ -162,9 +168,9 @@ def _convolution_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def fetch_vgg16(quiet: bool = False) -> Path:
-    """Path of VGG16's weights in torch hub's cache, after downloading them (528 MB) if they are not there.
+    """Return the path of VGG16's weights in torch hub's cache; download them (528 MB) if they are missing.
 
-    OSError if the download fails; what to do instead is in the message.
+    Raise OSError if the download fails; the message says what to do instead.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(VGG16_URL).name
     if path.is_file():
@@ -183,7 +189,7 @@ def fetch_vgg16(quiet: bool = False) -> Path:
 
 @contextlib.contextmanager
 def _connection_timeout(seconds: float) -> Iterator[None]:
-    """torch.hub opens connections without a time limit of its own; this gives them one."""
+    """Set a time limit on connections inside the block, because torch.hub sets none."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

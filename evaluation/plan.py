@@ -1,4 +1,4 @@
-"""Which runs full_eval.py makes, and what is left to do for each."""
+"""The plan of full_eval.py: its runs, and the steps that each of them still needs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scene.transforms import FILE, TRAIN_FILE
 from utils import run_folder
 from utils.files import read_json, refuse_foreign
 
-# The published scenes by the folder of pictures they are trained on (Kerbl et al. 2023, section 7.2).
+# The published scenes by the image folder that they are trained on (Kerbl et al. 2023, section 7.2).
 PUBLISHED = {
     "MipNeRF360": {
         "images_4": "bicycle flowers garden stump treehill",
@@ -25,6 +25,7 @@ PUBLISHED = {
     "TanksAndTemples": {"images": "truck train"},
     "DeepBlending": {"images": "drjohnson playroom"},
 }
+# Flags that full_eval.py gives to train.py itself.
 SET_HERE = (
     "source_path",
     "model_path",
@@ -37,11 +38,12 @@ SET_HERE = (
 )
 NAME = re.compile(r"\w[\w.+-]*")
 
-Steps = dict[str, list[str]]  # what is left to do for a run: the command and its flags, by what it does
+# The steps that a run still needs: the command and its flags, by the step's name.
+Steps = dict[str, list[str]]
 
 
 class PlannedRun(NamedTuple):
-    """One training with its pictures and measures."""
+    """The training of one variant on one scene with one seed, with its renders and metrics."""
 
     folder: Path
     flags: list[str]  # for train.py
@@ -56,13 +58,14 @@ class PlannedRun(NamedTuple):
         return self.folder.with_name(f"{self.folder.name}.log")
 
 
-# What is asked for
+# Planning
 
 
 def plan(options: argparse.Namespace, passed_on: list[str]) -> list[PlannedRun]:
-    """All runs, whose flags are known to be good. ValueError or OSError for the first that are not.
+    """Return all runs, with their flags checked.
 
-    passed_on: flags of train.py for all of them.
+    passed_on: flags of train.py for every run.
+    Raise ValueError or OSError at the first run with bad flags.
     """
     scenes, rows = choose_scenes(options), split_named("--variants", options.variants)
     own_flags = split_named("--scene_flags", options.scene_flags)
@@ -86,7 +89,11 @@ def plan(options: argparse.Namespace, passed_on: list[str]) -> list[PlannedRun]:
 
 
 def choose_scenes(options: argparse.Namespace) -> dict[str, tuple[Path, str, list[str]]]:
-    """Folder, dataset and flags of every scene; absent published ones are reported and left out."""
+    """Return folder, dataset and flags of every scene, by its name.
+
+    Published scenes that are absent are reported and left out. Raise ValueError if there is no scene, or if
+    two have the same name.
+    """
     found = [(folder.resolve().name, (folder, "", [])) for folder in options.scenes]
     for dataset in PUBLISHED:
         if top := getattr(options, dataset):
@@ -100,19 +107,23 @@ def choose_scenes(options: argparse.Namespace) -> dict[str, tuple[Path, str, lis
 
 
 def published_scenes(dataset: str, top: Path) -> list[tuple[str, tuple[Path, str, list[str]]]]:
-    """Those of a dataset that are below `top`. FileNotFoundError if none is."""
+    """Return the scenes of a dataset that are below `top`. Raise FileNotFoundError if none is."""
     images_of = {name: images for images, names in PUBLISHED[dataset].items() for name in names.split()}
     absent = [name for name in images_of if not (top / name).is_dir()]
     if len(absent) == len(images_of):
         raise FileNotFoundError(f"{top} holds no scene of {dataset}: looked for {', '.join(absent)}")
     if absent:
         print(f"Not in {top}, left out: {', '.join(absent)}")
-    there = {name: images for name, images in images_of.items() if name not in absent}
-    return [(name, (top / name, dataset, ["-i", images])) for name, images in there.items()]
+    found = {name: images for name, images in images_of.items() if name not in absent}
+    return [(name, (top / name, dataset, ["-i", images])) for name, images in found.items()]
 
 
 def split_named(option: str, texts: Sequence[str]) -> dict[str, list[str]]:
-    """`NAME="WORDS"` by name, the words taken apart as a shell does; no words where there is no `=`."""
+    """Parse texts of the form `NAME="WORDS"` into words by name.
+
+    The words are split as a shell splits them; a text without `=` has none. Raise ValueError if a text is
+    malformed or a name is given twice.
+    """
     found: dict[str, list[str]] = {}
     for text in texts:
         name, _, words = text.partition("=")
@@ -129,30 +140,33 @@ def split_named(option: str, texts: Sequence[str]) -> dict[str, list[str]]:
 
 def make_run(output: Path, names: dict[str, Any], flags: list[str]) -> PlannedRun:
     given = given_flags(train_parser(), flags)
-    make_settings(given)  # refuses values out of their bounds
+    make_settings(given)  # raises if a value is out of bounds
     settings = VARIANTS[names["variant"]] | given | {"source_path": str(Path(given["source_path"]).resolve())}
-    settings = json.loads(json.dumps(settings))  # as they will be read again
+    settings = json.loads(json.dumps(settings))  # comparable with the settings read back from eval.json
     folder = output / names["scene"] / names["row"] / f"seed_{names['seed']}"
     command = shlex.join(["python", "train.py", *flags, "-m", str(folder)])
     return PlannedRun(folder, flags, names | {"command": command, "settings": settings})
 
 
-# What is left to do
+# Steps of a run
 
 
 def steps_left(run: PlannedRun, options: argparse.Namespace) -> Steps:
-    """What completes `run`, in order. ValueError or OSError: another run is in its place, or no scene."""
+    """Return the steps that complete `run`, in order.
+
+    Raise ValueError if a file of another run or program is in its place, and OSError if the scene is missing.
+    """
     steps: Steps = {}
     run_folder.require_run_or_room(run.folder)
     refuse_foreign(run.folder / tables.RECORD, rb'\{\s*"dataset":')
     refuse_foreign(run.log, rb"\$ python ")
     config = run_folder.read_config(run.folder)
-    how = None if options.skip_training else how_to_train(run, config, options.overwrite)
-    if how is not None:
-        if "--overwrite" in how:
+    start = None if options.skip_training else start_flags(run, config, options.overwrite)
+    if start is not None:
+        if "--overwrite" in start:
             run_folder.require_replaceable(run.folder)
         check_scene(run)
-        steps["training"] = ["train.py", *run.flags, "-m", str(run.folder), *how]
+        steps["training"] = ["train.py", *run.flags, "-m", str(run.folder), *start]
         config = {}
     images = has_images(run.folder, config)
     if not (options.skip_rendering or images) and (steps or config.get("finished")):
@@ -168,8 +182,11 @@ def steps_left(run: PlannedRun, options: argparse.Namespace) -> Steps:
     return steps
 
 
-def how_to_train(run: PlannedRun, config: dict[str, Any], overwrite: bool) -> list[str] | None:
-    """None: it is trained. Else what train.py is given besides the run's flags."""
+def start_flags(run: PlannedRun, config: dict[str, Any], overwrite: bool) -> list[str] | None:
+    """Return the flag that starts or resumes the training, or None if it is finished.
+
+    Raise ValueError if the run was trained with other flags and `overwrite` is not set.
+    """
     before = read_json(run.folder / tables.RECORD)
     changes = differences(before["settings"], run.record["settings"]) if before else ""
     if not before and run_folder.holds_results(run.folder):
@@ -187,7 +204,7 @@ def how_to_train(run: PlannedRun, config: dict[str, Any], overwrite: bool) -> li
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Such as `--iterations was 7000, is 30000`; empty if there are none."""
+    """Describe changed settings, as in `--iterations was 7000, is 30000`; empty if none changed."""
     before, now = without_aliases(before), without_aliases(now)
     names = [name for name in before | now if before.get(name) != now.get(name)]
     absent = "not given"
@@ -195,7 +212,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def check_scene(run: PlannedRun) -> None:
-    """A cheap look at it, before hours of training on the scenes before it."""
+    """Raise FileNotFoundError if the run's scene is incomplete, before the first run trains for hours."""
     folder = Path(run.record["settings"]["source_path"])
     images = folder / run.record["settings"].get("images", "images")
     if not folder.is_dir():
@@ -209,7 +226,7 @@ def check_scene(run: PlannedRun) -> None:
 
 
 def has_images(folder: Path, config: dict[str, Any]) -> bool:
-    """Whether the last Gaussians of a finished run were rendered in every view."""
+    """Return whether the final Gaussians of a finished run were rendered in every view."""
     if not config.get("finished"):
         return False
     return all(
@@ -221,9 +238,12 @@ def has_images(folder: Path, config: dict[str, Any]) -> bool:
 
 
 def is_measured(folder: Path, config: dict[str, Any], lpips_too: bool, train_views: int | None) -> bool:
-    """With LPIPS if it is wanted, and on at least as many training views as are wanted (None: all)."""
+    """Return whether the renders of a finished run were measured as the options ask.
+
+    lpips_too: whether LPIPS is needed. train_views: the number of training views needed, None for all.
+    """
     results = read_json(folder / "results.json").get(f"ours_{config['iteration']}")
     if not results or (lpips_too and results["lpips_missing"]):
         return False
-    wanted = config["views"]["train"] if train_views is None else train_views
-    return results["views"]["train"] >= min(wanted, config["views"]["train"])
+    needed = config["views"]["train"] if train_views is None else train_views
+    return results["views"]["train"] >= min(needed, config["views"]["train"])

@@ -1,4 +1,4 @@
-"""Pictures of a table of results: quality against size, and where variants differ. Needs matplotlib."""
+"""Plots of a table of results: quality against size, and where variants differ. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from evaluation.error_maps import error_map, full_scale, pair_paths, read_rgb
 from evaluation.tables import Row, over_seeds
 from utils.files import read_json, write_atomically
 
-# Told apart by the colour-blind too (Okabe & Ito 2008), and by their shape.
+# Color-blind readers can tell these apart (Okabe & Ito 2008); the markers also differ in shape.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP<>"
 BETTER = {"SSIM": "higher is better", "PSNR": "dB, higher is better", "LPIPS": "lower is better"}
-# Where a label may stand, the best first: offset from its point in 1/72 inch, and how it is aligned there.
+# Candidate label positions, best first: the offset from the point in 1/72 inch, and the alignment there.
 LABEL_PLACES = [
     (
         (x * reach, y * reach),
@@ -35,13 +35,15 @@ SPLIT_NAMES = {"test": "held-out", "train": "training"}
 SMALLEST_WINDOW = 32  # pixels
 DOTS_PER_INCH = 150
 VIEWS_SHOWN = 3  # side by side, per scene
-LEAST_SCALE = 0.05  # where the colours of error maps end at least, so that hardly any error looks like that
+# The color scale of error maps ends here or higher, so that a tiny error looks tiny.
+LEAST_SCALE = 0.05
 
-Point = tuple[str, float, tuple[float, float, float], str]  # name, size in MB, value and its range, colour
+# name, size in MB, (value, lowest, highest), color
+Point = tuple[str, float, tuple[float, float, float], str]
 
 
 def draw_all(output: Path, rows: list[Row]) -> list[Path]:
-    """All plots of all scenes in `rows` (of `tables.read_rows`), into output/plots; returns their paths."""
+    """Draw the plots of all scenes in `rows` (of `tables.read_rows`); return their paths in output/plots."""
     names = list(dict.fromkeys(row["row"] for row in rows))
     figures: dict[str, Figure | None] = {}
     for scene in dict.fromkeys(row["scene"] for row in rows):
@@ -64,9 +66,9 @@ def _save(figure: Figure, path: Path) -> Path:
 
 
 def quality_against_size(scene: str, rows: list[Row], names: list[str]) -> Figure | None:
-    """Held-out PSNR, SSIM and LPIPS over the PLY's size; None if nothing was measured.
+    """Plot held-out PSNR, SSIM and LPIPS against the PLY's size; None if nothing was measured.
 
-    rows: of one scene, all seeds. names: all names of rows, so that a row looks the same in every plot.
+    rows: the rows of one scene, all seeds. names: all row names, so that a row looks the same in every plot.
     """
     measures = [name for name in ("PSNR", "SSIM", "LPIPS") if any(_measured(rows, name))]
     if not measures:
@@ -82,7 +84,7 @@ def quality_against_size(scene: str, rows: list[Row], names: list[str]) -> Figur
     panels = list(zip(figure.subplots(1, len(measures), squeeze=False)[0], measures))
     points = [_draw_points(axes, measure, _measured(rows, measure), names) for axes, measure in panels]
     FigureCanvasAgg(figure)
-    figure.draw_without_rendering()  # settles the layout, on which the places of labels depend
+    figure.draw_without_rendering()  # computes the layout, on which the label positions depend
     for (axes, _), labeled in zip(panels, points):
         _label(axes, labeled)
     return figure
@@ -93,7 +95,7 @@ def _measured(rows: list[Row], measure: str) -> list[Row]:
 
 
 def _draw_points(axes: Axes, measure: str, rows: list[Row], names: list[str]) -> list[Point]:
-    """One point for each name of a row, at the mean over its seeds."""
+    """Draw one point for each row name, at the mean over its seeds; return the points."""
     points = []
     for mean in over_seeds(rows):
         style = names.index(mean["row"])
@@ -106,11 +108,11 @@ def _draw_points(axes: Axes, measure: str, rows: list[Row], names: list[str]) ->
         axes.errorbar(x, y, **bars, fmt=MARKERS[style % len(MARKERS)], color=color, markersize=8,
                       markeredgecolor="white", markeredgewidth=0.7, capsize=3, elinewidth=1.2)  # fmt: skip
         points.append((mean["row"], x, (y, min(values), max(values)), color))
-    _dress(axes, measure, [x for _, x, _, _ in points])
+    _style(axes, measure, [x for _, x, _, _ in points])
     return points
 
 
-def _dress(axes: Axes, measure: str, sizes: list[float]) -> None:
+def _style(axes: Axes, measure: str, sizes: list[float]) -> None:
     if max(sizes) > 3 * min(sizes):
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -125,7 +127,7 @@ def _dress(axes: Axes, measure: str, sizes: list[float]) -> None:
 
 
 def _label(axes: Axes, points: list[Point]) -> None:
-    """Write every name beside its point, at the first place where it hides nothing."""
+    """Write every name beside its point, at the first position where it hides the least."""
     renderer = axes.figure.canvas.get_renderer()
     ends = [axes.transData.transform([(x, low), (x, high)]) for _, x, (_, low, high), _ in points]
     taken = [Bbox([low - 6, high + 6]) for low, high in ends]  # marker and bar
@@ -159,9 +161,10 @@ def _common_area(one: Bbox, other: Bbox) -> float:
 
 
 def most_different_views(output: Path, rows: list[Row], count: int = VIEWS_SHOWN) -> list[tuple[str, str]]:
-    """(split, picture) of the views on which the rows differ most, by LPIPS or else PSNR; held-out if any.
+    """Return (split, image name) of the `count` views on which the rows differ most.
 
-    rows: of one scene, one seed of each. Fewer than two rows that measured the same views: none.
+    Held-out views are preferred to training views, and LPIPS to PSNR. The result is empty unless at least two
+    rows measured the same views. rows: the rows of one scene, one seed of each.
     """
     for split in ("test", "train"):
         for measure in ("LPIPS", "PSNR"):
@@ -170,22 +173,22 @@ def most_different_views(output: Path, rows: list[Row], count: int = VIEWS_SHOWN
             common = set.intersection(*(set(values) for values in found)) if len(found) > 1 else set()
             spread = {name: np.ptp([values[name] for values in found]) for name in common}
             if spread:
-                chosen = sorted(spread, key=lambda name: (-spread[name], name))[:count]
-                return [(split, name) for name in chosen]
+                names = sorted(spread, key=lambda name: (-spread[name], name))[:count]
+                return [(split, name) for name in names]
     return []
 
 
 def _per_view(output: Path, row: Row, split: str, measure: str) -> dict[str, float]:
-    """A row's measure by picture; views without a value are left out."""
+    """Return a row's measure by image name; views without a value are left out."""
     values = read_json(output / row["folder"] / "per_view.json").get(f"ours_{row['iterations']}", {})
     of_split = values if split == "test" else values.get("train", {})
     return {name: value for name, value in of_split.get(measure, {}).items() if value is not None}
 
 
 def side_by_side(output: Path, rows: list[Row], split: str, image_name: str) -> Figure | None:
-    """The window of a view where the rows differ most: photo and renders, and below each render its error.
+    """Show the window of a view where the rows differ most: ground-truth image, renders and error maps.
 
-    Rows without that picture, or with one of another size, are left out; None without any picture.
+    Rows without a render of that view, or with one of another size, are left out. Without any, return None.
     """
     paths = [pair_paths(output / row["folder"], split, row["iterations"], image_name) for row in rows]
     found = [(row, *pair) for row, pair in zip(rows, paths) if all(path.is_file() for path in pair)]
@@ -215,7 +218,7 @@ def side_by_side(output: Path, rows: list[Row], split: str, image_name: str) -> 
 
 
 def _show_gt_image(column: np.ndarray, gt_image: np.ndarray, window: tuple[slice, slice]) -> None:
-    """Above what is in the window, below the whole."""
+    """Show the window of the ground-truth image above, and the whole image below."""
     _show(column[0], gt_image[window], "photo")
     _show(column[1], gt_image, "")
     column[1].set_xlabel("the whole view", fontsize=9)
@@ -226,13 +229,16 @@ def _show_gt_image(column: np.ndarray, gt_image: np.ndarray, window: tuple[slice
 
 
 def most_different_window(images: np.ndarray) -> tuple[slice, slice]:  # images: (R, H, W, 3)
-    """Rows and columns of the square, two fifths of the shorter side, with the largest spread over images."""
+    """Return rows and columns of the square in which the images differ most.
+
+    Its side is two fifths of the shorter side of the images, but at least SMALLEST_WINDOW.
+    """
     spread = np.ptp(images, axis=0).mean(2)
     height, width = spread.shape
     side = min(height, width, max(SMALLEST_WINDOW, min(height, width) * 2 // 5))
     sums = cv2.integral(spread.astype(np.float64))
     inside = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
-    y, x = (int(place) for place in np.unravel_index(inside.argmax(), inside.shape))
+    y, x = (int(index) for index in np.unravel_index(inside.argmax(), inside.shape))
     return slice(y, y + side), slice(x, x + side)
 
 

@@ -1,7 +1,8 @@
-"""What the runs of full_eval.py measured, as one table: rows -> Markdown, CSV, JSON, and the survey's CSV.
+"""The results of full_eval.py's runs as one table: rows -> Markdown, CSV, JSON, and the survey's CSV.
 
-A row is a dictionary: what names the run (NAMES), what was measured (NUMBERS, None where it was not), and
-how it came about (ORIGINS). A mean over seeds is a row too, with `seed` "mean of N" and each number's spread.
+A row is a dictionary. It holds the names of the run (NAMES), its measured numbers (NUMBERS, None where a
+number was not measured) and its origin (ORIGINS). A mean over seeds is a row too: its `seed` is "mean of N",
+and it has the spread of each number.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ Row = dict[str, Any]
 
 ABOUT = """# Results
 
-SSIM, PSNR (dB) and LPIPS are means over the views of the saved PLY, rendered to 8-bit pictures: "test" over
-the held-out views (`--eval`), "train" over the training views, or some of them, evenly spaced (`--train_views`). MB (10^6 bytes) is the size of the PLY, peak
-MB the memory that training took, minutes its time. A mean over seeds is followed by its spread [max - min].
+SSIM, PSNR (dB) and LPIPS are means over the views of the saved PLY, rendered to 8-bit images: "test" over
+the held-out views (`--eval`), "train" over the training views, or some of them, evenly spaced
+(`--train_views`). MB (10^6 bytes) is the size of the PLY, peak MB the memory that training took, minutes its
+time. A mean over seeds is followed by its spread [max - min].
 """
 
 
@@ -41,7 +43,7 @@ MB the memory that training took, minutes its time. A mean over seeds is followe
 
 
 def read_rows(output: Path) -> list[Row]:
-    """One row for every finished run below `output`, in the table's order."""
+    """Read one row for every finished run below `output`, in the table's order."""
     records = sorted(output.glob(f"*/*/seed_*/{RECORD}"))
     rows = [row for row in (read_row(path.parent, output) for path in records) if row]
     return sorted(rows, key=_order)
@@ -54,7 +56,7 @@ def _order(row: Row) -> tuple:
 
 
 def read_row(folder: Path, output: Path) -> Row | None:
-    """What the run in `folder`, below `output`, measured; None if its training has not finished."""
+    """Read the row of the run in `folder`, below `output`; None if its training has not finished."""
     record, config = read_json(folder / RECORD), run_folder.read_config(folder)
     if not record or not config.get("finished"):
         return None
@@ -84,12 +86,12 @@ def read_row(folder: Path, output: Path) -> Row | None:
 
 
 def over_seeds(rows: list[Row]) -> list[Row]:
-    """The mean row of every scene and table row, in the order of `rows`."""
+    """Return the mean over seeds for every scene and table row, in the order of `rows`."""
     return [_mean(group) for group in _groups(rows, "scene", "row")]
 
 
 def over_scenes(means: list[Row]) -> list[Row]:
-    """Means over scenes of rows that are means over seeds; rows that lack a scene are left out."""
+    """Return the means over scenes of means over seeds; table rows that lack a scene are left out."""
     scenes = {row["scene"] for row in means}
     groups = [group for group in _groups(means, "row") if len(group) == len(scenes)]
     return [_mean(group) | {"scene": f"mean of {len(scenes)} scenes"} for group in groups]
@@ -103,7 +105,7 @@ def _groups(rows: list[Row], *keys: str) -> list[list[Row]]:
 
 
 def _mean(rows: list[Row]) -> Row:
-    """The mean of every number, None where a row has none; `spread`: their max - min."""
+    """Return the mean of every number, None if a row lacks it, and the `spread` of each, max - min."""
     values = {name: [row[name] for row in rows] for name in NUMBERS}
     known = {name: numbers for name, numbers in values.items() if None not in numbers}
     commands = {re.sub(r"(--seed|/seed_)( ?)\d+", r"\1\2SEED", row["command"]): None for row in rows}
@@ -122,7 +124,7 @@ def _mean(rows: list[Row]) -> Row:
 
 
 def write_tables(output: Path) -> list[Row]:
-    """Write results.md, .csv and .json, survey.csv and survey/ from the finished runs below `output`."""
+    """Write results.md, .csv and .json, survey.csv and survey/ for the finished runs; return their rows."""
     rows = read_rows(output)
     means = over_seeds(rows)
     write_text(output / "results.md", to_markdown(rows))
@@ -138,7 +140,7 @@ def write_tables(output: Path) -> list[Row]:
 
 
 def refuse_foreign_tables(output: Path, names: Iterable[dict[str, Any]]) -> None:
-    """ValueError if the tables or plots of runs of these `names` would replace files of others."""
+    """Raise ValueError if the tables or plots of runs with these `names` would replace a foreign file."""
     about, survey = re.escape(ABOUT[:80].encode()), b"Submethod,PSNR,"
     contents = {"results.md": about, "results.csv": b"dataset,scene,row,", "survey.csv": survey}
     contents["results.json"] = rb'\{\s*"spread":'
@@ -154,6 +156,7 @@ def refuse_foreign_tables(output: Path, names: Iterable[dict[str, Any]]) -> None
 
 
 def to_csv(rows: Iterable[Row]) -> str:
+    """Return the rows as CSV: names, numbers, spreads and origins, with a heading line."""
     spreads = [f"{name}_spread" for name in NUMBERS if not name.endswith("_views")]
     lines = [[*NAMES, *NUMBERS, *spreads, *ORIGINS]]
     for row in rows:
@@ -163,7 +166,7 @@ def to_csv(rows: Iterable[Row]) -> str:
 
 
 def to_survey(means: Iterable[Row]) -> str:
-    """Held-out views, in the columns that the 3DGS compression survey (3dgs.zip) collects."""
+    """Return the held-out means as CSV, in the columns of the 3DGS compression survey (3dgs.zip)."""
     lines: list[list[Any]] = [["Submethod", *SURVEY]]
     for row in means:
         figures = {name: row[number] for name, number in SURVEY.items()}
@@ -173,18 +176,19 @@ def to_survey(means: Iterable[Row]) -> str:
 
 
 def _csv(lines: list[list[Any]]) -> str:
-    """None becomes an empty cell; numbers keep all their digits."""
+    """Format lines as CSV. None becomes an empty cell; numbers keep all their digits."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
 
 
 def to_markdown(rows: list[Row]) -> str:
-    """A section for the mean over scenes, then one for each scene."""
+    """Return the table as Markdown: a section for the mean over scenes, then one for each scene."""
     means = over_seeds(rows)
     parts = [ABOUT]
     if len({row["scene"] for row in rows}) > 1 and over_scenes(means):
-        overall = [row | {"spread": {}} for row in over_scenes(means)]  # of scenes, which says little
+        # The spread over scenes is dropped, because it says little.
+        overall = [row | {"spread": {}} for row in over_scenes(means)]
         parts.append(f"## {overall[0]['scene'].capitalize()}\n\n{_table(overall, with_seed=False)}")
     for group in _groups(rows, "scene"):
         lines = []
@@ -198,7 +202,7 @@ def to_markdown(rows: list[Row]) -> str:
     return "\n".join(parts)
 
 
-# Heading, number, and how it is written.
+# Heading, number, and the function that formats it.
 MARKDOWN: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     *(
         (f"{name} {split}", f"{split}_{name}", lambda value, digits=digits: f"{value:.{digits}f}")
@@ -217,7 +221,7 @@ def _table(rows: list[Row], with_seed: bool = True) -> str:
     names = ["seed", *headings] if with_seed else headings
     lines = [["variant", *names, "commit"], ["---", *["---:"] * len(names), "---"]]
     for row in rows:
-        cells = [_cell(row, name, shown) for _, name, shown in MARKDOWN]
+        cells = [_cell(row, name, format_number) for _, name, format_number in MARKDOWN]
         cells = [str(row["seed"]), *cells] if with_seed else cells
         commit = re.sub(r"\b([0-9a-f]{8})[0-9a-f]{32}", r"\1", row["commit"])
         lines.append([row["row"], *cells, commit or "-"])
@@ -225,13 +229,14 @@ def _table(rows: list[Row], with_seed: bool = True) -> str:
 
 
 def summary(row: Row) -> str:
-    """One line on a finished run."""
-    cells = {heading: _cell(row, name, shown) for heading, name, shown in MARKDOWN}
+    """Describe a finished run in one line."""
+    cells = {heading: _cell(row, name, format_number) for heading, name, format_number in MARKDOWN}
     return "done, " + ", ".join(f"{name} {text}" for name, text in cells.items() if text != "-")
 
 
-def _cell(row: Row, name: str, shown: Callable[[float], str]) -> str:
+def _cell(row: Row, name: str, format_number: Callable[[float], str]) -> str:
     if row[name] is None:
         return "-"
     spread = row.get("spread", {}).get(name)
-    return shown(row[name]) + (f" [{shown(spread)}]" if spread is not None and "views" not in name else "")
+    has_spread = spread is not None and "views" not in name
+    return format_number(row[name]) + (f" [{format_number(spread)}]" if has_spread else "")

@@ -50,7 +50,7 @@ class Browser:
 @pytest.fixture
 def page():
     need_viser()
-    viewer = WebViewer("127.0.0.1", 8300, modes=("colour", "depth"), scores=("opacity",), trains=True)
+    viewer = WebViewer("127.0.0.1", 8300, modes=("color", "depth"), scores=("opacity",), trains=True)
     viewer.wishes = []
 
     def show(request):
@@ -80,7 +80,7 @@ def test_a_browser_gets_a_picture_of_what_its_camera_sees(page, monkeypatch):
     browser = welcome(page, monkeypatch, Browser())
     page.answer()
     (request,) = page.wishes
-    assert (request.width, request.height, request.mode, request.prune_share) == (400, 200, "colour", 0)
+    assert (request.width, request.height, request.mode, request.prune_share) == (400, 200, "color", 0)
     assert np.tan(request.fov_x / 2) == pytest.approx(2 * np.tan(request.fov_y / 2))
     assert np.allclose(request.world_to_camera @ [0, 0, 0, 1], [0, 0, 4, 1])
     page.answer()
@@ -108,7 +108,7 @@ def test_a_changed_control_asks_for_a_new_picture(page, monkeypatch):
     page._controls._mode.value = "depth"
     page._outdate()
     page.answer()
-    assert [request.mode for request in page.wishes] == ["colour", "depth"]
+    assert [request.mode for request in page.wishes] == ["color", "depth"]
 
 
 def test_pausing_goes_on_answering_and_ends(page, monkeypatch):
@@ -149,7 +149,7 @@ def test_a_browser_that_draws_by_itself_gets_gaussians(page, monkeypatch):
 def test_an_address_that_is_none_is_refused():
     need_viser()
     with pytest.raises(OSError):
-        WebViewer("203.0.113.7", 8300, modes=("colour",), scores=("opacity",))
+        WebViewer("203.0.113.7", 8300, modes=("color",), scores=("opacity",))
 
 
 def test_a_port_that_is_taken_gives_way_to_the_next(page):
@@ -320,7 +320,7 @@ def test_a_model_is_seen_in_a_browser(project_dir, scene, tmp_path, chromium):
         first = wait_for(page, lambda image: image.std() > 15)
         drag(page)
         turned = wait_for(page, lambda image: np.abs(image - first).mean() > 2)
-        choose(page, "colour", "age")  # this iteration has a checkpoint
+        choose(page, "color", "age")  # this iteration has a checkpoint
         wait_for(page, lambda image: np.abs(image - turned).mean() > 2)
         page.get_by_text("age: blue").wait_for(timeout=30_000)
         choose(page, "age", "error of the view")

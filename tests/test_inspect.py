@@ -65,7 +65,7 @@ def grown(loaded_scene, tmp_path):
 
 
 def wish_from(camera, **changes):
-    about = {"mode": "colour", "prune_by": "opacity", "prune_share": 0.0, "mark_pruned": False}
+    about = {"mode": "color", "prune_by": "opacity", "prune_share": 0.0, "mark_pruned": False}
     about |= {"iteration": -1, "view": camera.image_name} | changes
     size = (camera.width, camera.height, camera.FoVx, camera.FoVy)
     return ViewRequest(*size, camera.world_to_camera, **about)
@@ -87,7 +87,7 @@ def test_every_mode_shows_a_picture_of_the_size_wished_for(grown):
     pictures = {mode: answer_request(inspected, wish_from(camera, mode=mode)) for mode in MODES}
     for mode, shown in pictures.items():
         assert shown.image.shape == (camera.height, camera.width, 3) and shown.image.std() > 1, mode
-        assert mode == "colour" or len(shown.notes) == 1, mode
+        assert mode == "color" or len(shown.notes) == 1, mode
     gt_image = to_bytes(camera.ground_truth(inspected.background, "cpu"))
     assert np.array_equal(pictures["photo of the view"].image, gt_image)
     assert (

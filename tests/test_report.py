@@ -58,7 +58,7 @@ def test_a_full_run(run):
     ):
         assert words in page.text
     assert (
-        "Not finished" not in page.text and "no pictures" not in page.text and "Not recorded" not in page.text
+        "Not finished" not in page.text and "no images" not in page.text and "Not recorded" not in page.text
     )
     titles = " ".join(a["aria-label"] for a in page.all("svg"))
     for chart in (

@@ -45,7 +45,7 @@ def test_only_training_views(run):
     for path in run.glob("test/ours_1000/*/*.png"):
         path.unlink()
     page = made(run)
-    assert "There are no pictures of these views" in page.text
+    assert "There are no images of these views" in page.text
     assert len(page.all("img")) == 3 * 6
 
 

@@ -1,7 +1,7 @@
-"""A page in the browser, by viser: a person moves a camera and sets controls, somebody else makes the pictures.
+"""The viewer's page in the browser, built on viser: users move a camera and set controls, callers render.
 
-Pictures are made in `serve`, by the caller's thread, so that nothing runs beside training: viser's threads
-only note what was asked for. While a camera moves its pictures are as small as it takes to be quick.
+Images are rendered in `serve`, in the caller's thread, so that nothing runs beside training. viser's threads
+only record requests. While a camera moves, its images are small enough to be rendered quickly.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ import torch
 from scene.camera import camera_to_world
 from utils.rotations import quats_to_matrices
 
-SECONDS_STILL = 0.25  # without moving, and a picture of full size is due
-SECONDS_MOVING = 0.08  # what a picture may take while the camera moves
-SECONDS_LIVE = 1.0  # between pictures of a model that changes, where nobody moves
+SECONDS_STILL = 0.25  # without camera motion, after which an image of full size is due
+SECONDS_MOVING = 0.08  # time to render an image while the camera moves
+SECONDS_LIVE = 1.0  # between images of a model in training, if the camera is still
 SMALLEST_SIDE = 64  # pixels
-FRUSTUM_SIZE = 0.04  # over the spread of the cameras
+FRUSTUM_SIZE = 0.04  # relative to the spread of the cameras
 JPEG_QUALITY = 90
 
 
 @dataclass(frozen=True)
 class ViewRequest:
-    """What one browser should show."""
+    """The camera, mode and pruning that one browser asks for."""
 
     width: int  # pixels
     height: int
     fov_x: float  # radians
     fov_y: float
     world_to_camera: np.ndarray  # (4, 4), x right, y down, z forward
-    mode: str  # one of the modes that the page was given
-    prune_by: str  # one of its scores
-    prune_share: float  # in [0, 1): of the Gaussians, lowest scores first
-    mark_pruned: bool  # show them in a colour of their own instead of leaving them out
-    iteration: int  # one of its iterations, -1: none was given
-    view: str  # name of one of its cameras, "": none
+    mode: str  # one of the page's modes
+    prune_by: str  # one of the page's scores
+    prune_share: float  # share of the Gaussians to prune, in [0, 1), lowest scores first
+    mark_pruned: bool  # show pruned Gaussians in a color of their own instead of hiding them
+    iteration: int  # one of the page's iterations; -1 if it has none
+    view: str  # name of one of the page's cameras, "" for none
 
 
 @dataclass(frozen=True)
 class RenderedView:
-    """A picture and what there is to say about it."""
+    """The image that answers a view request, and notes to show beside it."""
 
     image: np.ndarray  # (H, W, 3) uint8
     notes: list[str]
@@ -56,7 +56,7 @@ class RenderedView:
 
 @dataclass(frozen=True)
 class BrowserSplats:
-    """Gaussians for the browser to draw by itself."""
+    """The Gaussians that a browser renders itself."""
 
     centers: np.ndarray  # (N, 3)
     covariances: np.ndarray  # (N, 3, 3)
@@ -66,27 +66,27 @@ class BrowserSplats:
 
 @dataclass
 class _Watcher:
-    """One browser."""
+    """The state of one browser."""
 
-    moved: float = 0.0  # when, by time.monotonic
-    asked: bool = True  # whether it waits for a picture
-    sharp: bool = False  # whether the last one was of full size
-    rendered: float = 0.0  # when
-    splats: bool = False  # whether it draws by itself
-    pixels_per_second: float = 1e6  # of the pictures so far
+    moved: float = 0.0  # time of the last camera motion, by time.monotonic
+    asked: bool = True  # whether it waits for an image
+    sharp: bool = False  # whether its last image had full size
+    rendered: float = 0.0  # time of the last image, by time.monotonic
+    splats: bool = False  # whether it renders the Gaussians itself
+    pixels_per_second: float = 1e6  # rendering speed of the last image
 
 
 Show = Callable[[ViewRequest], RenderedView]
 
 
 def require_viser() -> None:
-    """ValueError, before anything is loaded, where viser is not installed."""
+    """Raise ValueError if viser is not installed; to be called before anything is loaded."""
     if importlib.util.find_spec("viser") is None:
         raise ValueError("the page in the browser needs viser, which is not installed: pip install viser")
 
 
 class WebViewer:
-    """The page. `serve` answers what browsers have asked for since; it takes no time while nobody looks."""
+    """The page and its server. `serve` answers pending requests; without a browser it takes no time."""
 
     def __init__(
         self,
@@ -95,19 +95,21 @@ class WebViewer:
         *,
         modes: Sequence[str],
         scores: Sequence[str],
-        iterations: Sequence[int] = (),  # to choose from, ascending
-        first: int = -1,  # the one to start with, -1: the last
-        trains: bool = False,  # whether there is training to pause, and the model changes by itself
+        iterations: Sequence[int] = (),  # offered for selection, ascending
+        first: int = -1,  # the iteration selected at first, -1 for the last
+        trains: bool = False,  # whether the model is in training, which can be paused
     ) -> None:
-        """ValueError without viser, OSError if the address cannot be listened at."""
+        """Start the server.
+
+        Raise ValueError without viser, and OSError if the server cannot listen at the address.
+        """
         require_viser()
-        socket.create_server(
-            (host, 0)
-        ).close()  # viser would look for a free port at a wrong address for ever
+        # At an invalid address viser would search for a free port forever; this raises instead.
+        socket.create_server((host, 0)).close()
         import rich
         import viser
 
-        rich.get_console().quiet = True  # viser's own lines; callers say what there is to say
+        rich.get_console().quiet = True  # silences viser; callers print what users need
         self._server = viser.ViserServer(host, port, verbose=False)
         self._watchers: dict[int, _Watcher] = {}
         self._changed = threading.Event()
@@ -131,9 +133,9 @@ class WebViewer:
     def show_cameras(
         self, cameras: Sequence[Any], poses: np.ndarray, target: np.ndarray, up: np.ndarray
     ) -> None:
-        """Cameras (with image_name, width, height, FoVy) as frusta, and where to look from first.
+        """Add cameras (with image_name, width, height, FoVy) as frusta, and set the initial camera.
 
-        poses: (C, 4, 4) camera to world; target: (3,) what they look at; up: (3,).
+        poses: (C, 4, 4) camera to world; target: (3,) the point they look at; up: (3,).
         """
         import viser.transforms
 
@@ -159,7 +161,7 @@ class WebViewer:
         self.start_at(poses[0][:3, 3], target, up, cameras[0].FoVy)
 
     def start_at(self, position: np.ndarray, target: np.ndarray, up: np.ndarray, fov_y: float) -> None:
-        """Where a browser's camera is when it comes."""
+        """Set the initial camera of new browsers. position, target, up: (3,); fov_y: radians."""
         initial = self._server.initial_camera
         initial.position, initial.look_at, initial.up, initial.fov = position, target, up, fov_y
 
@@ -168,7 +170,7 @@ class WebViewer:
             frustum.visible = self._controls.frusta.value
 
     def _go_to(self, name: str) -> None:
-        """Every browser's camera to where a photo was taken."""
+        """Move every browser's camera to the pose of a photo."""
         import viser.transforms
 
         camera, pose = next(pair for pair in self._cameras if pair[0].image_name == name)
@@ -178,7 +180,7 @@ class WebViewer:
                 client.camera.position = pose[:3, 3]
                 client.camera.fov = camera.FoVy
 
-    # Who is looking: called by viser's threads
+    # Events, in viser's threads
 
     def _welcome(self, client: Any) -> None:
         watcher = self._watchers[client.client_id] = _Watcher()
@@ -186,7 +188,7 @@ class WebViewer:
         @client.camera.on_update
         def _(_: Any) -> None:
             watcher.moved = time.monotonic()
-            if not watcher.splats:  # else it moves by itself
+            if not watcher.splats:  # else the browser renders itself
                 watcher.asked = True
             self._changed.set()
 
@@ -197,14 +199,17 @@ class WebViewer:
             watcher.asked = True
         self._changed.set()
 
-    # Pictures: by the caller's thread
+    # Images, in the caller's thread
 
     @property
     def is_watched(self) -> bool:
         return bool(self._watchers)
 
     def serve(self, show: Show, splats: Callable[[ViewRequest], BrowserSplats], status: str) -> None:
-        """Send every browser the picture it is due; while training is paused go on with that, until all have left."""
+        """Send every browser the image that is due.
+
+        While training is paused, keep serving until the pause ends or all browsers have left.
+        """
         while True:
             self._controls.say(status)
             for identity, client in self._server.get_clients().items():
@@ -216,7 +221,7 @@ class WebViewer:
             self.wait()
 
     def wait(self) -> None:
-        """Until something is asked for, or a picture of full size is due."""
+        """Wait for a request, or until an image of full size is due."""
         unfinished = any(not watcher.sharp for watcher in list(self._watchers.values()))
         self._changed.wait(SECONDS_STILL / 2 if unfinished else SECONDS_LIVE)
         self._changed.clear()
@@ -234,15 +239,13 @@ class WebViewer:
         camera = client.camera
         try:
             width, height = camera.image_width, camera.image_height
-        except AssertionError:  # its camera is not known yet; an update will come
+        except AssertionError:  # viser has no camera of this browser yet; an update will come
             watcher.asked = False
             return
         if min(width, height) < 1:
             return
-        moving, watcher.asked = (
-            time.monotonic() - watcher.moved < SECONDS_STILL and watcher.rendered > 0,
-            False,
-        )
+        moving = time.monotonic() - watcher.moved < SECONDS_STILL and watcher.rendered > 0
+        watcher.asked = False
         side = self._controls.side
         if moving:
             side = min(side, _quick_side(watcher.pixels_per_second * SECONDS_MOVING, width / height))
@@ -270,12 +273,12 @@ class WebViewer:
 
 
 def _quick_side(pixels: float, aspect: float) -> float:
-    """The longer side of a picture of so many pixels."""
+    """Return the longer side of an image with so many pixels; aspect: width / height."""
     return max(SMALLEST_SIDE, (pixels * max(aspect, 1 / aspect)) ** 0.5)
 
 
 class _Controls:
-    """What is on the page beside the picture."""
+    """The controls on the page beside the image."""
 
     def __init__(
         self, gui: Any, modes: list[str], scores: list[str], iterations: list[int], first: int, trains: bool
@@ -288,23 +291,25 @@ class _Controls:
             marks=tuple((index, str(value)) for index, value in enumerate(iterations)), visible=last > 0,
         )  # fmt: skip
         self._mode = gui.add_dropdown("show", modes)
-        with gui.add_folder("What pruning would remove"):
+        with gui.add_folder("Pruning preview"):
             self._prune_by = gui.add_dropdown("lowest", scores)
             self._prune_share = gui.add_slider("share, %", 0.0, 99.5, 0.5, 0.0)
             self._mark = gui.add_checkbox("mark instead of leaving out", False)
         with gui.add_folder("Views", visible=False) as self._views:
             self.frusta = gui.add_checkbox("show cameras", False)
             self._view = gui.add_dropdown("go to", ("",))
-        with gui.add_folder("Picture"):
+        with gui.add_folder("Image"):
             self._side = gui.add_slider("longer side, pixels", 200, 2000, 100, 800)
             self._in_browser = gui.add_checkbox("let the browser draw", False)
 
     def on_change(self, changed: Callable[[], None]) -> None:
+        """Call `changed` whenever a control that affects the image changes."""
         for control in (self._pause, self._iteration, self._mode, self._prune_by, self._prune_share,
                         self._mark, self._view, self._side, self._in_browser):  # fmt: skip
             control.on_update(lambda _: changed())
 
     def offer_views(self, names: Sequence[str], go_to: Callable[[str], None]) -> None:
+        """Show the list of views; `go_to` is called with the name of the selected one."""
         self._views.visible, self._view.options = True, tuple(names)
         self._view.on_update(lambda _: go_to(self._view.value))
 
@@ -312,7 +317,7 @@ class _Controls:
         self._view.value = name
 
     def request(self, camera: Any, width: int, height: int) -> ViewRequest:
-        """By the controls, for a browser's camera."""
+        """Return the view request of the controls and a browser's camera, for an image of width x height."""
         return ViewRequest(
             width,
             height,
@@ -340,17 +345,19 @@ class _Controls:
         return self._in_browser.value
 
     def say(self, status: str) -> None:
+        """Show the status line."""
         if self._status.content != status:
             self._status.content = status
 
     def note(self, notes: list[str]) -> None:
+        """Show the notes on the current image."""
         text = "\n\n".join(notes)
         if self._notes.content != text:
             self._notes.content = text
 
 
 def _pose(wxyz: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """Return world to camera (4, 4) of a browser's camera: its quaternion (4,) and position (3,) in the world."""
+    """Return world to camera (4, 4); wxyz (4,), position (3,): a browser's camera in the world."""
     pose = np.eye(4)
     pose[:3, :3] = quats_to_matrices(torch.from_numpy(wxyz)[None])[0].numpy()
     pose[:3, 3] = position

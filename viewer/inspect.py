@@ -1,6 +1,6 @@
-"""What there is to see of a model: its colours, what is known of every Gaussian, where photos disagree.
+"""The views of a model under inspection: its colors, scores per Gaussian, and errors against photos.
 
-view.py shows it of a finished run, train.py --viewer of one in training; viewer/browser.py is the page.
+view.py shows them for a finished run, train.py --viewer for a run in training. The page is viewer/browser.py.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from utils.selection import evenly_spaced
 from utils.sh import rgb_to_sh, sh_to_rgb
 from viewer.browser import BrowserSplats, RenderedView, WebViewer, ViewRequest
 
-COLOR, DEPTH, PHOTO, DIFFERENCE = "colour", "depth", "photo of the view", "error of the view"
-VIEWS_MEASURED = 24  # that a finished model is measured on
+COLOR, DEPTH, PHOTO, DIFFERENCE = "color", "depth", "photo of the view", "error of the view"
+VIEWS_MEASURED = 24  # on which the scores of a finished model are measured
 REMOVED_COLOR = (1.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Score:
-    """What is known of every Gaussian, and the scale of its false colours."""
+    """The color scale of a score per Gaussian, and what the score requires."""
 
     scale: str  # see utils/colormaps.py
-    wanted: str  # what a model must have for it
+    needs: str  # what must be available to compute the score
 
 
 SCORES = {
@@ -57,29 +57,32 @@ MODES = (COLOR, DEPTH, *SCORES, DIFFERENCE, PHOTO)
 
 @dataclass
 class InspectedModel:
-    """A model at one iteration."""
+    """The model at one iteration, with its known scores."""
 
     model: GaussianModel
     background: Tensor  # (3,)
     flags: Mapping[str, Any]  # of the pipeline
     gates: Tensor | None = None  # (N, 1) factors on the opacities
     known: dict[str, Tensor] = field(default_factory=dict)  # (N,) by names of SCORES
-    photos: Callable[[], Cameras] = lambda: Cameras([])  # the training views; may take its time
-    measures: bool = False  # whether errors are found out when they are asked for
+    photos: Callable[[], Cameras] = lambda: Cameras([])  # returns the training views; may be slow
+    measures: bool = False  # whether errors are measured on request
 
     def score(self, name: str) -> Tensor:
-        """(N,) of one of SCORES. ValueError says what it would take to know it."""
+        """Return the values (N,) of one of SCORES.
+
+        Raise ValueError if they are unknown; the message says what they require.
+        """
         if name == "opacity":
             return self.model.opacities[:, 0]
         if name in ("error", "removal energy") and name not in self.known and self.measures:
             self.known |= measure_scores(self, self.photos())
         if name not in self.known:
-            raise ValueError(f"not known of this model; it takes {SCORES[name].wanted}")
+            raise ValueError(f"not known of this model; it takes {SCORES[name].needs}")
         return self.known[name]
 
 
 def inspect_model(model: GaussianModel, settings: Settings, photos: Callable[[], Cameras]) -> InspectedModel:
-    """A model of which nothing is known but what its file holds; errors are measured when they are asked for."""
+    """Return a model with only the contents of its file; its errors are measured on request."""
     background = background_color(settings.model.white_background, model.device)
     return InspectedModel(model, background, vars(settings.pipeline), photos=photos, measures=True)
 
@@ -87,7 +90,7 @@ def inspect_model(model: GaussianModel, settings: Settings, photos: Callable[[],
 def inspect_with_tags(
     model: GaussianModel, iteration: int, settings: Settings, photos: Callable[[], Cameras]
 ) -> InspectedModel:
-    """A model as training knows it: with ages, and with importances where it learns them."""
+    """Return a model from training with its ages, generations and, if it learns them, importances."""
     inspected = inspect_model(model, settings, photos)
     inspected.known["age"] = iteration - model.tags["birth"]
     inspected.known["generation"] = model.tags["generation"]
@@ -100,7 +103,10 @@ def inspect_with_tags(
 
 
 def measure_scores(inspected: InspectedModel, cameras: Cameras) -> dict[str, Tensor]:
-    """Largest E_k and summed removal energy (N,) over a few evenly spaced views. ValueError without views."""
+    """Measure the largest E_k and the summed removal energy, (N,) each, over a few evenly spaced views.
+
+    Raise ValueError without views.
+    """
     if not cameras:
         raise ValueError("it takes photos of the scene, which were not found")
     model, settings = inspected.model, DensificationSettings(densify_by="error")
@@ -125,19 +131,22 @@ def measure_scores(inspected: InspectedModel, cameras: Cameras) -> dict[str, Ten
     return {"error": policy.reduced_errors(model.statistics, settings), "removal energy": energy}
 
 
-# Pictures
+# Images
 
 
-def free_camera(wanted: Any) -> Camera:
-    """For a person's own view: `wanted` has width, height (pixels), fov_x, fov_y (radians), world_to_camera."""
-    lens = FieldOfView(wanted.fov_x, wanted.fov_y).at_size(wanted.width, wanted.height)
-    size, intrinsics = (wanted.width, wanted.height), (lens.fx, lens.fy, lens.cx, lens.cy)
-    return Camera("viewer", *size, *intrinsics, wanted.world_to_camera)
+def free_camera(request: Any) -> Camera:
+    """Return the camera of a viewer's request.
+
+    The request has width and height (pixels), fov_x and fov_y (radians), and world_to_camera (4, 4).
+    """
+    lens = FieldOfView(request.fov_x, request.fov_y).at_size(request.width, request.height)
+    size, intrinsics = (request.width, request.height), (lens.fx, lens.fy, lens.cx, lens.cy)
+    return Camera("viewer", *size, *intrinsics, request.world_to_camera)
 
 
 @torch.no_grad()
 def answer_request(inspected: InspectedModel, request: ViewRequest) -> RenderedView:
-    """What the wish asks for, or says why it cannot be shown beside the model's colours."""
+    """Render the request. If its mode is not available, render the model's colors and note the reason."""
     notes = []
     if request.mode in (PHOTO, DIFFERENCE):
         try:
@@ -157,7 +166,7 @@ def answer_request(inspected: InspectedModel, request: ViewRequest) -> RenderedV
 def styled(
     inspected: InspectedModel, request: ViewRequest, notes: list[str]
 ) -> tuple[GaussianModel, Tensor | None]:
-    """The model without what the wish prunes, in the colours it wants, and its gates; `notes` grows."""
+    """Return the model pruned and colored as the request asks, and its gates; append to `notes`."""
     model, gates = inspected.model, inspected.gates
     raw = {name: values.detach() for name, values in model.raw.items() if name != "latents"}
     degree = model.active_sh_degree
@@ -185,7 +194,7 @@ def styled(
 
 
 def false_color_sh(inspected: InspectedModel, name: str, notes: list[str]) -> dict[str, Tensor]:
-    """Colours of all Gaussians, as raw parameters, that show a score."""
+    """Return raw SH parameters that show a score as false colors; append the scale to `notes`."""
     values, scale = inspected.score(name), SCORES[name].scale
     low, high = color_range(values, scale)
     rgb = torch.from_numpy(apply_colormap(values, scale, low, high)).to(values.device) / 255
@@ -195,7 +204,10 @@ def false_color_sh(inspected: InspectedModel, name: str, notes: list[str]) -> di
 
 
 def kept_after_pruning(inspected: InspectedModel, request: ViewRequest, notes: list[str]) -> Tensor:
-    """Which Gaussians (N,) bool are left when the share with the lowest scores goes; what is unknown stays."""
+    """Return the mask (N,) of Gaussians that remain after pruning the share with the lowest scores.
+
+    Gaussians with an unknown score (NaN) remain. The outcome is appended to `notes`.
+    """
     scores = inspected.score(request.prune_by)
     known = ~scores.isnan()
     kept = ~policy.top_k(known, -scores, round(request.prune_share * int(known.sum())))
@@ -209,7 +221,10 @@ def kept_after_pruning(inspected: InspectedModel, request: ViewRequest, notes: l
 
 
 def compare_with_photo(inspected: InspectedModel, request: ViewRequest) -> RenderedView:
-    """The chosen view's photo, or how far the model is from it, on a canvas of the size wished for."""
+    """Return the photo of the requested view, or the model's error against it, in the requested size.
+
+    Raise ValueError if the view has no photo.
+    """
     cameras = inspected.photos()
     names = [camera.image_name for camera in cameras.without_images]
     if request.view not in names:
@@ -231,7 +246,7 @@ def fit_to_canvas(
     image: np.ndarray,  # (h, w, 3) uint8
     request: ViewRequest,
 ) -> np.ndarray:
-    """As large as fits into the picture wished for, in its middle."""
+    """Resize an image to fit into the requested size, centered on black."""
     width, height = request.width, request.height
     factor = min(width / image.shape[1], height / image.shape[0])
     inner = resize_image(image, *(max(1, int(factor * side)) for side in image.shape[1::-1]))
@@ -242,14 +257,14 @@ def fit_to_canvas(
 
 
 def place_cameras(page: WebViewer, cameras: Sequence[Camera]) -> None:
-    """Frusta on the page, and its first view from among them."""
+    """Add the cameras to the page as frusta, and set its initial camera to one of them."""
     poses = np.stack([camera_to_world(camera.world_to_camera) for camera in cameras])
     page.show_cameras(cameras, poses, focus(poses), mean_up(poses))
 
 
 @torch.no_grad()
 def browser_splats(inspected: InspectedModel, request: ViewRequest) -> BrowserSplats:
-    """The same Gaussians for a browser to draw, without the part of their colours that depends on direction."""
+    """Return the Gaussians for a browser to render, without view-dependent color."""
     model, gates = styled(inspected, request, [])
     opacities = model.opacities if gates is None else model.opacities * gates
     colors = sh_to_rgb(0, model.sh_dc, torch.zeros_like(model.means))

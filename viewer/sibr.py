@@ -1,9 +1,9 @@
-"""The network viewer of 3DGS (SIBR's remote Gaussian viewer): it asks for pictures over TCP, training answers.
+"""The server for 3DGS's network viewer (SIBR's remote Gaussian viewer): it sends images over TCP on request.
 
 A request is a length (4 bytes, little-endian) and so many bytes of JSON: resolution_x, resolution_y (0, 0: no
-picture wanted), fov_x, fov_y (radians), view_matrix (16 numbers of a matrix for row vectors, in OpenGL's axes),
-train, keep_alive, scaling_modifier, and some that are not needed here. The answer is the picture's RGB
-bytes, if one was asked for, then a length and the name of the scene's folder.
+image), fov_x, fov_y (radians), view_matrix (16 numbers of a matrix for row vectors, in OpenGL's axes), train,
+keep_alive, scaling_modifier, and some fields that are ignored. The answer is the image's RGB bytes, if it was
+requested, then a length and the name of the scene's folder.
 """
 
 from __future__ import annotations
@@ -20,35 +20,36 @@ from typing import Any
 
 import numpy as np
 
-LARGEST_REQUEST = 2**16  # bytes: real ones have less than a thousand
+LARGEST_REQUEST = 2**16  # bytes; real requests have less than a thousand
 LARGEST_SIDE = 4096  # pixels
-SECONDS_TO_WAIT = 5.0  # for the rest of a request, or for an answer to be taken
+SECONDS_TO_WAIT = 5.0  # for the rest of a request, or until the viewer has received an answer
 LENGTH = struct.Struct("<I")
+# From OpenGL's camera axes (y up, z backward) to y down, z forward.
 _TURN_Y_Z = np.array([[1.0], [-1.0], [-1.0], [1.0]])
 
 
 @dataclass(frozen=True)
 class SibrRequest:
-    """What the viewer wants to see, and whether training goes on meanwhile."""
+    """The camera that the viewer asks for, and whether training continues meanwhile."""
 
-    width: int  # 0: no picture
+    width: int  # pixels, 0 for no image
     height: int
-    fov_x: float
+    fov_x: float  # radians
     fov_y: float
     world_to_camera: np.ndarray  # (4, 4) for column vectors; x right, y down, z forward
-    scaling: float
-    train: bool
-    keep_alive: bool
+    scaling: float  # factor on the scales of all Gaussians
+    train: bool  # False pauses training
+    keep_alive: bool  # True keeps the process alive after the last iteration
 
 
 Show = Callable[[SibrRequest], bytes]  # (height, width, 3) uint8 RGB
 
 
 class RemoteViewer:
-    """Listens at an address; `serve` is called between two iterations and takes no time while nobody asks."""
+    """The server at an address. `serve` is called between iterations; without a request it takes no time."""
 
     def __init__(self, host: str, port: int, say: Callable[[str], object] = print) -> None:
-        """port 0: any that is free. OSError if the address cannot be listened at."""
+        """Listen at `host` and `port`, 0 for any free port. Raise OSError if that is impossible."""
         self._say = say
         self._server = socket.create_server((host, port))
         self._server.setblocking(False)
@@ -59,7 +60,10 @@ class RemoteViewer:
         return self._server.getsockname()[:2]
 
     def serve(self, show: Show, source: str, last: bool) -> None:
-        """Answer what was asked; go on answering while the viewer stops training, or keeps it from ending."""
+        """Answer pending requests.
+
+        Keep answering while the viewer pauses training, or after the `last` iteration keeps it alive.
+        """
         if self._viewer is None and not self._welcome():
             return
         paused = False
@@ -91,7 +95,10 @@ class RemoteViewer:
         return bool(select.select([self._viewer], [], [], seconds)[0])
 
     def _receive(self, size: int) -> bytes:
-        """Exactly `size` bytes. ConnectionError if the viewer leaves, TimeoutError if it takes too long."""
+        """Receive exactly `size` bytes.
+
+        Raise ConnectionError if the viewer disconnects, and TimeoutError if it takes too long.
+        """
         parts, missing, deadline = [], size, time.monotonic() + SECONDS_TO_WAIT
         while missing:
             self._viewer.settimeout(max(1e-3, deadline - time.monotonic()))
@@ -109,7 +116,7 @@ class RemoteViewer:
 
 
 def read_request(receive: Callable[[int], bytes]) -> SibrRequest:
-    """The next one. ValueError for one that is none, too large or impossible."""
+    """Read the next request. Raise ValueError if it is malformed, too large or out of range."""
     (size,) = LENGTH.unpack(receive(LENGTH.size))
     if size > LARGEST_REQUEST:
         raise ValueError(f"a request of {size} bytes, expected at most {LARGEST_REQUEST}")
@@ -135,15 +142,18 @@ def read_request(receive: Callable[[int], bytes]) -> SibrRequest:
     )
 
 
-def _number(values: dict[str, Any], name: str, low: float, high: float, otherwise: float = 0.0) -> float:
-    value = values.get(name, otherwise)
+def _number(values: dict[str, Any], name: str, low: float, high: float, default: float = 0.0) -> float:
+    value = values.get(name, default)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise ValueError(f"a request with {name} {value!r}, expected a number from {low} to {high}")
     return float(value)
 
 
 def _pose(numbers: object) -> np.ndarray:
-    """Return world to camera (4, 4) of a request's view matrix, which is for row vectors and OpenGL's axes."""
+    """Return world to camera (4, 4) of a request's view matrix, which is for row vectors in OpenGL's axes.
+
+    Raise ValueError if it is not a rotation and a translation.
+    """
     try:
         matrix = np.array(numbers, np.float64).reshape(4, 4)
     except (TypeError, ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: round axes, lines, dots, bars, heat strips. The page's CSS colours the classes."""
+"""Charts as inline SVG: round axes, lines, dots, bars, heat strips. The page's CSS colors the classes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 
 from utils.selection import evenly_spaced_with_ends
 
-WIDTH, HEIGHT = 560, 240  # of the drawing, in its own units
+WIDTH, HEIGHT = 560, 240  # of the drawing, in SVG units
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 36  # margins around the plot
-MOST_DOTS = 1500  # more cannot be told apart, and cost space
+MOST_DOTS = 1500  # more cannot be told apart and make the page larger
 MOST_HOVERS = 60
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -22,13 +22,13 @@ Cell = tuple[float, float, float, float, float]  # x from, x to, y from, y to, s
 
 
 def round_step(span: float, parts: int) -> float:
-    """The smallest of 1, 2, 5 times a power of ten of which at most `parts` make up `span` (above 0)."""
+    """Return the smallest of 1, 2, 5 x 10^n that fits into `span` (above 0) at most `parts` times."""
     power = 10.0 ** math.floor(math.log10(span / parts))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power * parts >= span * (1 - 1e-9))
 
 
 def short(value: float, digits: int = 6) -> str:
-    """A number as a person reads it on an axis: 0.02, 1.5k, 20k, 2M, 5·10⁻⁶."""
+    """Format a number for an axis: 0.02, 1.5k, 20k, 2M, 5·10⁻⁶."""
     size = abs(value)
     sign = "−" if value < 0 else ""
     for limit, unit in ((1e6, "M"), (1e3, "k"), (1e-3, "")):
@@ -43,18 +43,18 @@ def short(value: float, digits: int = 6) -> str:
 
 @dataclass(frozen=True)
 class Axis:
-    """From `low` to `high`, linear or logarithmic (then both above 0)."""
+    """The range of an axis from `low` to `high`, linear or logarithmic (then both above 0)."""
 
     low: float
     high: float
     log: bool = False
-    percent: bool = False  # how its labels read
+    percent: bool = False  # whether labels show percentages
 
     @staticmethod
     def over(values: Sequence[float], zero: bool = False, log: bool = False, percent: bool = False) -> Axis:
-        """An axis that holds all `values` (and zero); a linear one ends at round numbers.
+        """Return an axis that contains all `values`, and 0 if `zero`. A linear axis ends at round numbers.
 
-        A logarithmic axis disregards values that are not positive; where there are no others, it is linear.
+        A logarithmic axis ignores values that are not positive. Without a positive value it is linear.
         """
         positive = [value for value in values if value > 1e-300]  # normal numbers
         if log and positive:
@@ -70,7 +70,7 @@ class Axis:
         )
 
     def share(self, value: float) -> float:
-        """Where `value` lies along the axis, 0 to 1; what is outside lies at the nearer end."""
+        """Return the position of `value` along the axis, clamped to [0, 1]."""
         if self.log:
             start, end = math.log(self.low), math.log(self.high)
             value = (math.log(max(value, self.low)) - start) / (end - start)
@@ -79,7 +79,7 @@ class Axis:
         return min(max(value, 0.0), 1.0)
 
     def ticks(self, most: int = 5) -> list[float]:
-        """Round numbers between the ends, about `most` of them."""
+        """Return about `most` round numbers between the ends."""
         found = self._log_ticks() if self.log else []
         if len(found) >= 2:
             return found
@@ -102,9 +102,9 @@ class Axis:
 
 @dataclass
 class Chart:
-    """A plot that marks are put on one after the other; coordinates are those of the data."""
+    """The plot to which marks are added one by one, in the coordinates of the data."""
 
-    name: str  # for those who cannot see it
+    name: str  # read aloud by screen readers
     x: Axis
     y: Axis
     x_title: str = "iteration"
@@ -121,7 +121,7 @@ class Chart:
         self.marks.append(f'<path class="line {style}" d="M{path}"/>')
 
     def dots(self, points: Sequence[Point], style: str) -> None:
-        """Many small ones: a path of lines of hardly any length, whose round ends show."""
+        """Draw small dots as one path of very short lines with round ends."""
         kept = _thinned(points, MOST_DOTS)
         path = "".join(f"M{self.across(x):.1f} {self.down(y):.1f}h.1" for x, y in kept)
         self.marks.append(f'<path class="dots {style}" d="{path}"/>')
@@ -133,7 +133,7 @@ class Chart:
         )
 
     def bar(self, x: float, y_from: float, y_to: float, width: float, style: str) -> None:
-        """`width` in units of x."""
+        """Draw a bar around x. width: in units of x."""
         wide = max((WIDTH - LEFT - RIGHT) * width / (self.x.high - self.x.low), 1.0)
         left, right = self.across(x) - wide / 2, self.across(x) + wide / 2
         if y_to > y_from:
@@ -141,13 +141,13 @@ class Chart:
             self.marks.append(f'<rect class="bar {style}" {box}/>')
 
     def cells(self, cells: Sequence[Cell]) -> None:
-        """Boxes that show the stronger the more opaque they are."""
+        """Draw boxes whose opacity is their strength."""
         for x_from, x_to, y_from, y_to, strength in cells:
             box = _box(self.across(x_from), self.down(y_to), self.across(x_to), self.down(y_from))
             self.marks.append(f'<rect class="cell" {box} opacity="{strength:.2f}"/>')
 
     def hover(self, titles: Sequence[tuple[float, str]]) -> None:
-        """Texts that show while the pointer is near their x; ascending in x."""
+        """Add texts that appear while the pointer is near their x. titles: (x, text), ascending in x."""
         titles = _thinned(titles, MOST_HOVERS)
         ends = between([x for x, _ in titles], self.x.low, self.x.high)
         for (_, text), x_from, x_to in zip(titles, ends, ends[1:]):
@@ -171,23 +171,23 @@ class Chart:
 
 
 def _box(left: float, top: float, right: float, bottom: float) -> str:
-    """A rectangle's attributes. Sides are rounded, not sizes: neighbours share a side without a seam."""
+    """Return a rectangle's attributes. Its sides are rounded, so that neighbors share one without a seam."""
     left, top, right, bottom = (round(side, 1) for side in (left, top, right, bottom))
     return f'x="{left:g}" y="{top:g}" width="{right - left:.1f}" height="{bottom - top:.1f}"'
 
 
 def _thinned(items: Sequence, most: int) -> Sequence:
-    """At most `most` of the items, evenly spaced, both ends among them."""
+    """Return at most `most` of the items, evenly spaced, with both ends."""
     return [items[index] for index in evenly_spaced_with_ends(len(items), most)]
 
 
 def between(values: Sequence[float], low: float, high: float) -> list[float]:
-    """Borders of cells around ascending `values`: `low`, the middles, `high`."""
+    """Return the borders of cells around ascending `values`: `low`, the midpoints, `high`."""
     return [low, *((a + b) / 2 for a, b in zip(values, values[1:])), high]
 
 
 def running_mean(values: Sequence[float], window: int) -> np.ndarray:
-    """The mean of the `window` (odd) values around each; of fewer at both ends."""
+    """Return the mean of the `window` (odd) values around each value; of fewer values at both ends."""
     half = window // 2
     total = np.concatenate([[0.0], np.cumsum(np.asarray(values, np.float64))])
     first = np.maximum(np.arange(len(values)) - half, 0)
@@ -196,7 +196,10 @@ def running_mean(values: Sequence[float], window: int) -> np.ndarray:
 
 
 def quantile(edges: Sequence[float], counts: Sequence[float], q: float) -> float:
-    """The value below which a share `q` of a histogram lies, evenly spread within a bin; not empty."""
+    """Return the value below which a share `q` of a histogram lies, with values evenly spread in each bin.
+
+    The histogram must have at least one count above 0.
+    """
     total = np.concatenate([[0.0], np.cumsum(np.asarray(counts, np.float64))])
     bin_index = min(int(np.searchsorted(total, q * total[-1], "left")), len(counts)) - 1
     while bin_index < 0 or counts[bin_index] == 0:

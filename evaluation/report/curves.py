@@ -1,4 +1,4 @@
-"""What happened while a run was trained, for report.py's page: curves, bars and distributions over time."""
+"""The training history on report.py's page: curves, bars and distributions over iterations."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def time_axis(run: RunRecord) -> Axis:
 
 
 def curves(run: RunRecord) -> str:
+    """Return the section with loss, PSNR, number of Gaussians, births and prunings as HTML."""
     if run.history is None:
         text = "No curves and distributions: there is no <code>history.json</code> in this folder, so "
         return section("Curves", note(text + "the run is of an older version or of another program."))
@@ -47,7 +48,7 @@ def curves(run: RunRecord) -> str:
 
 
 def noisy_curve(run: RunRecord, column: int, title: str, log: bool) -> str:
-    """One number per recorded iteration, of the one view just trained on: dots, and their running mean."""
+    """Draw a number of the current training view per recorded iteration: dots, and their running mean."""
     points = [(row[0], row[column]) for row in run.history["progress"] if row[column] is not None]
     if not points:
         return ""
@@ -69,7 +70,7 @@ def noisy_curve(run: RunRecord, column: int, title: str, log: bool) -> str:
 
 
 def measured_while_training(run: RunRecord) -> list[tuple[float, float, str, str]]:
-    """Iteration, PSNR, split and style of what config.json's measures hold."""
+    """Return iteration, PSNR, split and style of every entry in config.json's `measures`."""
     by_iteration = mapping(run.config, "measures")
     return [
         (int(iteration), value, split, style)
@@ -92,7 +93,7 @@ def count_curve(run: RunRecord) -> str:
 
 
 def births(run: RunRecord) -> str:
-    """Bars up for the born, down for the pruned."""
+    """Draw born Gaussians as bars upwards and pruned ones as bars downwards."""
     steps, time = run.history["steps"], time_axis(run)
     if not steps:
         return ""
@@ -122,6 +123,7 @@ def step_title(step: dict[str, Any]) -> str:
 
 
 def distributions(run: RunRecord) -> str:
+    """Return the section with the recorded distributions as HTML; empty without a history."""
     if run.history is None:
         return ""
     moments = run.history["distributions"]
@@ -138,7 +140,10 @@ def distributions(run: RunRecord) -> str:
 
 
 def heat_strip(run: RunRecord, name: str) -> str:
-    """One column per moment, one cell per bin, the stronger the larger its share of the Gaussians."""
+    """Draw one column per recorded iteration and one cell per bin.
+
+    The opacity of a cell grows with its share of the Gaussians.
+    """
     recorded = [(m["iteration"], dig(m, "values", name)) for m in run.history["distributions"]]
     columns = [(x, histogram) for x, histogram in recorded if histogram and sum(histogram["counts"]) > 0]
     if not columns:
@@ -161,14 +166,14 @@ def heat_strip(run: RunRecord, name: str) -> str:
 
 
 def occupied_bins(histogram: dict[str, Any]) -> list[tuple[float, float, float]]:
-    """Both edges of every bin that holds something, and its share."""
+    """Return both edges and the share of every bin that is not empty."""
     edges, counts = histogram["edges"], np.array(histogram["counts"], np.float64)
     shares = (counts / counts.sum()).tolist()
     return [(low, high, share) for low, high, share in zip(edges, edges[1:], shares) if share]
 
 
 def add_quantiles(chart: Chart, columns: list[tuple[float, dict[str, Any]]]) -> list[float]:
-    """The median and both outer tenths, as lines and texts. Returns the medians."""
+    """Draw the median and both outer deciles as lines and hover texts; return the medians."""
     by_share = {
         q: [quantile(histogram["edges"], histogram["counts"], q) for _, histogram in columns]
         for q in (0.1, 0.5, 0.9)
@@ -192,7 +197,7 @@ def heat_legend(full: float) -> str:
 
 
 def importance_beside_opacity(run: RunRecord) -> str:
-    """Whether importance has become opacity under another name (docs/method.md, The trap)."""
+    """Plot whether importance has become opacity under another name (docs/method.md, The trap)."""
     moments = [
         (moment["iteration"], moment.get("importance_correlation")) for moment in run.history["distributions"]
     ]
@@ -211,7 +216,7 @@ def importance_beside_opacity(run: RunRecord) -> str:
 
 
 def floaters(run: RunRecord) -> str:
-    """Shares of all blending weight that hint at floaters."""
+    """Plot the shares of all blending weight that hint at floaters."""
     recorded = {
         name: [
             (moment["iteration"], dig(moment, "floaters", name)) for moment in run.history["distributions"]

@@ -1,4 +1,4 @@
-"""The pieces of report.py's page: its frame, sections, notes, lists, and how numbers read there."""
+"""The pieces of report.py's page: its frame, sections, notes, lists and number formats."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ STYLE = Path(__file__).with_name("report.css")
 
 
 def document(title: str, content: str) -> str:
-    """The whole page, which loads nothing from elsewhere; `content` is HTML, `title` is not."""
+    """Return the whole page, which loads no other files. `content` is HTML, `title` is plain text."""
     text = (
         f'{BEGINNING}<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>\n{STYLE.read_text(encoding='utf-8')}</style></head>\n"
         f"<body><main>\n{content}\n</main></body></html>\n"
     )
-    return text.encode("utf-8", "replace").decode("utf-8")  # JSON can hold what UTF-8 cannot
+    return text.encode("utf-8", "replace").decode("utf-8")  # JSON may hold surrogates, UTF-8 cannot
 
 
 def section(title: str, content: str) -> str:
@@ -33,7 +33,7 @@ def section(title: str, content: str) -> str:
 
 
 def note(text: str) -> str:
-    """`text` in HTML."""
+    """Return a note as HTML; `text` is HTML."""
     return f'<p class="note">{text}</p>'
 
 
@@ -49,7 +49,7 @@ def description(rows: dict[str, Any]) -> str:
 def figure(
     title: str, aside: str, chart: Chart, legend: Sequence[tuple[str, str]] = (), after: str = ""
 ) -> str:
-    """A chart under its title; legend: style and text of each key."""
+    """Return a chart under its title as HTML. legend: style and text of each key."""
     keys = "".join(f'<span class="key {style}">{escape(text)}</span>' for style, text in legend)
     return (
         f"<figure><h3>{escape(title)} <span>{escape(aside)}</span></h3>{chart.svg()}"
@@ -58,7 +58,7 @@ def figure(
 
 
 def grid(figures: Sequence[str]) -> str:
-    """Figures side by side; empty ones are left out."""
+    """Return the figures side by side as HTML; empty if all of them are empty."""
     return f'<div class="grid">{"".join(figures)}</div>' if any(figures) else ""
 
 

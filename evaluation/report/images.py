@@ -1,4 +1,4 @@
-"""Renders beside their photos and error maps, for report.py's page."""
+"""Renders beside ground-truth images and error maps, for report.py's page."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ from utils.images import resize_image
 from utils.run_folder import images_path
 from utils.selection import evenly_spaced_with_ends
 
-VIEWS_SHOWN = 6  # shown of the first split; of another one half as many
+VIEWS_SHOWN = 6  # of the first split; half as many of the other
 IMAGE_SIDE, IMAGE_HEIGHT, JPEG_QUALITY = 500, 314, 85  # pixels
 NO_VIEWS = (
-    "There are no pictures of these views: none were held out (<code>--eval</code>), "
-    "or they were not rendered."
+    "There are no images of these views: none were held out (<code>--eval</code>), or they were not rendered."
 )
 
 
 class ReportView(NamedTuple):
-    """A view with its pictures."""
+    """The render, ground-truth image and error map of a view."""
 
     split: str
     index: int
@@ -39,15 +38,15 @@ class ReportView(NamedTuple):
 
 
 def image_sections(run: RunRecord) -> str:
-    """A section for each split, held-out views first."""
+    """Return a section for each split as HTML, held-out views first."""
     most, views = VIEWS_SHOWN, {}
     for split in SPLIT_TITLES:
-        chosen = choose_views(indices_of_views(run, split), psnr_of_views(run, split), most)
-        views[split] = [load_view(run, split, index) for index in chosen]
-        most = VIEWS_SHOWN // 2 if chosen else most
+        indices = choose_views(indices_of_views(run, split), psnr_of_views(run, split), most)
+        views[split] = [load_view(run, split, index) for index in indices]
+        most = VIEWS_SHOWN // 2 if indices else most
     if not any(views.values()):
-        text = f"There are no pictures of iteration {run.iteration:,}: "
-        return section("Pictures", note(f"{text}run {command('render.py', run.folder)} first."))
+        text = f"There are no images of iteration {run.iteration:,}: "
+        return section("Images", note(f"{text}run {command('render.py', run.folder)} first."))
     largest = full_scale(view.error for shown in views.values() for view in shown)
     full = min(1.0, round_step(max(largest, 1e-3), 1))
     parts = []
@@ -58,18 +57,21 @@ def image_sections(run: RunRecord) -> str:
     return "\n".join(parts)
 
 
-# Which views
+# Choice of views
 
 
 def indices_of_views(run: RunRecord, split: str) -> list[int]:
-    """Of views that have both pictures."""
+    """Return the indices of the views that have both a render and a ground-truth image."""
     folders = [images_path(run.folder, split, run.iteration, kind) for kind in ("renders", "gt")]
-    renders, photos = ({path.stem for path in folder.glob("*.png")} for folder in folders)
-    return sorted(int(stem) for stem in renders & photos if re.fullmatch(r"\d{5,9}", stem))
+    renders, gt_images = ({path.stem for path in folder.glob("*.png")} for folder in folders)
+    return sorted(int(stem) for stem in renders & gt_images if re.fullmatch(r"\d{5,9}", stem))
 
 
 def psnr_of_views(run: RunRecord, split: str) -> dict[int, float]:
-    """As far as metrics.py measured it; infinite for a perfect view, for which it writes null."""
+    """Return the PSNR that metrics.py measured, by view index.
+
+    It is infinite for a view without error, for which metrics.py writes null.
+    """
     values = mapping(run.per_view_of(split), "PSNR")
     shown = {name[:-4]: math.inf if value is None else value for name, value in values.items()}
     return {
@@ -80,7 +82,10 @@ def psnr_of_views(run: RunRecord, split: str) -> dict[int, float]:
 
 
 def choose_views(views: list[int], by_view: dict[int, float], most: int) -> list[int]:
-    """The worst, the best, evenly spaced ones between, worst first; without numbers, in order."""
+    """Return the worst view, the best, and evenly spaced ones between them, worst first.
+
+    by_view: PSNR by view index. If one is missing, the views are chosen in the order of their indices.
+    """
     if all(view in by_view for view in views):
         views = sorted(views, key=lambda view: by_view[view])
     return [views[index] for index in evenly_spaced_with_ends(len(views), most)]
@@ -94,11 +99,11 @@ def load_view(run: RunRecord, split: str, index: int) -> ReportView:
     return ReportView(split, index, render, gt_image, error_map(render, gt_image))
 
 
-# What is shown of a view
+# HTML of a view
 
 
 def view_block(run: RunRecord, view: ReportView, full: float) -> str:
-    """Three pictures and a caption; `full`: the error that is shown brightest."""
+    """Return three images and a caption as HTML. full: the error that is shown brightest."""
     height, width = view.error.shape
     factor = min(1.0, IMAGE_SIDE / max(height, width))
     size = max(1, round(width * factor)), max(1, round(height * factor))
@@ -120,7 +125,7 @@ def view_block(run: RunRecord, view: ReportView, full: float) -> str:
 
 
 def view_title(run: RunRecord, view: ReportView) -> str:
-    """Its number, and its photo's name where cameras.json fits the run."""
+    """Return the view's index, and its photo's name if cameras.json fits the run."""
     counts = {split: int(number(run.config, "views", split) or 0) for split in SPLIT_TITLES}
     index = view.index + (counts["test"] if view.split == "train" else 0)
     known = run.names and sum(counts.values()) == len(run.names) and index < len(run.names)
@@ -136,7 +141,7 @@ def view_numbers(run: RunRecord, view: ReportView) -> list[str]:
 
 
 def data_uri(image: np.ndarray) -> str:
-    """(H, W, 3) uint8 RGB as a JPEG inside the page."""
+    """Encode an image, (H, W, 3) uint8 RGB, as the data URI of a JPEG."""
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")

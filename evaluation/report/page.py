@@ -1,4 +1,4 @@
-"""The page that shows a run: numbers, curves, distributions, pictures; one HTML text."""
+"""The page that shows a run: numbers, curves, distributions and images in one HTML text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from utils.commands import rounded
 
 
 def page(run: RunRecord) -> str:
-    """The whole page. OSError or ValueError for pictures that cannot be read."""
+    """Return the whole page as HTML. Raise OSError or ValueError if an image cannot be read."""
     parts = [head(run), curves(run), distributions(run), image_sections(run), all_settings(run)]
     return document(f"{scene_name(run)} – {variant(run)}", "\n".join(parts))
 
@@ -39,6 +39,7 @@ def variant(run: RunRecord) -> str:
 
 
 def head(run: RunRecord) -> str:
+    """Return the page's header as HTML: title, warning, tiles, metrics, facts and flags."""
     badge = f'<span class="badge">{escape(variant(run))}</span>'
     done, planned = run.iterations_done, number(run.settings, "iterations")
     of = f" of {planned:,.0f}" if planned else ""
@@ -50,11 +51,11 @@ def head(run: RunRecord) -> str:
     return "\n".join(parts)
 
 
-# Measures
+# Metrics
 
 
 def measures(run: RunRecord) -> dict[str, dict[str, Any]]:
-    """Of metrics.py by split; without those, what training measured."""
+    """Return the metrics of metrics.py by split; without those, the ones measured during training."""
     if isinstance(run.results, dict):
         found = {"test": run.results, "train": mapping(run.results, "train")}
         return {split: {**found[split], "views": dig(run.results, "views", split)} for split in SPLIT_TITLES}
@@ -62,6 +63,7 @@ def measures(run: RunRecord) -> dict[str, dict[str, Any]]:
 
 
 def tiles(run: RunRecord) -> str:
+    """Return the main numbers as large tiles: metrics, Gaussians, size and training time."""
     measured = measures(run)
     split = next((split for split in SPLIT_TITLES if number(measured[split], "PSNR") is not None), "test")
     shown = [
@@ -79,7 +81,7 @@ def tiles(run: RunRecord) -> str:
 
 
 def gaussians(run: RunRecord) -> float | None:
-    """How many are saved, as the PLY's own header says."""
+    """Return the number of saved Gaussians: from the PLY's header, else from config.json."""
     path = run_folder.point_cloud_path(run.folder, run.iteration)
     if path.is_file():
         with open(path, "rb") as file:
@@ -90,6 +92,7 @@ def gaussians(run: RunRecord) -> float | None:
 
 
 def metrics_table(run: RunRecord) -> str:
+    """Return a table of metrics by split as HTML, or a note that none were measured."""
     measured = {
         split: values
         for split, values in measures(run).items()
@@ -107,14 +110,15 @@ def metrics_table(run: RunRecord) -> str:
         shown = [format_metric(metric, number(values, metric)) for metric in columns]
         shown.append(short(number(values, "views") or 0))
         rows.append(f"<tr><th>{SPLIT_TITLES[split]}</th>{''.join(f'<td>{text}</td>' for text in shown)}</tr>")
-    source = "metrics.py, from the saved pictures" if run.results else "train.py, while training"
+    source = "metrics.py, from the saved images" if run.results else "train.py, while training"
     return f"<table>{''.join(rows)}</table>" + note(f"Means over the views, measured by {source}.")
 
 
-# How it came about
+# Origin
 
 
 def facts(run: RunRecord, iterations: str) -> str:
+    """Return the run's origin as an HTML list: scene, views, seed, speed, versions and machine."""
     versions = mapping(run.config, "versions")
     speed = number(run.config, "timing", "iterations_per_second")
     memory = number(run.config, "peak_memory_bytes")
@@ -137,12 +141,13 @@ def facts(run: RunRecord, iterations: str) -> str:
 
 
 def pairs(values: dict[str, Any], without: Sequence[str] = ()) -> str:
+    """Format `values` as "name value, name value" and skip empty ones and the names in `without`."""
     known = {name: value for name, value in values.items() if name not in without and value not in (None, "")}
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in known.items())
 
 
 def flags(run: RunRecord) -> str:
-    """What the variant set, and what was given by hand."""
+    """Return the flags that the variant set and those given by hand, as HTML."""
     given = dig(run.config, "given")
     if not isinstance(given, list):
         return note("What the variant set and what was given by hand is not recorded in this run.")
@@ -150,10 +155,11 @@ def flags(run: RunRecord) -> str:
     by_variant = [chip(name, rounded(value), overruled=name in given) for name, value in by_variant]
     by_hand = [chip(str(name), run.settings.get(str(name), "")) for name in given]
     chips = {"Set by the variant": by_variant, "Given by hand": by_hand}
-    return "".join(f"<p>{title}: {' '.join(those) or 'nothing'}</p>" for title, those in chips.items())
+    return "".join(f"<p>{title}: {' '.join(texts) or 'nothing'}</p>" for title, texts in chips.items())
 
 
 def chip(name: str, value: Any, overruled: bool = False) -> str:
+    """Return a flag with its value as HTML, struck through if a flag given by hand overrules it."""
     text = f"<code>--{escape(str(name))}{'' if value is True else ' ' + escape(str(value))}</code>"
     return f'<s title="overruled by hand">{text}</s>' if overruled else text
 

@@ -1,4 +1,4 @@
-"""What the folder of a run tells report.py: it may be incomplete, damaged, or of another program."""
+"""The record that report.py reads from a run's folder, which may be incomplete, damaged or foreign."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from utils.run_folder import SPLITS
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run's folder tells. Only `history` is checked, the types of all else are not to be trusted."""
+    """The contents of a run's folder. Only `history` is validated; other values may have any type."""
 
     folder: Path
-    iteration: int  # of the pictures and measures shown
+    iteration: int  # of the images and metrics shown
     config: dict[str, Any]
     settings: dict[str, Any]
     history: dict[str, list] | None
@@ -38,9 +38,9 @@ class RunRecord:
 
 
 def read_run(folder: Path, iteration: int) -> RunRecord:
-    """What the folder tells of the run; iteration -1: as of its newest pictures.
+    """Read the record of a run. iteration: -1 for that of the newest renders.
 
-    OSError or ValueError if it is no run or a damaged one.
+    Raise OSError or ValueError if the folder holds no run or a damaged one.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"-m {folder}: there is no such folder")
@@ -61,9 +61,9 @@ def read_run(folder: Path, iteration: int) -> RunRecord:
 
 
 def choose_iteration(folder: Path, iteration: int) -> int:
-    """`iteration` if there are pictures or Gaussians of it, else FileNotFoundError.
+    """Return `iteration`, or for -1 the newest rendered one, else the newest saved one, else 0.
 
-    -1: the newest rendered, without any the newest saved, without any 0.
+    Raise FileNotFoundError if `iteration` is neither rendered nor saved.
     """
     folders = [path.parent.name for split in SPLITS for path in (folder / split).glob("ours_*/renders")]
     rendered = {int(name[5:]) for name in folders if name[5:].isdecimal()}
@@ -71,17 +71,17 @@ def choose_iteration(folder: Path, iteration: int) -> int:
     if iteration == -1:
         return max(rendered or saved or {0})
     if iteration not in rendered | saved:
-        there = ", ".join(map(str, sorted(rendered | saved))) or "nothing"
-        message = f"iteration {iteration} is neither rendered nor saved, only {there}"
+        found = ", ".join(map(str, sorted(rendered | saved))) or "nothing"
+        message = f"iteration {iteration} is neither rendered nor saved, only {found}"
         raise FileNotFoundError(f"{folder}: {message}")
     return iteration
 
 
 def read_history(path: Path) -> dict[str, list] | None:
-    """The run's history, its parts in the order of iterations; None without the file.
+    """Read a run's history, each part in the order of iterations; None without the file.
 
-    ValueError names the first entry that is not as train.py writes it. Numbers may be null where nothing was
-    measured, iterations may not.
+    Numbers may be null if nothing was measured; iterations may not. Raise ValueError, which names the first
+    malformed entry, if the file is not as train.py writes it.
     """
     if not path.is_file():
         return None
@@ -89,20 +89,20 @@ def read_history(path: Path) -> dict[str, list] | None:
     if record.get("version") != history.VERSION:
         raise ValueError(f"{path}: expected version {history.VERSION}, got {record.get('version')!r}")
     checks = {"progress": _is_progress, "steps": _is_step, "distributions": _is_distribution}
-    for part, is_right in checks.items():
+    for part, is_valid in checks.items():
         entries = record.get(part, [])
         if not isinstance(entries, list):
             raise ValueError(f"{path}: expected '{part}' to be a list")
         for index, entry in enumerate(entries):
-            if not is_right(entry):
+            if not is_valid(entry):
                 raise ValueError(f"{path}: {part}[{index}] is damaged")
         parts[part] = sorted(entries, key=itemgetter(0 if part == "progress" else "iteration"))
     return parts
 
 
 def _is_progress(entry: Any) -> bool:
-    right_type = isinstance(entry, list) and len(entry) == 5 and is_number(entry[0])
-    return right_type and all(value is None or is_number(value) for value in entry)
+    is_row = isinstance(entry, list) and len(entry) == 5 and is_number(entry[0])
+    return is_row and all(value is None or is_number(value) for value in entry)
 
 
 def _is_step(entry: Any) -> bool:
@@ -117,37 +117,40 @@ def _is_distribution(entry: Any) -> bool:
     if not isinstance(values, dict) or not isinstance(floaters, dict):
         return False
     scalars = [*floaters.values(), entry.get("importance_correlation")]
-    scalars_right = all(value is None or is_number(value) for value in scalars)
-    return scalars_right and all(map(_is_histogram, values.values()))
+    are_numbers = all(value is None or is_number(value) for value in scalars)
+    return are_numbers and all(map(_is_histogram, values.values()))
 
 
 def _is_histogram(value: Any) -> bool:
     edges, counts = dig(value, "edges"), dig(value, "counts")
     if not isinstance(edges, list) or not isinstance(counts, list) or len(edges) != len(counts) + 1:
         return False
-    numbers = all(map(is_number, edges)) and all(is_number(count) and count >= 0 for count in counts)
-    return numbers and all(low <= high for low, high in zip(edges, edges[1:]))
+    are_numbers = all(map(is_number, edges)) and all(is_number(count) and count >= 0 for count in counts)
+    return are_numbers and all(low <= high for low, high in zip(edges, edges[1:]))
 
 
-# What may be missing
+# Values that may be missing
 
 
 def is_number(value: Any) -> bool:
+    """Return whether `value` is a finite JSON number, small enough to draw."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def dig(tree: Any, *keys: str) -> Any:
-    """What lies at the end of `keys`, None if there is no such path."""
+    """Return the value at the end of the path `keys`, None if there is no such path."""
     for key in keys:
         tree = tree.get(key) if isinstance(tree, dict) else None
     return tree
 
 
 def mapping(tree: Any, *keys: str) -> dict[str, Any]:
+    """Return the dictionary at the path `keys`, an empty one if there is none."""
     found = dig(tree, *keys)
     return found if isinstance(found, dict) else {}
 
 
 def number(tree: Any, *keys: str) -> float | None:
+    """Return the number at the path `keys`, None if there is none."""
     value = dig(tree, *keys)
     return value if is_number(value) else None
