@@ -186,7 +186,9 @@ def test_an_earlier_run_is_replaced_only_when_asked(run_here, scene, tmp_path):
     (folder / "notes.txt").write_text("mine")
     train = ("train.py", "-s", scene, "-m", folder, "--iterations", "2", "--quiet")
     assert fails(run_here(*train), "holds an earlier run")
+    assert fails(run_here(*train, "--overwrite"), "no run wrote it")
     assert ply(folder, 500).read_bytes() == b"precious"
+    (folder / "cfg_args").write_text("")
     assert run_here(*train, "--overwrite").returncode == 0
     assert not ply(folder, 500).exists() and ply(folder, 2).exists() and (folder / "notes.txt").exists()
 
