@@ -188,7 +188,7 @@ def test_an_earlier_run_is_replaced_only_when_asked(run_here, scene, tmp_path):
     assert fails(run_here(*train), "holds an earlier run")
     assert fails(run_here(*train, "--overwrite"), "no run wrote it")
     assert ply(folder, 500).read_bytes() == b"precious"
-    (folder / "cfg_args").write_text("")
+    (folder / "cfg_args").write_text("Namespace()")
     assert run_here(*train, "--overwrite").returncode == 0
     assert not ply(folder, 500).exists() and ply(folder, 2).exists() and (folder / "notes.txt").exists()
 
