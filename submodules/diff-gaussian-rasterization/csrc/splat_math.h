@@ -52,6 +52,9 @@ constexpr T kFovClamp = T(1.3);
 // The footprint is reported as three standard deviations.
 template <class T>
 constexpr T kRadiusSigmas = T(3);
+// By how many pixels rounding may move the boundary of a footprint; each pixel is tested exactly.
+template <class T>
+constexpr T kSlack = T(0.01);
 
 constexpr int kMaxShDegree = 3;
 constexpr int kMaxShBases = (kMaxShDegree + 1) * (kMaxShDegree + 1);
@@ -466,7 +469,7 @@ GS_HD void set_footprint(Splat<T>& s, const Sym2<T>& cov, T opacity) {
 // when there is none.
 template <class T>
 GS_HD void pixel_bounds(T low, T high, int size, T& first, T& last) {
-    const T slack = T(0.01);  // what rounding may move a boundary; the blend itself tests exactly
+    const T slack = kSlack<Scalar<T>>;
     first = max(min(ceil(low - slack - T(0.5)), T(size)), T(0));
     last = max(min(floor(high + slack - T(0.5)), T(size - 1)), T(-1));
 }
