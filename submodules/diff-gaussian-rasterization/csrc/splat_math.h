@@ -27,6 +27,9 @@ struct ScalarOf {
 };
 template <class T>
 using Scalar = typename ScalarOf<T>::type;
+// What a comparison of T's gives: bool, or a mask of lanes.
+template <class T>
+using MaskOf = decltype(T() < T());
 
 // A contribution below one step of an 8-bit image is skipped.
 template <class T>
@@ -104,6 +107,11 @@ template <class T>
 GS_HD T select(bool choose, T a, T b) {
     return choose ? a : b;
 }
+template <class T>
+GS_HD T zero_unless(bool keep, T a) {
+    return keep ? a : T(0);
+}
+GS_HD bool any(bool mask) { return mask; }
 template <class T>
 GS_HD T min(T a, T b) {
     return a < b ? a : b;
@@ -231,7 +239,7 @@ struct Affine {
 template <class T>
 struct JacobianPoint {
     T u, v, inv_z;
-    decltype(T() < T()) u_free, v_free;  // not clamped
+    MaskOf<T> u_free, v_free;  // not clamped
 };
 
 template <class T>
