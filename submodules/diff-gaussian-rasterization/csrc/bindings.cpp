@@ -1,14 +1,12 @@
 // The Python module. Arrays cross as addresses: the Python side has checked every tensor (type, shape,
 // device, layout) and keeps it alive, so that nothing is checked twice and a call costs microseconds.
 #include <nanobind/nanobind.h>
-#include <nanobind/stl/array.h>
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include <array>
 #include <chrono>
 #include <mutex>
 
@@ -17,18 +15,13 @@
 #include "cpu/adam.h"
 #include "cpu/binning.h"
 #include "cpu/stages.h"
+#include "render_entry.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace gs {
 namespace {
-
-using Address = uintptr_t;
-template <class T>
-T* at(Address a) {
-    return reinterpret_cast<T*>(a);
-}
 
 template <class T>
 const ProjectKernels<T>& project_kernels();
@@ -84,38 +77,24 @@ std::pair<std::map<std::string, double>, int64_t> take_profile() {
 template <class T>
 class Render {
 public:
-    Render(Address view_matrix, Address projection, Address campos, double tan_fovx, double tan_fovy,
-           double scale_modifier, int width, int height, int sh_degree, bool antialiasing) {
-        memcpy(view_.view, at<T>(view_matrix), sizeof view_.view);
-        memcpy(view_.proj, at<T>(projection), sizeof view_.proj);
-        memcpy(view_.campos, at<T>(campos), sizeof view_.campos);
-        view_.tan_fovx = T(tan_fovx);
-        view_.tan_fovy = T(tan_fovy);
-        view_.scale_modifier = T(scale_modifier);
-        view_.width = width;
-        view_.height = height;
-        view_.sh_degree = sh_degree;
-        view_.antialiasing = antialiasing;
+    Render(const Addresses& matrices, const Numbers& numbers) : view_(make_view<T>(numbers)) {
+        memcpy(view_.view, at<T>(matrices.at("view")), sizeof view_.view);
+        memcpy(view_.proj, at<T>(matrices.at("projection")), sizeof view_.proj);
+        memcpy(view_.campos, at<T>(matrices.at("campos")), sizeof view_.campos);
     }
 
-    void set_gaussians(int64_t count, Address means, Address scales, Address quats, Address covariances,
-                       Address sh_first, int64_t sh_first_stride, Address sh_rest, int64_t sh_rest_stride,
-                       int sh_bases, Address colors, Address opacities, Address importance, Address carrier) {
-        gaussians_ = {
-            count,           at<T>(means),     at<T>(scales),     at<T>(quats),   at<T>(covariances),
-            at<T>(sh_first), at<T>(sh_rest),   sh_first_stride,   sh_rest_stride, sh_bases,
-            at<T>(colors),   at<T>(opacities), at<T>(importance), at<T>(carrier)};
+    void set_gaussians(int64_t count, const Addresses& arrays, const std::array<int64_t, 3>& sh_layout) {
+        gaussians_ = make_gaussians<T>(count, arrays, sh_layout);
     }
 
     // Returns the number of tile-Gaussian pairs. Raises MemoryError when they do not fit.
-    int64_t forward(Address background, Address color, Address inv_depth, Address carrier, Address radii,
-                    Address transmittance, Address blended, bool keep, bool statistics, int threads) {
+    int64_t forward(const Addresses& outputs, bool keep, bool statistics, int threads) {
+        const nb::gil_scoped_release release;
         const int64_t n = gaussians_.count;
         splats_ = Array<Splat<T>>(n);
         depths_ = Array<T>(n);
-        projected_ = {splats_.data(), depths_.data(), at<int32_t>(radii)};
-        picture_ = {view_.width,      view_.height,   at<T>(background),    at<T>(color),
-                    at<T>(inv_depth), at<T>(carrier), at<T>(transmittance), at<int32_t>(blended)};
+        projected_ = {splats_.data(), depths_.data(), at<int32_t>(outputs.at("radii"))};
+        picture_ = make_picture<T>(view_.width, view_.height, outputs);
         if (picture_.carrier && is_zero(gaussians_.carrier, n)) {  // as in training: its gradient is wanted
             memset(picture_.carrier, 0, sizeof(T) * view_.width * view_.height);
             picture_.carrier = nullptr;
@@ -132,13 +111,12 @@ public:
         return bins_.pairs();
     }
 
-    void backward(Address grad_color, Address grad_inv_depth, Address grad_carrier,
-                  const std::array<Address, 11>& g, const std::array<Address, 4>& s, int threads) const {
-        const PictureGradients<T> picture = {at<T>(grad_color), at<T>(grad_inv_depth), at<T>(grad_carrier)};
-        const Gradients<T> grad = {at<T>(g[0]), at<T>(g[1]), at<T>(g[2]), at<T>(g[3]),
-                                   at<T>(g[4]), at<T>(g[5]), at<T>(g[6]), at<T>(g[7]),
-                                   at<T>(g[8]), at<T>(g[9]), at<T>(g[10])};
-        const Statistics<T> stats = {at<T>(s[0]), at<T>(s[1]), at<int32_t>(s[2]), at<T>(s[3])};
+    void backward(const Addresses& picture_gradients, const Addresses& gradients, const Addresses& statistics,
+                  int threads) const {
+        const nb::gil_scoped_release release;
+        const PictureGradients<T> picture = make_picture_gradients<T>(picture_gradients);
+        const Gradients<T> grad = make_gradients<T>(gradients);
+        const Statistics<T> stats = make_statistics<T>(statistics);
         const Array<PairSums<T>> pair_sums(bins_.pairs());
         profile.time("blend_backward", [&] {
             blend_kernels<T>().backward(splats_.data(), bins_.lists(), picture_, picture, statistics_,
@@ -161,23 +139,7 @@ private:
     Bins bins_;
 };
 
-template <class T>
-void bind_render(nb::module_& m, const char* name) {
-    nb::class_<Render<T>>(m, name)
-        .def(nb::init<Address, Address, Address, double, double, double, int, int, int, bool>(),
-             "view_matrix"_a, "projection"_a, "campos"_a, "tan_fovx"_a, "tan_fovy"_a, "scale_modifier"_a,
-             "width"_a, "height"_a, "sh_degree"_a, "antialiasing"_a)
-        .def("set_gaussians", &Render<T>::set_gaussians, "count"_a, "means"_a, "scales"_a, "quats"_a,
-             "covariances"_a, "sh_first"_a, "sh_first_stride"_a, "sh_rest"_a, "sh_rest_stride"_a,
-             "sh_bases"_a, "colors"_a, "opacities"_a, "importance"_a, "carrier"_a)
-        .def("forward", &Render<T>::forward, "background"_a, "color"_a, "inv_depth"_a, "carrier"_a, "radii"_a,
-             "transmittance"_a, "blended"_a, "keep"_a, "statistics"_a, "threads"_a,
-             nb::call_guard<nb::gil_scoped_release>())
-        .def("backward", &Render<T>::backward, "grad_color"_a, "grad_inv_depth"_a, "grad_carrier"_a,
-             "gradients"_a, "statistics"_a, "threads"_a, nb::call_guard<nb::gil_scoped_release>());
-}
-
-void step_entries(int64_t rows, Address visible, const std::vector<AdamEntry>& entries, int threads) {
+void step_entries(int64_t rows, uintptr_t visible, const std::vector<AdamEntry>& entries, int threads) {
     for (const AdamTensor& tensor : adam_tensors(entries))
         GS_SELECT_KERNELS(adam).step(rows, at<const bool>(visible), tensor, threads);
 }
@@ -199,8 +161,8 @@ NB_MODULE(_C, m) {
     using namespace gs;
     nb::set_leak_warnings(false);  // a graph may outlive the interpreter's clean-up
     nb::register_exception_translator(translate_out_of_memory);
-    bind_render<float>(m, "RenderFloat");
-    bind_render<double>(m, "RenderDouble");
+    bind_render<Render<float>>(m, "RenderFloat");
+    bind_render<Render<double>>(m, "RenderDouble");
     m.def("adam_step", step_entries, "rows"_a, "visible"_a, "entries"_a, "threads"_a,
           nb::call_guard<nb::gil_scoped_release>());
     m.def("isa", [] { return std::string(isa_name(cpu_isa())); });

@@ -27,6 +27,9 @@ struct ScalarOf {
 };
 template <class T>
 using Scalar = typename ScalarOf<T>::type;
+// What a comparison of T's gives: bool, or a mask of lanes.
+template <class T>
+using MaskOf = decltype(T() < T());
 
 // A contribution below one step of an 8-bit image is skipped.
 template <class T>
@@ -52,6 +55,9 @@ constexpr T kFovClamp = T(1.3);
 // The footprint is reported as three standard deviations.
 template <class T>
 constexpr T kRadiusSigmas = T(3);
+// By how many pixels rounding may move the boundary of a footprint; each pixel is tested exactly.
+template <class T>
+constexpr T kSlack = T(0.01);
 
 constexpr int kMaxShDegree = 3;
 constexpr int kMaxShBases = (kMaxShDegree + 1) * (kMaxShDegree + 1);
@@ -101,6 +107,11 @@ template <class T>
 GS_HD T select(bool choose, T a, T b) {
     return choose ? a : b;
 }
+template <class T>
+GS_HD T zero_unless(bool keep, T a) {
+    return keep ? a : T(0);
+}
+GS_HD bool any(bool mask) { return mask; }
 template <class T>
 GS_HD T min(T a, T b) {
     return a < b ? a : b;
@@ -228,7 +239,7 @@ struct Affine {
 template <class T>
 struct JacobianPoint {
     T u, v, inv_z;
-    decltype(T() < T()) u_free, v_free;  // not clamped
+    MaskOf<T> u_free, v_free;  // not clamped
 };
 
 template <class T>
@@ -466,7 +477,7 @@ GS_HD void set_footprint(Splat<T>& s, const Sym2<T>& cov, T opacity) {
 // when there is none.
 template <class T>
 GS_HD void pixel_bounds(T low, T high, int size, T& first, T& last) {
-    const T slack = T(0.01);  // what rounding may move a boundary; the blend itself tests exactly
+    const T slack = kSlack<Scalar<T>>;
     first = max(min(ceil(low - slack - T(0.5)), T(size)), T(0));
     last = max(min(floor(high + slack - T(0.5)), T(size - 1)), T(-1));
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -145,6 +146,17 @@ _ARGUMENTS = (
 )
 
 
+_ARRAYS = {  # by the kernels' names; the SH coefficients are in two, or two parts of one
+    "means": "means3D",
+    "means2d": "means2D",
+    "scales": "scales",
+    "quats": "rotations",
+    "covariances": "cov3D_precomp",
+    "colors": "colors_precomp",
+    "opacities": "opacities",
+    "importance": "importance",
+    "carrier": "error_carrier",
+}
 _REQUIRED = ("means2D", "opacities")  # besides means3D, and of others one or the other
 _LARGEST_SIDE = 1 << 16  # pixels
 
@@ -207,14 +219,11 @@ def _check_sh(degree: int, checked: dict[str, Tensor | None]) -> None:
 class _View(NamedTuple):
     """Checked settings."""
 
-    width: int
     height: int
-    tan_fov: tuple[float, float]
-    matrices: tuple[Tensor, Tensor, Tensor]  # view, projection, camera centre
+    width: int
+    numbers: dict[str, float]  # by the kernels' names, as the matrices
+    matrices: dict[str, Tensor]
     background: Tensor
-    scale_modifier: float
-    sh_degree: int
-    antialiasing: bool
     statistics: bool
 
 
@@ -234,17 +243,21 @@ def _check_settings(s: GaussianRasterizationSettings, means: Tensor) -> _View:
         )
         for name, shape in shapes.items()
     }
-    return _View(
-        width,
-        height,
-        tan_fov,
-        (tensors["viewmatrix"], tensors["projmatrix"], tensors["campos"]),
-        tensors["bg"],
-        _number("scale_modifier", s.scale_modifier),
-        _whole("sh_degree", s.sh_degree),
-        bool(s.antialiasing),
-        bool(s.statistics),
-    )
+    numbers = {
+        "width": width,
+        "height": height,
+        "tan_fovx": tan_fov[0],
+        "tan_fovy": tan_fov[1],
+        "scale_modifier": _number("scale_modifier", s.scale_modifier),
+        "sh_degree": _whole("sh_degree", s.sh_degree),
+        "antialiasing": bool(s.antialiasing),
+    }
+    matrices = {
+        "view": tensors["viewmatrix"],
+        "projection": tensors["projmatrix"],
+        "campos": tensors["campos"],
+    }
+    return _View(height, width, numbers, matrices, tensors["bg"], bool(s.statistics))
 
 
 def _whole(name: str, value: object) -> int:
@@ -270,106 +283,72 @@ def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _sh_layout(dc: Tensor | None, shs: Tensor | None) -> tuple[int, int, int, int, int]:
-    """Address and stride (in scalars) of the first SH coefficient and of the others, and how many there are in all."""
-    if dc is None and shs is None:
-        return 0, 0, 0, 0, 0
-    if dc is None:
-        count = shs.shape[1]
-        return _address(shs), 3 * count, _address(shs) + 3 * shs.element_size(), 3 * count, count
+def _addresses(tensors: dict[str, Tensor | None]) -> dict[str, int]:
+    return {name: _address(tensor) for name, tensor in tensors.items()}
+
+
+def _array_addresses(tensors: dict[str, Tensor | None]) -> dict[str, int]:
+    """Return where Gaussians, or their gradients, are, by the kernels' names."""
+    dc, shs = tensors["dc"], tensors["shs"]
+    addresses = {ours: _address(tensors[name]) for ours, name in _ARRAYS.items()}
+    addresses["sh_first"] = _address(shs if dc is None else dc)
+    addresses["sh_rest"] = _address(shs)
+    if dc is None and shs is not None:
+        addresses["sh_rest"] += 3 * shs.element_size()
+    return addresses
+
+
+def _sh_layout(dc: Tensor | None, shs: Tensor | None) -> tuple[int, int, int]:
+    """Return the strides, in scalars, of the first SH coefficient and of the others, and their number."""
     rest = 0 if shs is None else shs.shape[1]
-    return _address(dc), 3, _address(shs), 3 * rest, rest + 1
+    if dc is None:
+        return 3 * rest, 3 * rest, rest
+    return 3, 3 * rest, rest + 1
 
 
 class _Rasterize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, view: _View, on_statistics, *gaussians: Tensor | None):
-        means, _, scales, rotations, covariances, dc, shs, colors, opacities, importance, carrier = gaussians
+        given = dict(zip(_ARGUMENTS, gaussians))
+        means, size = given["means3D"], (view.height, view.width)
         kernels = KERNELS.on("means3D", means.device)
         kind = kernels.module.RenderFloat if means.dtype == torch.float32 else kernels.module.RenderDouble
-        render = kind(
-            *map(_address, view.matrices),
-            *view.tan_fov,
-            view.scale_modifier,
-            view.width,
-            view.height,
-            view.sh_degree,
-            view.antialiasing,
-        )
-        render.set_gaussians(
-            means.shape[0],
-            _address(means),
-            _address(scales),
-            _address(rotations),
-            _address(covariances),
-            *_sh_layout(dc, shs),
-            _address(colors),
-            _address(opacities),
-            _address(importance),
-            _address(carrier),
-        )
-        size = (view.height, view.width)
-        color, inv_depth, transmittance = (
-            means.new_empty(3, *size),
-            means.new_empty(1, *size),
-            means.new_empty(size),
-        )
-        carrier_image = None if carrier is None else means.new_empty(1, *size)
-        radii = means.new_empty(means.shape[0], dtype=torch.int32)
-        blended = means.new_empty(size, dtype=torch.int32)
+        render = kind(_addresses(view.matrices), view.numbers)
+        render.set_gaussians(len(means), _array_addresses(given), _sh_layout(given["dc"], given["shs"]))
+        outputs = {
+            "color": means.new_empty(3, *size),
+            "radii": means.new_empty(len(means), dtype=torch.int32),
+            "inv_depth": means.new_empty(1, *size),
+            "carrier": None if given["error_carrier"] is None else means.new_empty(1, *size),
+            "transmittance": means.new_empty(size),
+            "blended": means.new_empty(size, dtype=torch.int32),
+        }
         keep = any(ctx.needs_input_grad)
-        render.forward(
-            _address(view.background),
-            _address(color),
-            _address(inv_depth),
-            _address(carrier_image),
-            _address(radii),
-            _address(transmittance),
-            _address(blended),
-            keep,
-            view.statistics,
-            *kernels.place(means.device),
-        )
+        addresses = _addresses({"background": view.background, **outputs})
+        render.forward(addresses, keep, view.statistics, *kernels.place(means.device))
         if keep:
             ctx.render, ctx.kernels, ctx.view, ctx.on_statistics = render, kernels, view, on_statistics
-            ctx.save_for_backward(
-                *gaussians, radii, transmittance, blended
-            )  # the kernels go on reading these
-        ctx.mark_non_differentiable(radii)
+            kept = (outputs[name] for name in ("radii", "transmittance", "blended"))
+            ctx.save_for_backward(*gaussians, *kept)  # the kernels go on reading these
+        ctx.mark_non_differentiable(outputs["radii"])
         ctx.set_materialize_grads(False)
-        return color, radii, inv_depth, carrier_image
+        return tuple(outputs[name] for name in ("color", "radii", "inv_depth", "carrier"))
 
     @staticmethod
     def backward(ctx, grad_color, _, grad_inv_depth, grad_carrier):
-        *gaussians, radii, transmittance, blended = ctx.saved_tensors
+        gaussians = ctx.saved_tensors[: len(_ARGUMENTS)]
+        like = gaussians[0]
         grads = _empty_gradients(gaussians, ctx.needs_input_grad[2:])
-        means, means2d, scales, rotations, covariances, dc, shs, colors, opacities, importance, carrier = (
-            grads
-        )
-        sh_first, _, sh_rest, _, _ = _sh_layout(dc, shs)
-        statistics = _empty_statistics(gaussians[0]) if ctx.view.statistics else None
-        picture = [
-            _picture_gradient(g, ctx.view, gaussians[0]) for g in (grad_color, grad_inv_depth, grad_carrier)
-        ]
-        if picture[0] is None:
-            picture[0] = gaussians[0].new_zeros(3, ctx.view.height, ctx.view.width)
+        statistics = _empty_statistics(like) if ctx.view.statistics else None
+        if grad_color is None:
+            grad_color = like.new_zeros(3, ctx.view.height, ctx.view.width)
+        picture = {"color": grad_color, "inv_depth": grad_inv_depth, "carrier": grad_carrier}
+        picture = {name: _picture_gradient(grad, ctx.view, like) for name, grad in picture.items()}
         ctx.render.backward(
-            *map(_address, picture),
-            [
-                _address(means),
-                _address(means2d),
-                _address(scales),
-                _address(rotations),
-                _address(covariances),
-                sh_first,
-                sh_rest,
-                _address(colors),
-                _address(opacities),
-                _address(importance),
-                _address(carrier),
-            ],
-            [0] * 4 if statistics is None else [_address(t) for t in vars(statistics).values()],
-            *ctx.kernels.place(gaussians[0].device),
+            _addresses(picture),
+            _array_addresses(dict(zip(_ARGUMENTS, grads))),
+            {} if statistics is None else _addresses(vars(statistics)),
+            *ctx.kernels.place(like.device),
         )
         if statistics is not None:
             ctx.on_statistics(statistics)
@@ -384,7 +363,7 @@ def _picture_gradient(grad: Tensor | None, view: _View, like: Tensor) -> Tensor 
     )
 
 
-def _empty_gradients(gaussians: list[Tensor | None], needed: tuple[bool, ...]) -> list[Tensor | None]:
+def _empty_gradients(gaussians: Sequence[Tensor | None], needed: tuple[bool, ...]) -> list[Tensor | None]:
     """A gradient for each tensor that needs one. Scales and rotations, dc and shs share a kernel: both or neither."""
     wanted = dict(zip(_ARGUMENTS, needed))
     for pair in (("scales", "rotations"), ("dc", "shs")):

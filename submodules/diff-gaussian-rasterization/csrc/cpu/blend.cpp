@@ -4,6 +4,7 @@
 // AVX-512 register (or two or four smaller ones), so that a small Gaussian fills most of the lanes that it
 // touches.
 #include "parallel.h"
+#include "../pass.h"
 #include "packs.h"
 #include "stages.h"
 
@@ -80,9 +81,9 @@ GS_INLINE Lanes<T> lane_rows(int first) {
 template <class T>
 GS_INLINE uint32_t blocks_met(const Splat<T>& s, const TileArea& area) {
     using P = Lanes<T>;
-    const P slack(T(0.01));  // pixels that rounding may cost; each pixel is tested exactly
+    const P slack(kSlack<T>);
     const P side{T(kSide)}, last(T(kSide - 1));
-    const P x(T(area.x) + T(0.5) - s.x), y(T(area.y) + T(0.5) - s.y), half_height(s.half_height + T(0.01));
+    const P x(T(area.x) + T(0.5) - s.x), y(T(area.y) + T(0.5) - s.y), half_height(s.half_height + kSlack<T>);
     uint32_t blocks = 0;
     for (int first = 0; first < kBlock; first += NativeWidth<T>::value) {
         const P left_edge = fma(lane_columns<T>(first), side, x), right_edge = left_edge + last;
@@ -224,12 +225,6 @@ void blend(const Splat<T>* splats, const TileLists& lists, const Picture<T>& out
 
 // ----------------------------------------------------------------------------------------------------
 // Backward
-
-// Which gradients and sums a pass computes.
-template <bool kCarrierGradient, bool kDepthGradient, bool kStatistics>
-struct Pass {
-    static constexpr bool carrier = kCarrierGradient, depth = kDepthGradient, statistics = kStatistics;
-};
 
 template <class T>
 struct BackwardTile {
@@ -386,16 +381,11 @@ void blend_backward_pass(const Splat<T>* splats, const TileLists& lists, const P
 template <class T>
 void blend_backward(const Splat<T>* splats, const TileLists& lists, const Picture<T>& picture,
                     const PictureGradients<T>& grad, bool statistics, PairSums<T>* pair_sums, int threads) {
-    using Run = void (*)(const Splat<T>*, const TileLists&, const Picture<T>&, const PictureGradients<T>&,
-                         PairSums<T>*, int);
-    const Run runs[2][2][2] = {
-        {{blend_backward_pass<T, Pass<false, false, false>>,
-          blend_backward_pass<T, Pass<false, false, true>>},
-         {blend_backward_pass<T, Pass<false, true, false>>, blend_backward_pass<T, Pass<false, true, true>>}},
-        {{blend_backward_pass<T, Pass<true, false, false>>, blend_backward_pass<T, Pass<true, false, true>>},
-         {blend_backward_pass<T, Pass<true, true, false>>, blend_backward_pass<T, Pass<true, true, true>>}}};
-    runs[grad.carrier != nullptr][grad.inv_depth != nullptr][statistics](splats, lists, picture, grad,
-                                                                         pair_sums, threads);
+    with_pass(
+        [&](auto pass) {
+            blend_backward_pass<T, decltype(pass)>(splats, lists, picture, grad, pair_sums, threads);
+        },
+        grad.carrier != nullptr, grad.inv_depth != nullptr, statistics);
 }
 
 }  // namespace

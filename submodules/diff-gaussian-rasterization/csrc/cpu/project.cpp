@@ -1,5 +1,6 @@
 // Per Gaussian: from the world to the screen, and the gradients back. A block of Gaussians at a time, each in
 // a lane of the packs.
+#include "../project.h"
 #include "parallel.h"
 #include "rows.h"
 #include "stages.h"
@@ -36,106 +37,61 @@ View<Lanes<T>> in_all_lanes(const View<T>& v) {
     return out;
 }
 
-// The shape in the world; scales and quaternions where it is made of them.
-template <class P>
-struct Shape {
-    P scale[3], quat[4];
-    Sym3<P> covariance;
+// The SH coefficients of a block.
+template <class T>
+struct ShLanes {
+    Lanes<T> of[3 * kMaxShBases];
+    GS_INLINE Lanes<T> operator()(int j, int c) const { return of[3 * j + c]; }
 };
 
+// The block's rows of every array, for project.h. seen: where gradients are not zero.
 template <class T, class B>
-GS_INLINE void load_shape(const Gaussians<T>& g, Lanes<T> modifier, B b, Shape<Lanes<T>>& shape) {
-    if (g.covariances) {
-        Lanes<T> c[6];
-        load<6>(g.covariances, b, c);
-        shape.covariance = {c[0], c[1], c[2], c[3], c[4], c[5]};
-    } else {
-        load<3>(g.scales, b, shape.scale);
-        load<4>(g.quats, b, shape.quat);
-        shape.covariance = covariance3d(shape.scale, modifier, shape.quat);
+struct BlockRows {
+    B block;
+    LaneMask<T> seen;
+
+    template <int kColumns>
+    GS_INLINE void load(const T* array, Lanes<T>* to) const {
+        GS_ISA::load<kColumns>(array, block, to);
     }
-}
 
-// The first `bases` coefficients: those of basis j at 3 j.
-template <class T, class B>
-GS_INLINE void load_sh(const Gaussians<T>& g, int bases, B b, Lanes<T>* sh) {
-    load_columns(g.sh_first, g.sh_first_stride, 3, b, sh);
-    load_columns(g.sh_rest, g.sh_rest_stride, 3 * (bases - 1), b, sh + 3);
-}
+    GS_INLINE ShLanes<T> sh(const Gaussians<T>& g, int bases) const {
+        ShLanes<T> sh;
+        load_columns(g.sh_first, g.sh_first_stride, 3, block, sh.of);
+        load_columns(g.sh_rest, g.sh_rest_stride, 3 * (bases - 1), block, sh.of + 3);
+        return sh;
+    }
 
-template <class T, class B>
-GS_INLINE void sh_color(const View<Lanes<T>>& v, const Gaussians<T>& g, B b, const Lanes<T>* mean,
-                        Lanes<T>* color) {
-    const int bases = square(v.sh_degree + 1);
-    Lanes<T> dir[3], basis[kMaxShBases], sh[3 * kMaxShBases];
-    view_direction(v.campos, mean, dir);
-    sh_basis(v.sh_degree, dir, basis);
-    load_sh(g, bases, b, sh);
-    for (int c = 0; c < 3; ++c) color[c] = T(0.5) + basis[0] * sh[c];
-    for (int j = 1; j < bases; ++j)
-        for (int c = 0; c < 3; ++c) color[c] += basis[j] * sh[3 * j + c];
-}
+    template <int kColumns>
+    GS_INLINE void put(const Lanes<T>* values, T* array) const {
+        if (!array) return;
+        Lanes<T> kept[kColumns];
+        for (int c = 0; c < kColumns; ++c) kept[c] = zero_unless(seen, values[c]);
+        store<kColumns>(kept, array, block);
+    }
 
-// The colour the pixels see; where it is a number.
-template <class T, class B>
-GS_INLINE LaneMask<T> splat_color(const View<Lanes<T>>& v, const Gaussians<T>& g, B b, const Lanes<T>* mean,
-                                  Lanes<T>* color) {
-    if (g.colors)
-        load<3>(g.colors, b, color);
-    else
-        sh_color(v, g, b, mean, color);
-    const LaneMask<T> finite = is_finite(color[0] + color[1] + color[2]);
-    if (!g.colors)
-        for (int c = 0; c < 3; ++c) color[c] = max(color[c], Lanes<T>(T(0)));
-    return finite;
-}
+    GS_INLINE void put_sh(const Gradients<T>& grad, const Gaussians<T>& g, const Lanes<T>* basis, int bases,
+                          const Lanes<T>* grad_color) const {
+        Lanes<T> sh[3 * kMaxShBases];
+        for (int j = 0; j < bases; ++j)
+            for (int c = 0; c < 3; ++c) sh[3 * j + c] = zero_unless(seen, basis[j] * grad_color[c]);
+        store_columns(sh, grad.sh_first, g.sh_first_stride, 3, block);
+        store_columns(sh + 3, grad.sh_rest, g.sh_rest_stride, 3 * (bases - 1), block);
+        clear_columns(grad.sh_rest, g.sh_rest_stride, 3 * (bases - 1), 3 * (g.sh_bases - 1));
+    }
 
-template <class T>
-GS_INLINE LaneMask<T> covers_a_pixel(Lanes<T> centre, Lanes<T> half, int size) {
-    Lanes<T> first, last;
-    pixel_bounds(centre - half, centre + half, size, first, last);
-    return last >= first;
-}
+    template <int kColumns>
+    GS_INLINE void clear(T* array) const {
+        clear_columns(array, kColumns, 0, kColumns);
+    }
 
-// Sets the splats; which Gaussians are seen, and their radii. Conditions are written so that a NaN fails.
-template <class T, class B>
-GS_INLINE LaneMask<T> project_lanes(const View<Lanes<T>>& v, const Gaussians<T>& g, B b, Splat<Lanes<T>>& s,
-                                    Lanes<T>& depth, Lanes<T>& radius) {
-    using P = Lanes<T>;
-    P mean[3], t[3], pixel[2];
-    load<3>(g.means, b, mean);
-    transform_point(v.view, mean, t);
-    project_point(v, mean, pixel);
-    depth = t[2];
-    LaneMask<T> seen = (depth > P(kNearPlane<T>)) & is_finite(t[0] + t[1] + t[2] + pixel[0] + pixel[1]);
-    if (!any(seen)) return seen;
-
-    Shape<P> shape;
-    load_shape(g, v.scale_modifier, b, shape);
-    const Sym2<P> raw = project_covariance(affine_approximation(v, jacobian_point(v, t)), shape.covariance);
-    const Sym2<P> cov = dilate(raw);
-    const P det = determinant(cov);
-    seen = seen & (det > P(T(0))) & (cov.xx > P(T(0))) & is_finite(det) & is_finite(cov.xx + cov.yy);
-
-    P opacity;
-    load<1>(g.opacities, b, &opacity);
-    if (v.antialiasing) opacity *= opacity_compensation(raw, cov);
-    s.importance = T(1);
-    s.carrier = T(0);
-    if (g.importance) load<1>(g.importance, b, &s.importance);
-    if (g.carrier) load<1>(g.carrier, b, &s.carrier);
-    seen = seen & (opacity >= P(kMinAlpha<T>)) & is_finite(opacity) & is_finite(s.importance + s.carrier);
-
-    s.x = pixel[0];
-    s.y = pixel[1];
-    s.inv_depth = 1 / depth;
-    set_footprint(s, cov, opacity);
-    seen = seen & covers_a_pixel<T>(s.x, s.half_width, v.width) &
-           covers_a_pixel<T>(s.y, s.half_height, v.height);
-    if (!any(seen)) return seen;
-    radius = min(ceil(kRadiusSigmas<T> * sqrt(largest_eigenvalue(cov))), P(T(INT32_MAX / 2)));
-    return seen & splat_color(v, g, b, mean, s.color);
-}
+    // Columns first ... end - 1 of an array, if there is one.
+    GS_INLINE void clear_columns(T* array, int64_t stride, int first, int end) const {
+        if (!array) return;
+        for (int r = 0; r < block.rows(); ++r)
+            for (int c = first; c < end; ++c) array[(block.first + r) * stride + c] = T(0);
+    }
+};
 
 constexpr int kSplatNumbers = 16;
 
@@ -147,7 +103,8 @@ void project(const View<T>& view, const Gaussians<T>& g, const Projected<T>& out
     for_each_block<T>(g.count, threads, [&](auto b) {
         Splat<P> splat;
         P numbers[kSplatNumbers], depth, radius(T(0));
-        const LaneMask<T> seen = project_lanes(v, g, b, splat, depth, radius);
+        const BlockRows<T, decltype(b)> rows{b, {}};
+        const LaneMask<T> seen = project_gaussian(v, g, rows, splat, depth, radius);
         store<1>(&depth, out.depths, b);
         T radii[NativeWidth<T>::value];
         zero_unless(seen, radius).store(radii);
@@ -187,135 +144,6 @@ GS_INLINE void prefetch_pairs(const PairIndex& index, int64_t first, int64_t end
         __builtin_prefetch(pair_sums + index.entry_of[p]);
 }
 
-// Columns first ... end - 1 of an array, where there is one.
-template <class T, class B>
-GS_INLINE void clear(T* array, int64_t stride, int first, int end, B b) {
-    if (!array) return;
-    for (int r = 0; r < b.rows(); ++r)
-        for (int c = first; c < end; ++c) array[(b.first + r) * stride + c] = T(0);
-}
-
-// Where a block's gradients go: zeros for the Gaussians that are not seen.
-template <class T, class B>
-struct Sink {
-    B block;
-    LaneMask<T> seen;
-
-    template <int kColumns>
-    GS_INLINE void put(const Lanes<T>* values, T* array) const {
-        if (!array) return;
-        Lanes<T> kept[kColumns];
-        for (int c = 0; c < kColumns; ++c) kept[c] = zero_unless(seen, values[c]);
-        store<kColumns>(kept, array, block);
-    }
-};
-
-template <class T, class B>
-GS_INLINE void store_sh(const Gradients<T>& grad, const Gaussians<T>& g, const Sink<T, B>& sink,
-                        const Lanes<T>* basis, int bases, const Lanes<T>* grad_color) {
-    Lanes<T> sh[3 * kMaxShBases];
-    for (int j = 0; j < bases; ++j)
-        for (int c = 0; c < 3; ++c) sh[3 * j + c] = zero_unless(sink.seen, basis[j] * grad_color[c]);
-    const B b = sink.block;
-    store_columns(sh, grad.sh_first, g.sh_first_stride, 3, b);
-    store_columns(sh + 3, grad.sh_rest, g.sh_rest_stride, 3 * (bases - 1), b);
-    clear(grad.sh_rest, g.sh_rest_stride, 3 * (bases - 1), 3 * (g.sh_bases - 1), b);
-}
-
-// The gradients of the SH coefficients, where asked for; the direction's share is added to dL/dmean.
-template <class T, class B>
-GS_INLINE void sh_backward(const View<Lanes<T>>& v, const Gaussians<T>& g, const Lanes<T>* mean,
-                           const Lanes<T>* color, const Lanes<T>* grad_color, const Gradients<T>& grad,
-                           const Sink<T, B>& sink, Lanes<T>* grad_mean) {
-    using P = Lanes<T>;
-    const int bases = square(v.sh_degree + 1);
-    P dir[3], basis[kMaxShBases], gc[3];
-    for (int c = 0; c < 3; ++c) gc[c] = zero_unless(color[c] > P(T(0)), grad_color[c]);
-    const P inv_distance = view_direction(v.campos, mean, dir);
-    sh_basis(v.sh_degree, dir, basis);
-    if (grad.sh_first) store_sh(grad, g, sink, basis, bases, gc);
-    if (v.sh_degree == 0) return;
-
-    P sh[3 * kMaxShBases], weight[kMaxShBases], grad_dir[3];
-    load_sh(g, bases, sink.block, sh);
-    for (int j = 1; j < bases; ++j) weight[j] = dot3(sh + 3 * j, gc);
-    sh_basis_backward(v.sh_degree, dir, weight, grad_dir);
-    const P along = dot3(grad_dir, dir);
-    for (int c = 0; c < 3; ++c) grad_mean[c] += (grad_dir[c] - along * dir[c]) * inv_distance;
-}
-
-template <class T, class B>
-GS_INLINE void project_lanes_backward(const View<Lanes<T>>& v, const Gaussians<T>& g, const Sink<T, B>& sink,
-                                      const Splat<Lanes<T>>& s, const Lanes<T>* sums,
-                                      const Gradients<T>& grad) {
-    using P = Lanes<T>;
-    P mean[3], t[3];
-    Shape<P> shape;
-    load<3>(g.means, sink.block, mean);
-    load_shape(g, v.scale_modifier, sink.block, shape);
-    transform_point(v.view, mean, t);
-    const JacobianPoint<P> point = jacobian_point(v, t);
-    const Affine<P> affine = affine_approximation(v, point);
-    const Sym2<P> raw = project_covariance(affine, shape.covariance), cov = dilate(raw);
-    const ScreenGradients<P> screen = screen_gradients(s, conic_of(cov), sums);
-
-    Sym2<P> grad_cov = conic_backward(cov, screen.conic);
-    P grad_opacity = screen.opacity;
-    if (v.antialiasing) {
-        P opacity;
-        load<1>(g.opacities, sink.block, &opacity);
-        opacity_compensation_backward(raw, cov, screen.opacity * opacity, grad_cov);
-        grad_opacity *= opacity_compensation(raw, cov);
-    }
-    sink.template put<1>(&grad_opacity, grad.opacities);
-    sink.template put<1>(&screen.importance, grad.importance);
-    sink.template put<1>(sums + kCarrier, grad.carrier);
-    sink.template put<3>(sums + kColor, grad.colors);
-
-    P grad_t[3] = {T(0), T(0), -sums[kInvDepth] * square(s.inv_depth)};
-    Sym3<P> w;
-    project_covariance_backward(v, point, affine, shape.covariance, grad_cov, w, grad_t);
-    const P packed[6] = {w.xx, w.xy, w.xz, w.yy, w.yz, w.zz};
-    sink.template put<6>(packed, grad.covariances);
-    if (grad.scales) {
-        P grad_scale[3], grad_quat[4];
-        covariance3d_backward(shape.scale, v.scale_modifier, shape.quat, w, grad_scale, grad_quat);
-        sink.template put<3>(grad_scale, grad.scales);
-        sink.template put<4>(grad_quat, grad.quats);
-    }
-
-    const P grad_ndc[3] = {screen.mean[0] * T(0.5) * T(v.width), screen.mean[1] * T(0.5) * T(v.height), T(0)};
-    sink.template put<3>(grad_ndc, grad.means2d);
-    P grad_mean[3];
-    for (int j = 0; j < 3; ++j) grad_mean[j] = dot3(v.view + 4 * j, grad_t);
-    project_point_backward(v, mean, grad_ndc, grad_mean);
-    if (g.sh_first) sh_backward(v, g, mean, s.color, sums + kColor, grad, sink, grad_mean);
-    sink.template put<3>(grad_mean, grad.means);
-}
-
-template <class T, class B>
-void clear_gradients(const Gradients<T>& grad, const Gaussians<T>& g, B b) {
-    clear(grad.means, 3, 0, 3, b);
-    clear(grad.means2d, 3, 0, 3, b);
-    clear(grad.scales, 3, 0, 3, b);
-    clear(grad.quats, 4, 0, 4, b);
-    clear(grad.covariances, 6, 0, 6, b);
-    clear(grad.colors, 3, 0, 3, b);
-    clear(grad.opacities, 1, 0, 1, b);
-    clear(grad.importance, 1, 0, 1, b);
-    clear(grad.carrier, 1, 0, 1, b);
-    clear(grad.sh_first, g.sh_first_stride, 0, 3, b);
-    clear(grad.sh_rest, g.sh_rest_stride, 0, 3 * (g.sh_bases - 1), b);
-}
-
-template <class T>
-void store_statistics(const Statistics<T>& out, int64_t i, const T* sums) {
-    out.weight_sum[i] = sums[kWeight];
-    out.weight_max[i] = sums[kWeightMax];
-    out.pixels[i] = int32_t(sums[kPixelCount]);
-    out.removal_energy[i] = sums[kEnergy];
-}
-
 template <class T>
 void project_backward(const View<T>& view, const Gaussians<T>& g, const Projected<T>& projected,
                       const PairIndex& index, const PairSums<T>* pair_sums, bool statistics,
@@ -333,14 +161,19 @@ void project_backward(const View<T>& view, const Gaussians<T>& g, const Projecte
             reduce_pairs(index, b.first + r, pair_sums, sums[r]);
             if (statistics) store_statistics(stats, b.first + r, sums[r].of);
         }
-        const Sink<T, decltype(b)> sink{b, index_above(radii, 0, P())};
-        if (!any(sink.seen)) return clear_gradients(grad, g, b);
+        const BlockRows<T, decltype(b)> rows{b, index_above(radii, 0, P())};
+        if (!any(rows.seen)) {
+            clear_gradients(grad, rows);
+            rows.clear_columns(grad.sh_first, g.sh_first_stride, 0, 3);
+            rows.clear_columns(grad.sh_rest, g.sh_rest_stride, 0, 3 * (g.sh_bases - 1));
+            return;
+        }
         P numbers[kSplatNumbers], totals[kSumsStride];
         Splat<P> splat;
         load_columns<T>(&projected.splats->x, kSplatNumbers, kSplatNumbers, b, numbers);
         memcpy((void*)&splat, numbers, sizeof splat);
         load_columns<T>(sums->of, kSumsStride, kSumsStride, decltype(b){0, b.count}, totals);
-        project_lanes_backward(v, g, sink, splat, totals, grad);
+        project_gaussian_backward(v, g, rows, splat, totals, grad);
     });
 }
 

@@ -5,6 +5,7 @@
 // the same bits every time.
 #include "cuda/stages.h"
 #include "cuda/tile.h"
+#include "pass.h"
 
 namespace gs {
 namespace cuda {
@@ -13,12 +14,9 @@ namespace {
 constexpr int kThreads = 128, kWarps = kThreads / kWarp;
 constexpr int kRing = 2 * kWarp;  // pixels at hand: as many as lanes are under way, and the next chunk
 
-template <bool kCarrierGradient, bool kDepthGradient, bool kStatistics>
-struct Pass {
-    static constexpr bool carrier = kCarrierGradient, depth = kDepthGradient, statistics = kStatistics;
-};
-
-// Two chunks of pixels. What a pixel brings along is that in front of the bucket.
+// Two chunks of pixels. What a pixel brings along is that in front of the bucket. Where nothing was blended
+// behind it, only the place and `blended` are set: the lanes hand on what stood there before, and use none of
+// it.
 template <class T>
 struct Ring {
     T x[kRing], y[kRing];  // centre
@@ -237,13 +235,6 @@ __global__ void __launch_bounds__(kThreads)
     for (int j = 0; j < width; ++j) out[j] = sums[j];
 }
 
-template <class T, class Pass>
-void run(const Splat<T>* splats, const Lists& lists, const Picture<T>& picture, const History<T>& history,
-         const PictureGradients<T>& grad, T* pair_sums, const Queue& queue) {
-    GS_LAUNCH((blend_bucket_backward<T, Pass>), blocks_for(lists.buckets(), kWarps), kThreads, queue, splats,
-              lists, picture, history, grad, pair_sums);
-}
-
 }  // namespace
 
 template <class T>
@@ -251,14 +242,12 @@ void blend_backward(const Splat<T>* splats, const Lists& lists, const Picture<T>
                     const History<T>& history, const PictureGradients<T>& grad, bool statistics, T* pair_sums,
                     const Queue& queue) {
     if (lists.pairs == 0) return;
-    using Run = void (*)(const Splat<T>*, const Lists&, const Picture<T>&, const History<T>&,
-                         const PictureGradients<T>&, T*, const Queue&);
-    const Run runs[2][2][2] = {{{run<T, Pass<false, false, false>>, run<T, Pass<false, false, true>>},
-                                {run<T, Pass<false, true, false>>, run<T, Pass<false, true, true>>}},
-                               {{run<T, Pass<true, false, false>>, run<T, Pass<true, false, true>>},
-                                {run<T, Pass<true, true, false>>, run<T, Pass<true, true, true>>}}};
-    runs[grad.carrier != nullptr][grad.inv_depth != nullptr][statistics](splats, lists, picture, history,
-                                                                         grad, pair_sums, queue);
+    with_pass(
+        [&](auto pass) {
+            GS_LAUNCH((blend_bucket_backward<T, decltype(pass)>), blocks_for(lists.buckets(), kWarps),
+                      kThreads, queue, splats, lists, picture, history, grad, pair_sums);
+        },
+        grad.carrier != nullptr, grad.inv_depth != nullptr, statistics);
 }
 
 template void blend_backward(const Splat<float>*, const Lists&, const Picture<float>&, const History<float>&,

@@ -1,6 +1,6 @@
 // Per Gaussian: from the world to the screen, and the gradients back.
-#include "cuda/gaussian.h"
 #include "cuda/stages.h"
+#include "project.h"
 #include "tiles.h"
 
 namespace gs {
@@ -8,6 +8,12 @@ namespace cuda {
 namespace {
 
 constexpr int kThreads = 128;
+// Blocks of the backward pass that are to fit on a multiprocessor at once: it waits for memory, so that a few
+// spilled registers cost less than fewer warps.
+template <class T>
+constexpr int kBlocks = 1;
+template <>
+constexpr int kBlocks<float> = 6;
 constexpr int kAlone = 8;  // pairs that a thread adds up without its warp
 
 // The camera of a block, in shared memory.
@@ -28,6 +34,54 @@ __device__ void load_view(const Camera<T>& camera, View<T>& view) {
     if (t >= 32 && t < 35) view.campos[t - 32] = camera.campos[t - 32];
     __syncthreads();
 }
+
+// The SH coefficients of a Gaussian, read when they are asked for.
+template <class T>
+struct ShRow {
+    const T *first, *rest;
+    GS_HD T operator()(int j, int c) const { return j == 0 ? first[c] : rest[3 * (j - 1) + c]; }
+};
+
+// The gradient of SH coefficient (j, c) is basis[j] color[c].
+template <class T>
+struct ShGradient {
+    T basis[kMaxShBases];
+    T color[3];
+};
+
+// The row of one Gaussian, for project.h. sh_gradient: what store_sh will write.
+template <class T>
+struct Row {
+    int64_t i;
+    ShGradient<T>* sh_gradient;
+
+    template <int kColumns>
+    GS_HD void load(const T* array, T* to) const {
+        for (int c = 0; c < kColumns; ++c) to[c] = array[kColumns * i + c];
+    }
+
+    GS_HD ShRow<T> sh(const Gaussians<T>& g, int) const {
+        return {g.sh_first + i * g.sh_first_stride, g.sh_rest + i * g.sh_rest_stride};
+    }
+
+    template <int kColumns>
+    GS_HD void put(const T* values, T* array) const {
+        if (!array) return;
+        for (int c = 0; c < kColumns; ++c) array[kColumns * i + c] = values[c];
+    }
+
+    GS_HD void put_sh(const Gradients<T>&, const Gaussians<T>&, const T* basis, int bases,
+                      const T* color) const {
+        for (int j = 0; j < bases; ++j) sh_gradient->basis[j] = basis[j];
+        for (int c = 0; c < 3; ++c) sh_gradient->color[c] = color[c];
+    }
+
+    template <int kColumns>
+    GS_HD void clear(T* array) const {
+        if (!array) return;
+        for (int c = 0; c < kColumns; ++c) array[kColumns * i + c] = T(0);
+    }
+};
 
 template <class T>
 __device__ int count_tiles(const Splat<T>& splat, int width, int height) {
@@ -50,14 +104,14 @@ __global__ void __launch_bounds__(kThreads)
     int tiles = 0;
     if (i < g.count) {
         Splat<T> splat;
-        T depth;
-        const int radius = project_gaussian(view, g, i, splat, depth);
-        if (radius > 0) {
+        T depth, radius;
+        const bool seen = project_gaussian(view, g, Row<T>{i, nullptr}, splat, depth, radius);
+        if (seen) {
             tiles = count_tiles(splat, view.width, view.height);
             out.splats[i] = splat;
             out.depths[i] = depth;
         }
-        out.radii[i] = radius;
+        out.radii[i] = seen ? int32_t(radius) : 0;
         out.tile_count[i] = tiles;
     }
     const unsigned long long pairs = warp_sum((unsigned long long)(tiles));
@@ -109,14 +163,6 @@ __device__ void reduce_pairs(const T* pair_sums, int64_t first, int count, T* to
     }
 }
 
-template <class T>
-__device__ void store_statistics(const Statistics<T>& out, int64_t i, const T* sums) {
-    out.weight_sum[i] = sums[kWeight];
-    out.weight_max[i] = sums[kWeightMax];
-    out.pixels[i] = int32_t(sums[kPixelCount]);
-    out.removal_energy[i] = sums[kEnergy];
-}
-
 // The gradients of a block's SH coefficients, neighbouring threads at neighbouring places.
 template <class T>
 __device__ void store_sh(const Gradients<T>& grad, const Gaussians<T>& g, int degree,
@@ -136,7 +182,7 @@ __device__ void store_sh(const Gradients<T>& grad, const Gaussians<T>& g, int de
 }
 
 template <class T, bool kStatistics>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks<T>)
     project_each_backward(Camera<T> camera, Gaussians<T> g, Visible<T> seen, const T* pair_sums,
                           Gradients<T> grad, Statistics<T> statistics) {
     GS_SHARED(View<T>, view);
@@ -146,16 +192,16 @@ __global__ void __launch_bounds__(kThreads)
     const int count = i < g.count ? seen.tile_count[i] : 0;
     T sums[kAllSums] = {};
     reduce_pairs<T, kStatistics>(pair_sums, count > 0 ? seen.first_pair[i] : 0, count, sums);
-    ShGradient<T> grad_sh = {};
+    sh[threadIdx.x] = {};
     if (i < g.count) {
+        const Row<T> row = {i, &sh[threadIdx.x]};
         if (seen.radii[i] > 0)
-            project_gaussian_backward(view, g, i, seen.splats[i], sums, grad, grad_sh);
+            project_gaussian_backward(view, g, row, seen.splats[i], sums, grad);
         else
-            clear_gradients(grad, i);
+            clear_gradients(grad, row);
         if (kStatistics) store_statistics(statistics, i, sums);
     }
     if (!grad.sh_first) return;
-    sh[threadIdx.x] = grad_sh;
     __syncthreads();
     store_sh(grad, g, view.sh_degree, sh);
 }

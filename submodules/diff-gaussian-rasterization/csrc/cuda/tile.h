@@ -24,7 +24,7 @@ struct Chunk {
     // Whether the cut of a splat may meet a pixel's centre.
     template <class T>
     __device__ bool meets(const Splat<T>& s) const {
-        const T slack = T(0.01);  // pixels that rounding may cost; each pixel is tested exactly
+        const T slack = kSlack<T>;
         const T left_edge = T(x) + T(0.5) - s.x, right_edge = left_edge + T(kChunkWidth - 1);
         const T top = T(y) + T(0.5) - s.y, bottom = top + T(kChunkHeight - 1);
         if (s.half_height + slack < top || bottom < -s.half_height - slack) return false;
