@@ -16,38 +16,42 @@ from .backends import KERNELS
 
 
 class GaussianRasterizationSettings(NamedTuple):
-    """One view. Matrices are transposed (for row vectors), as 3DGS passes them; camera x right, y down, z forward."""
+    """Settings of one view. The camera looks along z, with x right and y down.
+
+    Matrices are transposed, for row vectors, as 3DGS passes them.
+    """
 
     image_height: int
     image_width: int
     tanfovx: float  # tan of half the field of view; focal length in pixels = image_width / (2 tanfovx)
     tanfovy: float
-    bg: Tensor  # (3,) background colour
+    bg: Tensor  # (3,) background color
     scale_modifier: float
     viewmatrix: Tensor  # (4, 4) world to camera
     projmatrix: Tensor  # (4, 4) world to clip space; may hold an off-centre principal point
     sh_degree: int  # 0 to 3
     campos: Tensor  # (3,) world
     prefiltered: bool = False  # accepted for compatibility: culling is always tested
-    debug: bool = (
-        False  # look for NaN and infinity in all that goes in and comes out; the rest is always checked
-    )
+    debug: bool = False  # look for NaN and infinity in all inputs and their gradients
     antialiasing: bool = False  # opacity compensation of Mip-Splatting
     statistics: bool = False  # collect RasterStatistics in the backward pass
 
 
 @dataclass
 class RasterStatistics:
-    """Per Gaussian over one view, set by the backward pass. w: its blending weight alpha * T at a pixel."""
+    """Sums over the pixels of one view for each Gaussian, set by the backward pass.
+
+    w is the blending weight alpha * T of a Gaussian at a pixel.
+    """
 
     weight_sum: Tensor  # (N,) sum of w
     weight_max: Tensor  # (N,) max of w
     pixels: Tensor  # (N,) int32, pixels it was blended into
-    removal_energy: Tensor  # (N,) sum over pixels of the squared change of colour if it were removed
+    removal_energy: Tensor  # (N,) sum over pixels of the squared change of color if it were removed
 
 
 class GaussianRasterizer(nn.Module):
-    """Renders Gaussians; differentiable in all of them."""
+    """Render Gaussians, differentiably in all their parameters."""
 
     def __init__(self, raster_settings: GaussianRasterizationSettings):
         super().__init__()
@@ -55,7 +59,7 @@ class GaussianRasterizer(nn.Module):
         self.statistics: RasterStatistics | None = None
 
     def markVisible(self, positions: Tensor) -> Tensor:
-        """positions (N, 3) -> bool (N,): in front of the near plane."""
+        """Return (N,) bool, which positions (N, 3) are in front of the near plane."""
         positions = check_tensor("positions", positions.detach(), (None, 3), (torch.float32, torch.float64))
         matrix = self.raster_settings.viewmatrix.to(positions)
         return positions @ matrix[:3, 2] + matrix[3, 2] > _C.near_plane
@@ -63,23 +67,23 @@ class GaussianRasterizer(nn.Module):
     def forward(
         self,
         means3D: Tensor,  # (N, 3) world
-        means2D: Tensor,  # (N, 3), only receives a gradient: dL/d(projected mean) in NDC units, third column 0
+        means2D: Tensor,  # (N, 3), only receives a gradient: dL/d(projected mean) in NDC, third column 0
         opacities: Tensor,  # (N, 1) in [0, 1]
         shs: Tensor | None = None,  # (N, K, 3) SH coefficients; without the first when dc is given
         colors_precomp: Tensor | None = None,  # (N, 3) instead of shs
         scales: Tensor | None = None,  # (N, 3) world
-        rotations: Tensor | None = None,  # (N, 4) quaternions (w, x, y, z), normalised inside
+        rotations: Tensor | None = None,  # (N, 4) quaternions (w, x, y, z), normalized inside
         cov3D_precomp: Tensor | None = None,  # (N, 6) xx xy xz yy yz zz, instead of scales and rotations
         dc: Tensor | None = None,  # (N, 1, 3) first SH coefficient
         importance: Tensor | None = None,  # (N, 1) factor on alpha; absent: 1
         error_carrier: Tensor | None = None,  # (N, 1) blended into a fourth output
     ) -> tuple[Tensor, ...]:
-        """(color (3, H, W), radii (N,) int32 in pixels, inverse depth (1, H, W)), and with `error_carrier` also the
-        carrier's image A (1, H, W) = sum_k w_k e_k.
+        """Return color (3, H, W), radii (N,) int32 in pixels and inverse depth (1, H, W).
 
-        float32, or float64 throughout for verification. A Gaussian with values that are no numbers is not drawn and its
-        gradient is zero. Raises ValueError for arguments that do not fit, MemoryError when the view needs more than the
-        machine has (on a GPU, torch's OutOfMemoryError).
+        With `error_carrier` e the carrier's image A = sum_k w_k e_k (1, H, W) is the fourth. Tensors are float32,
+        or all float64 for verification. A Gaussian with values that are not finite is not drawn and its gradient
+        is zero. Raise ValueError for arguments that do not fit each other, MemoryError if the view needs more
+        memory than the machine has (on a GPU, torch's OutOfMemoryError).
         """
         gaussians = {
             "means3D": means3D,
@@ -106,14 +110,14 @@ class GaussianRasterizer(nn.Module):
 def rasterize_gaussians(
     settings: GaussianRasterizationSettings, gaussians: dict[str, Tensor | None], on_statistics
 ):
-    """Checks the arguments and renders; see GaussianRasterizer.forward."""
+    """Check the arguments and render as `GaussianRasterizer.forward`, which describes both."""
     checked = _check_gaussians(settings, gaussians)
     view = _check_settings(settings, checked["means3D"])
     return _Rasterize.apply(view, on_statistics, *(checked[name] for name in _ARGUMENTS))
 
 
 def _require_finite(tensors: dict[str, Tensor | None]) -> None:
-    """ValueError for the first tensor with a value that is no number; the same for its gradient, when it comes."""
+    """Raise ValueError for the first tensor that is not finite, and for its gradient in the backward pass."""
     for name, tensor in tensors.items():
         if tensor is None:
             continue
@@ -364,7 +368,10 @@ def _picture_gradient(grad: Tensor | None, view: _View, like: Tensor) -> Tensor 
 
 
 def _empty_gradients(gaussians: Sequence[Tensor | None], needed: tuple[bool, ...]) -> list[Tensor | None]:
-    """A gradient for each tensor that needs one. Scales and rotations, dc and shs share a kernel: both or neither."""
+    """Return an empty gradient for each tensor that needs one.
+
+    Scales and rotations, and dc and shs, share code of the kernels: both get a gradient or neither.
+    """
     wanted = dict(zip(_ARGUMENTS, needed))
     for pair in (("scales", "rotations"), ("dc", "shs")):
         if any(wanted[name] for name in pair):
