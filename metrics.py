@@ -157,8 +157,8 @@ def too_small(methods: dict[str, Pairs]) -> str | None:
 def prepare_lpips(options: argparse.Namespace, device: torch.device) -> tuple[LPIPS | None, str | None]:
     """Return LPIPS, or None and the reason why it is not measured.
 
-    Raise OSError or ValueError if the file of --lpips_weights cannot be read. Without that flag, weights that
-    cannot be had are only a reason, so that the other metrics are still measured.
+    Raise OSError or ValueError if the file of --lpips_weights cannot be read. Without that flag, missing
+    weights are a reason instead of an error, so that the other metrics are still measured.
     """
     if options.skip_lpips:
         return None, "left out by --skip_lpips"

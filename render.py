@@ -41,7 +41,10 @@ class Job:
 
     @torch.no_grad()
     def show(self, camera: Camera) -> tuple[Tensor, Tensor]:
-        """Return the image (3, H, W), exposed as the view if that is known, and inverse depths (1, H, W)."""
+        """Return the image (3, H, W) and inverse depths (1, H, W) of a view.
+
+        The view's exposure, if there are exposures, is applied to the image.
+        """
         rendered = render(camera, self.model, self.background, **vars(self.settings.pipeline))
         if self.exposures is None:
             return rendered.image, rendered.invdepth

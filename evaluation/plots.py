@@ -179,7 +179,7 @@ def most_different_views(output: Path, rows: list[Row], count: int = VIEWS_SHOWN
 
 
 def _per_view(output: Path, row: Row, split: str, measure: str) -> dict[str, float]:
-    """Return a row's measure by image name; views without a value are left out."""
+    """Return a row's metric by image name; views without a value are left out."""
     values = read_json(output / row["folder"] / "per_view.json").get(f"ours_{row['iterations']}", {})
     of_split = values if split == "test" else values.get("train", {})
     return {name: value for name, value in of_split.get(measure, {}).items() if value is not None}

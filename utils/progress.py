@@ -22,7 +22,7 @@ class Progress:
     INTERVAL = 10
 
     def __init__(self, first: int, last: int, quiet: bool = False, terminal: bool | None = None) -> None:
-        """first: iterations already done. last: the total. terminal: None asks stderr."""
+        """Start after iteration `first` of `last`. terminal: whether to show a bar; None asks stderr."""
         self._done, self._last, self._quiet = first, last, quiet
         self._printed, self._printed_at = first, time.monotonic()  # iteration and time of the last line
         self._averages: dict[str, float] = {}
