@@ -1,4 +1,4 @@
-"""Scenes x variants -> train, render, measure, one table: python full_eval.py --scenes FOLDER [FOLDER ...]"""
+"""Train, render and measure scenes x variants: python full_eval.py --scenes FOLDER [FOLDER ...]"""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ own scenes, two seeds, a short schedule; one scene on white; a variant beside a 
       --variants 3dgs tag_gradprune_decomp decomp_0.3="tag_gradprune_decomp --lambda_importance 0.3" \\
       -- -r 2 --iterations 7000 --scale_schedule
 
-Each run goes into OUTPUT_PATH/SCENE/ROW/seed_S, what it prints into seed_S.log beside it. The same command
-goes on where it stopped. After every run the table is written from all that are finished, those of earlier
-commands too: OUTPUT_PATH/results.md, .csv and .json, and in the columns of the 3DGS compression survey
+Each run goes into OUTPUT_PATH/SCENE/ROW/seed_S, and its output into seed_S.log beside it. If interrupted, the
+same command resumes. After every run the table is written from all finished runs, those of earlier commands
+included: OUTPUT_PATH/results.md, .csv and .json, and in the columns of the 3DGS compression survey
 survey/[DATASET/]SCENE.csv, survey/DATASET.csv (mean over its scenes) and survey.csv (mean over all scenes).
-At the end plots/ is drawn. Exit code 1: a run failed.
+Plots are drawn into plots/ at the end. Exit code 1: a run failed.
 """
 
 
@@ -63,13 +63,15 @@ def full_eval_parser() -> Parser:
     add("--seeds", nargs="+", type=int, default=[0], metavar="N", help="a run for each (default 0)")
     add = parser.add_argument_group("Work").add_argument
     add("--output_path", type=Path, default="eval", metavar="FOLDER", help="for everything (default eval)")
-    add("--skip_training", action="store_true", help="only render and measure what is trained")
-    add("--skip_rendering", action="store_true", help="make no pictures")
+    add("--skip_training", action="store_true", help="only render and measure trained runs")
+    add("--skip_rendering", action="store_true", help="render no images")
     add("--skip_metrics", action="store_true", help="measure nothing")
-    add("--overwrite", action="store_true", help="train anew what was trained with other flags than now")
+    add(
+        "--overwrite", action="store_true", help="train runs anew that were trained with other flags than now"
+    )
     add("--jobs", type=int, default=1, metavar="N", help="runs at the same time (default 1)")
     add("--threads", type=int, default=0, metavar="N", help="CPU threads of all together, 0: all cores")
-    about = "VGG16's weights for metrics.py; brings LPIPS to measured runs without it"
+    about = "VGG16's weights for metrics.py; adds LPIPS to runs that were measured without it"
     add("--lpips_weights", type=Path, metavar="FILE", help=about)
     add("--skip_lpips", action="store_true", help="leave LPIPS out")
     about = "measure N evenly spaced training views (default: all)"
@@ -79,7 +81,10 @@ def full_eval_parser() -> Parser:
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Our own flags, and those after `--`."""
+    """Parse the command's own flags, and return them with the flags after `--`.
+
+    Raise ValueError or FileNotFoundError if a flag is out of bounds or names a wrong path.
+    """
     ours, rest = list(arguments), []
     if "--" in ours:
         ours, rest = ours[: ours.index("--")], ours[ours.index("--") + 1 :]
@@ -96,13 +101,14 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return options, rest
 
 
-# Doing it
+# Execution
 
 
 def do(step: str, command: list[str], run: PlannedRun, children: ChildProcesses) -> str:
-    """What went wrong, empty if nothing did."""
+    """Execute one step of a run; return the error, empty if there was none."""
     if step == "training":
-        if "--overwrite" in command:  # now, so that nothing of an earlier training is taken for this one's
+        # Results are removed now, so that none of an earlier training is mistaken for one of this training.
+        if "--overwrite" in command:
             run_folder.remove_results(run.folder)
             (run.folder / "config.json").unlink(missing_ok=True)
         write_json(run.folder / tables.RECORD, run.record)
@@ -118,7 +124,7 @@ def do(step: str, command: list[str], run: PlannedRun, children: ChildProcesses)
 
 
 def work_through(todo: list[tuple[PlannedRun, Steps]], options: argparse.Namespace) -> list[str]:
-    """Complete all runs; what failed. The table is written anew after each."""
+    """Complete all runs and write the table after each; return the errors of those that failed."""
     divided = options.threads or options.jobs > 1
     children = ChildProcesses(
         max(1, (options.threads or os.cpu_count() or 1) // options.jobs) if divided else 0
@@ -148,6 +154,7 @@ def work_through(todo: list[tuple[PlannedRun, Steps]], options: argparse.Namespa
 
 
 def draw(output: Path, rows: list[tables.Row], quiet: bool) -> None:
+    """Draw the plots of all rows, if matplotlib is installed."""
     if importlib.util.find_spec("matplotlib") is None:
         say("No plots: matplotlib is not installed (pip install matplotlib)", quiet)
         return
@@ -167,12 +174,12 @@ def main() -> None:
     output, runs = options.output_path, plan(options, passed_on)
     tables.refuse_foreign_tables(output, [run.record for run in runs])
     todo = [(run, steps) for run in runs if (steps := steps_left(run, options))]
-    tables.read_rows(output)  # a damaged record is found now, not after hours
+    tables.read_rows(output)  # raises now, instead of after hours, if a record is damaged
     say(f"{len(todo)} of {len(runs)} runs have something left to do; into {output}", options.quiet)
     try:
         failed = work_through(todo, options)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("runs go on with the same command") from None
+        raise KeyboardInterrupt("runs resume with the same command") from None
     draw(output, tables.write_tables(output), options.quiet)
     say(f"The table: {output / 'results.md'}", options.quiet)
     if failed:

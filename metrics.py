@@ -1,4 +1,4 @@
-"""Measure a run's pictures against the photos: python metrics.py -m OUTPUT [OUTPUT ...]"""
+"""Measure a run's renders against the ground-truth images: python metrics.py -m OUTPUT [OUTPUT ...]"""
 
 from __future__ import annotations
 
@@ -26,40 +26,40 @@ from utils.run_folder import METRICS, SPLITS, numbered_images
 from utils.selection import evenly_spaced
 
 RESULTS, PER_VIEW = "results.json", "per_view.json"
-MEASURED = (
-    rb'\{\s*(\}|"[^"]*": \{\s*"(SSIM|PSNR|LPIPS)":)'  # how both begin, those of other 3DGS programs too
-)
+# Both files begin like this, also those of other 3DGS programs.
+MEASURED = rb'\{\s*(\}|"[^"]*": \{\s*"(SSIM|PSNR|LPIPS)":)'
 
-# Written into results.json, so that a number is never without what it means.
+# Written into results.json, so that the meaning of the numbers is recorded with them.
 CONVENTIONS = {
-    "pictures": "8-bit PNG / 255; a figure is the mean over the views",
-    "masks": "where the photo is transparent nothing counts: SSIM and PSNR are means over the other pixels; "
-    "LPIPS sees the photo in both pictures there",
+    "images": "8-bit PNG / 255; a number is the mean over the views",
+    "masks": "where the ground truth is transparent, pixels are masked: SSIM and PSNR are means over the "
+    "others; LPIPS sees the ground truth in both images there",
     "SSIM": "mean of the map over pixels and channels; Gaussian window 11 x 11, sigma 1.5; zeros outside",
     "PSNR": "decibels, from the mean over pixels and channels of one view; null where infinite (no error)",
-    "LPIPS": "v0.1, VGG16, pictures fed in [0, 1] as for published 3DGS figures, not in its own [-1, 1]",
+    "LPIPS": "v0.1, VGG16, images fed in [0, 1] as for published 3DGS numbers, not in its own [-1, 1]",
 }
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A rendered picture and the photo it is measured against."""
+    """The paths of a render and the ground-truth image that it is measured against."""
 
     render: Path
     gt_image: Path
 
 
 Pairs = dict[str, list[Pair]]  # by split
-Values = dict[str, dict[str, "float | None"]]  # by metric and picture; None: infinite or not measured
+Values = dict[str, dict[str, "float | None"]]  # by metric and image name; None: infinite or not measured
 
 
-# Which pictures
+# Finding images
 
 
 def find_methods(folder: Path) -> dict[str, Pairs]:
-    """The pairs of every method rendered in `folder`: {"ours_7000": {"test": [...], "train": [...]}}.
+    """Find the pairs of every method rendered in `folder`: {"ours_7000": {"test": [...], "train": [...]}}.
 
-    OSError or ValueError if there are none, or if they do not pair up.
+    The methods are sorted: ours_7000 comes before ours_30000. Raise OSError if there are none, and ValueError
+    if an image has no counterpart.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"-m {folder}: there is no such folder")
@@ -68,22 +68,23 @@ def find_methods(folder: Path) -> dict[str, Pairs]:
     methods = {name: pairs for name, pairs in methods.items() if any(pairs.values())}
     if not methods:
         raise FileNotFoundError(
-            f"{folder}: no pictures in test/ or train/; first run `python render.py -m {folder}`"
+            f"{folder}: no images in test/ or train/; first run `python render.py -m {folder}`"
         )
-    return dict(
-        sorted(methods.items(), key=lambda item: (len(item[0]), item[0]))
-    )  # ours_7000 before ours_30000
+    return dict(sorted(methods.items(), key=lambda item: (len(item[0]), item[0])))
 
 
 def find_pairs(folder: Path) -> list[Pair]:
-    """Pictures of one name in `renders` and `gt`, sorted. ValueError if counterpart or size do not fit."""
+    """Find the images of the same name in `renders` and `gt`, sorted by name.
+
+    Raise ValueError if one has no counterpart or a counterpart of another size.
+    """
     renders, gt_images = (
         {path.name for path in numbered_images(folder / kind)} for kind in ("renders", "gt")
     )
     if renders != gt_images:
         name = min(renders ^ gt_images)
-        there, lacking = ("renders", "gt") if name in renders else ("gt", "renders")
-        raise ValueError(f"{folder}: {there}/{name} has no counterpart in {lacking}/; run render.py again")
+        found, missing = ("renders", "gt") if name in renders else ("gt", "renders")
+        raise ValueError(f"{folder}: {found}/{name} has no counterpart in {missing}/; run render.py again")
     pairs = [Pair(folder / "renders" / name, folder / "gt" / name) for name in sorted(renders)]
     for pair in pairs:
         sizes = png_size(pair.render), png_size(pair.gt_image)
@@ -95,7 +96,10 @@ def find_pairs(folder: Path) -> list[Pair]:
 
 
 def png_size(path: Path) -> str:
-    """`640 x 480`, from the file's first bytes: cheap enough to check all pictures before measuring any."""
+    """Return the size of a PNG as `640 x 480`. Raise ValueError if the file is no PNG.
+
+    Only the first bytes are read, so that all images can be checked before any is measured.
+    """
     with open(path, "rb") as file:
         start = file.read(24)
     if len(start) < 24 or not start.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -107,33 +111,33 @@ def png_size(path: Path) -> str:
 
 
 def load(path: Path, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """(1, 3, H, W) in [0, 1], and which pixels (H, W) count if not all do."""
+    """Load an image (1, 3, H, W) in [0, 1] and its mask (H, W) of pixels to measure, None for all."""
     pixels = torch.from_numpy(read_image(path)).to(device)
-    counts = pixels[..., 3] >= HALF if pixels.shape[2] == 4 else None
-    return pixels[..., :3].permute(2, 0, 1)[None].contiguous() / 255, counts
+    mask = pixels[..., 3] >= HALF if pixels.shape[2] == 4 else None
+    return pixels[..., :3].permute(2, 0, 1)[None].contiguous() / 255, mask
 
 
 def measure(pairs: list[Pair], title: str, lpips: LPIPS | None, device: torch.device, quiet: bool) -> Values:
-    """Every metric of every pair."""
+    """Measure every metric of every pair; without `lpips`, LPIPS is None."""
     values: Values = {metric: {} for metric in METRICS}
     for pair in each(pairs, title, quiet):
-        (image, _), (gt_image, counts) = load(pair.render, device), load(pair.gt_image, device)
-        if counts is not None:
-            image = torch.where(counts, image, gt_image)
+        (image, _), (gt_image, mask) = load(pair.render, device), load(pair.gt_image, device)
+        if mask is not None:
+            image = torch.where(mask, image, gt_image)
         name = pair.render.name
-        values["SSIM"][name] = finite(masked_mean(fused_ssim_map(image, gt_image), counts).item())
-        values["PSNR"][name] = finite(psnr(image, gt_image, counts).item())
+        values["SSIM"][name] = finite(masked_mean(fused_ssim_map(image, gt_image), mask).item())
+        values["PSNR"][name] = finite(psnr(image, gt_image, mask).item())
         values["LPIPS"][name] = finite(lpips(image, gt_image).item()) if lpips else None
     return values
 
 
 def finite(value: float) -> float | None:
-    """JSON knows no infinity."""
+    """Return `value`, or None if it is infinite or NaN, which JSON does not have."""
     return value if math.isfinite(value) else None
 
 
 def average(values: Values) -> dict[str, float | None]:
-    """Mean of each metric; None if there is nothing to average or a view has no finite value."""
+    """Return the mean of each metric; None if there are no views or one has no finite value."""
     means = {}
     for metric, by_view in values.items():
         numbers = list(by_view.values())
@@ -142,18 +146,20 @@ def average(values: Values) -> dict[str, float | None]:
 
 
 def too_small(methods: dict[str, Pairs]) -> str | None:
-    """Why LPIPS cannot be measured on these pictures, if so."""
+    """Return the reason why these images are too small for LPIPS, None if they are not."""
     for pairs in methods.values():
         for pair in (pair for split in SPLITS for pair in pairs[split]):
             if min(map(int, png_size(pair.render).split(" x "))) < SMALLEST_SIDE:
-                return f"pictures of less than {SMALLEST_SIDE} pixels, such as {pair.render}"
+                return f"images of less than {SMALLEST_SIDE} pixels, such as {pair.render}"
     return None
 
 
-def prepare_lpips(
-    options: argparse.Namespace, device: torch.device
-) -> tuple[LPIPS | None, str | None]:  # the measure, or why there is none
-    """A weights file asked for has to be right; without the usual one, the other metrics still count."""
+def prepare_lpips(options: argparse.Namespace, device: torch.device) -> tuple[LPIPS | None, str | None]:
+    """Return LPIPS, or None and the reason why it is not measured.
+
+    Raise OSError or ValueError if the file of --lpips_weights cannot be read. Without that flag, missing
+    weights are a reason instead of an error, so that the other metrics are still measured.
+    """
     if options.skip_lpips:
         return None, "left out by --skip_lpips"
     if options.lpips_weights:
@@ -164,7 +170,7 @@ def prepare_lpips(
         return None, str(problem)
 
 
-# What is written and said
+# Output
 
 
 def evaluate(
@@ -175,9 +181,9 @@ def evaluate(
     device: torch.device,
     quiet: bool,
 ) -> None:
-    """Measure a run's pictures; write results.json and per_view.json into its folder.
+    """Measure a run's renders; write results.json and per_view.json into its folder.
 
-    Figures of held-out views stand where others' tools look for them, those of training views in "train".
+    Numbers of held-out views stand where other 3DGS tools look for them, those of training views in "train".
     """
     results: dict[str, Any] = {}
     per_view: dict[str, Any] = {}
@@ -202,10 +208,10 @@ def evaluate(
 
 
 def summary(split: str, views: int, means: dict[str, float | None]) -> str:
-    """One line, such as `  test    10 views   SSIM 0.9123   PSNR 28.12   LPIPS 0.1034`."""
+    """Return one line, such as `  test    10 views   SSIM 0.9123   PSNR 28.12   LPIPS 0.1034`."""
     if not views:
         hint = " (views are held out by --eval in training)" if split == "test" else ""
-        return f"  {split:5}  no pictures{hint}"
+        return f"  {split:5}  no images{hint}"
     digits = {"SSIM": 4, "PSNR": 2, "LPIPS": 4}
     shown = {name: "none" if value is None else f"{value:.{digits[name]}f}" for name, value in means.items()}
     return f"  {split:5} {views:4} views   " + "   ".join(f"{name} {value}" for name, value in shown.items())
@@ -222,7 +228,7 @@ def metrics_parser() -> Parser:
     parser = Parser(
         prog="metrics.py",
         usage="metrics.py -m OUTPUT [OUTPUT ...] [flags]",
-        description="Measure SSIM, PSNR and LPIPS of what render.py wrote; into results.json, per_view.json.",
+        description="Measure SSIM, PSNR and LPIPS of render.py's images; write results.json, per_view.json.",
         examples=EXAMPLES,
     )
     parser.add_argument(
@@ -256,8 +262,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs = {folder: find_methods(folder) for folder in options.model_paths}
     if options.train_views is not None:
         for pairs in (pairs for methods in runs.values() for pairs in methods.values()):
-            chosen = evenly_spaced(len(pairs["train"]), options.train_views)
-            pairs["train"] = [pairs["train"][index] for index in chosen]
+            indices = evenly_spaced(len(pairs["train"]), options.train_views)
+            pairs["train"] = [pairs["train"][index] for index in indices]
     for folder in runs:
         for name in (RESULTS, PER_VIEW):
             refuse_foreign(folder / name, MEASURED)

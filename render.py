@@ -1,4 +1,4 @@
-"""Render the views of a trained model to PNG files, or a film: python render.py -m OUTPUT"""
+"""Render the views of a trained model to PNG files, or a video: python render.py -m OUTPUT"""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from utils.rendering import background_color, render
 from utils.video import require_video_writer, write_video
 
 
-DEPTH_PARAMETERS = "depth_params.json"  # docs/scenes.md says what is in it
+DEPTH_PARAMETERS = "depth_params.json"  # described in docs/scenes.md
 
 
 @dataclass
 class Job:
-    """What is rendered, and how."""
+    """The model to render, with its exposures and settings."""
 
     model: GaussianModel
     exposures: Exposures | None
@@ -41,11 +41,14 @@ class Job:
 
     @torch.no_grad()
     def show(self, camera: Camera) -> tuple[Tensor, Tensor]:
-        """The picture (3, H, W), as the view was exposed, and inverse depths (1, H, W)."""
-        shown = render(camera, self.model, self.background, **vars(self.settings.pipeline))
+        """Return the image (3, H, W) and inverse depths (1, H, W) of a view.
+
+        The view's exposure, if there are exposures, is applied to the image.
+        """
+        rendered = render(camera, self.model, self.background, **vars(self.settings.pipeline))
         if self.exposures is None:
-            return shown.image, shown.invdepth
-        return self.exposures.apply(shown.image, camera.image_name), shown.invdepth
+            return rendered.image, rendered.invdepth
+        return self.exposures.apply(rendered.image, camera.image_name), rendered.invdepth
 
     @property
     def background(self) -> Tensor:
@@ -55,7 +58,10 @@ class Job:
 def render_views(
     job: Job, cameras: list[Camera], folder: Path, split: str, iteration: int, depth: bool
 ) -> None:
-    """Write what model and photos show, numbered alike; earlier pictures there are replaced."""
+    """Write renders and ground-truth images, numbered alike, and replace earlier ones.
+
+    depth: write inverse depths too.
+    """
     kinds = ("renders", "gt", "depth")
     renders, gt_images, depths = (run_folder.images_path(folder, split, iteration, kind) for kind in kinds)
     for image_folder in (renders, gt_images, depths):
@@ -79,6 +85,7 @@ def render_views(
 
 
 def render_video(job: Job, cameras: list[Camera], kind: str, options: dict[str, Any], path: Path) -> None:
+    """Render a camera path of one of KINDS around `cameras` and write it to `path` as a video."""
     path_cameras = camera_path(cameras, kind, options["frames"])
     images = (
         to_bytes(job.show(camera)[0])
@@ -91,14 +98,14 @@ def render_video(job: Job, cameras: list[Camera], kind: str, options: dict[str, 
 
 
 def with_mask(gt_image: np.ndarray, camera: Camera) -> np.ndarray:
-    """The mask of a view as alpha of its photo, from which metrics.py knows what counts."""
+    """Add a view's mask to its ground-truth image (H, W, 3) as alpha, from which metrics.py reads it."""
     if camera.mask is None:
         return gt_image
     return np.dstack([gt_image, camera.mask.cpu().numpy().astype(np.uint8) * 255])
 
 
 def check_flags(given: dict[str, Any]) -> None:
-    """ValueError for flags that make no sense, alone or together."""
+    """Raise ValueError for flags that are invalid, alone or together."""
     if not given.get("model_path"):
         raise ValueError("which run? give its folder with -m")
     if given["skip_train"] and given["skip_test"] and not given["video"]:
@@ -115,7 +122,7 @@ def check_flags(given: dict[str, Any]) -> None:
 
 
 def refuse_other_files(folder: Path, iteration: int, given: dict[str, Any]) -> None:
-    """ValueError if rendering would replace a file of another kind."""
+    """Raise ValueError if rendering would replace a file of another kind."""
     if given["video"]:
         refuse_foreign(video_path(folder, iteration, given["video"]), rb"(?s).{4}ftyp")
     for split in ("train", "test") if given["depth"] else ():
@@ -128,7 +135,7 @@ def video_path(folder: Path, iteration: int, kind: str) -> Path:
 
 
 def find_model(given: dict[str, Any], folder: Path) -> tuple[Settings, Path, int]:
-    """Settings, PLY and iteration of the run in `folder`, or of a PLY by others."""
+    """Return settings, PLY and iteration: of the run in `folder`, or of the file given with --ply."""
     if given["ply"]:
         return make_settings(given | {"source_path": given["cameras"]}), Path(given["ply"]), 0
     settings = make_settings(given, run_folder.recorded_settings(folder))

@@ -18,7 +18,7 @@ class ChildProcesses:
     """The set of running commands, which can be stopped together."""
 
     def __init__(self, threads: int) -> None:
-        """threads: CPU threads of each command; 0 leaves the number to the command."""
+        """Set the number of CPU threads of each command; 0 leaves it to the command."""
         self._environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
         self._children: set[subprocess.Popen] = set()
         self._lock, self.stopping = threading.Lock(), False

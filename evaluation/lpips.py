@@ -40,7 +40,10 @@ class LPIPS:
     """The LPIPS metric with its weights on one device."""
 
     def __init__(self, backbone: dict[str, Tensor], device: torch.device | str = "cpu") -> None:
-        """backbone: a torchvision state dict of VGG16, as `read_vgg16` returns it."""
+        """Move the heads and the backbone to `device`.
+
+        backbone: a torchvision state dict of VGG16, as `read_vgg16` returns it.
+        """
         names = [[f"features.{index}" for index in stage] for stage in STAGES]
         heads = safetensors.torch.load_file(HEADS)
         self._stages = [

@@ -22,7 +22,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 MARKERS = "osD^vP<>"
 BETTER = {"SSIM": "higher is better", "PSNR": "dB, higher is better", "LPIPS": "lower is better"}
 # Candidate label positions, best first: the offset from the point in 1/72 inch, and the alignment there.
-LABEL_PLACES = [
+LABEL_POSITIONS = [
     (
         (x * reach, y * reach),
         {1: "left", 0: "center", -1: "right"}[x],
@@ -133,7 +133,7 @@ def _label(axes: Axes, points: list[Point]) -> None:
     taken = [Bbox([low - 6, high + 6]) for low, high in ends]  # marker and bar
     for name, x, (y, _, _), color in points:
         best = None
-        for offset, across, up in LABEL_PLACES:
+        for offset, across, up in LABEL_POSITIONS:
             label = axes.annotate(
                 name, (x, y), offset, textcoords="offset points", ha=across, va=up, fontsize=9
             )
@@ -179,7 +179,7 @@ def most_different_views(output: Path, rows: list[Row], count: int = VIEWS_SHOWN
 
 
 def _per_view(output: Path, row: Row, split: str, measure: str) -> dict[str, float]:
-    """Return a row's measure by image name; views without a value are left out."""
+    """Return a row's metric by image name; views without a value are left out."""
     values = read_json(output / row["folder"] / "per_view.json").get(f"ours_{row['iterations']}", {})
     of_split = values if split == "test" else values.get("train", {})
     return {name: value for name, value in of_split.get(measure, {}).items() if value is not None}

@@ -183,7 +183,7 @@ def test_ctrl_c_stops_the_children_and_says_how_to_go_on(fakes, scene, tmp_path,
     os.kill(process.pid, ending)
     out, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert errors.strip() == "interrupted runs go on with the same command"
+    assert errors.strip() == "interrupted runs resume with the same command"
     assert out.count(": interrupted") == 2 and "failed" not in out
     for row in "ab":
         assert "interrupted at iteration 3" in (tmp_path / "out" / "tiny" / row / "seed_0.log").read_text()

@@ -133,7 +133,7 @@ def test_without_held_out_views_their_figures_are_null(tmp_path, capsys):
     assert [results[metric] for metric in metrics.METRICS] == [None, None, None]
     assert results["views"] == {"test": 0, "train": 2} and results["train"]["PSNR"] > 0
     said = capsys.readouterr().out
-    assert "no pictures (views are held out by --eval in training)" in said
+    assert "no images (views are held out by --eval in training)" in said
     assert f"PSNR {results['train']['PSNR']:.2f}" in said
 
 

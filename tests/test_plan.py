@@ -1,4 +1,4 @@
-"""evaluation_plan.py: which runs there are, and what is left to do for each."""
+"""evaluation/plan.py: the planned runs, and the steps that each of them still needs."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_published_scenes_are_trained_by_their_protocol(tmp_path, capsys):
     assert planned("--mipnerf360", tmp_path, "--variants", "3dgs")[1][0].name == "bicycle/3dgs/seed_0"
 
 
-# What is left to do
+# Steps of a run
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Numbers as colours."""
+"""Color maps: numbers shown as colors."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import numpy as np
 from torch import Tensor
 
 TURBO, INFERNO = cv2.COLORMAP_TURBO, cv2.COLORMAP_INFERNO  # blue to red; black to bright yellow
-TAIL = 0.01  # share of the values that may lie beyond either end of a scale
+TAIL = 0.01  # share of the values that lie beyond each end of a scale
 
 
 def color_range(values: Tensor, scale: str) -> tuple[float, float]:
-    """Where a scale for these values (N,) begins and ends; NaN, and on a log scale 0, is left out.
+    """Return the ends of a color scale for values (N,).
 
-    unit: 0 and 1 whatever the values are; linear and log: the values, but for a few at either end.
+    The scale "unit" runs from 0 to 1. "linear" and "log" span the values, except a share TAIL at each end.
+    NaN and infinity are ignored, and values that are not positive on a "log" scale.
     """
     if scale == "unit":
         return 0.0, 1.0
@@ -26,7 +27,7 @@ def color_range(values: Tensor, scale: str) -> tuple[float, float]:
 
 
 def apply_colormap(values: Tensor, scale: str, low: float, high: float) -> np.ndarray:
-    """(..., 3) uint8 RGB of values (...), blue at `low`, red at `high`; what is no number is blue."""
+    """Return (..., 3) uint8 RGB of values (...): blue at `low` and for NaN, red at `high`."""
     values = values.detach().float().nan_to_num(low)
     if scale == "log":
         values = values.clamp_min(low * 1e-3).log10()
@@ -35,7 +36,7 @@ def apply_colormap(values: Tensor, scale: str, low: float, high: float) -> np.nd
 
 
 def colorize(values: np.ndarray, colors: int) -> np.ndarray:
-    """(..., 3) uint8 RGB of values (...), which are clipped to [0, 1]."""
+    """Return (..., 3) uint8 RGB of values (...), clipped to [0, 1]; colors: TURBO or INFERNO."""
     gray = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
     flat = cv2.applyColorMap(gray.reshape(-1, 1), colors)
     return np.ascontiguousarray(flat[..., ::-1].reshape(*gray.shape, 3))

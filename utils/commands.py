@@ -1,4 +1,4 @@
-"""What all commands share: how they end, also by a mistake or Ctrl-C, and how they show a value."""
+"""The functions that all commands share: their exit codes and error messages, and rounding for display."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 def run_command(main: Callable[[], object]) -> None:
-    """Call `main` and leave the process with 0, 2 (bad input, `error: ...` on stderr), 130 (Ctrl-C) or 143 (SIGTERM).
+    """Call `main` and exit with 0, 2 (bad input, `error: ...` on stderr), 130 (Ctrl-C) or 143 (SIGTERM).
 
-    ValueError and OSError are how the library reports bad input, MemoryError what the machine cannot hold;
-    with `--debug` on the command line their traceback is printed too. Everything else is a defect of ours and
-    is not hidden.
+    The library raises ValueError and OSError for bad input, and MemoryError if memory runs out. With
+    `--debug` on the command line, their traceback is printed too. Every other exception is a defect of this
+    project and is not caught.
     """
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # utils/before_torch.py
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # set by utils/before_torch.py
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main()
@@ -37,5 +37,5 @@ def _say(message: str, code: int) -> int:
 
 
 def rounded(value: Any) -> Any:
-    """A setting as it is shown: the growth cap of a scaled schedule has sixteen digits."""
+    """Return a setting for display: floats are rounded, as a computed one may have sixteen digits."""
     return f"{value:.4g}" if isinstance(value, float) else value

@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever meets a half-written one."""
+"""Atomic writing of files: a reader never sees a half-written one."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any, BinaryIO, Callable
 
 
-LEFTOVERS = ".*.part*"  # files that were being written when their writer was killed
+LEFTOVERS = ".*.part*"  # temporary files of killed processes
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
-    """Let the block write to a temporary path beside `path`, then put that in place of `path` in one step.
+    """Let the block write to a temporary path beside `path`, then replace `path` by that file in one step.
 
     Missing parent folders are created. If the block raises (or Ctrl-C arrives), the temporary file is removed
-    and whatever was at `path` before is untouched. `suffix`: what the temporary name must end in, for writers
-    that go by it.
+    and an earlier file at `path` is untouched. suffix: the end of the temporary name, for writers that choose
+    a format by it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,10 @@ def replacing(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
 
 
 def write_atomically(path: str | os.PathLike, writer: Callable[[BinaryIO], object]) -> None:
-    """Let `writer` fill a file that then replaces `path` in one step. OSError, naming `path`, if it cannot."""
+    """Let `writer` fill a file that then replaces `path` in one step.
+
+    Raise OSError, which names `path`, if it cannot be written.
+    """
     try:
         with replacing(path) as temporary, open(temporary, "xb") as file:
             writer(file)
@@ -46,7 +49,7 @@ def write_atomically(path: str | os.PathLike, writer: Callable[[BinaryIO], objec
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what was being written into `folder` when its writer was killed; by names that only `replacing` gives."""
+    """Delete temporary files of killed processes in `folder`, by the names that only `replacing` gives."""
     for path in folder.glob(LEFTOVERS):
         if re.fullmatch(r"\..+\.[0-9a-f]{8}\.part(\.[a-z.]+)?", path.name):
             path.unlink()
@@ -63,7 +66,10 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """What a run wrote as JSON, a dict or a list; empty without the file. ValueError if it is damaged."""
+    """Read a JSON object (dict) or array (list), as `kind` says; empty without the file.
+
+    Raise ValueError if the file is damaged or of another kind.
+    """
     if not path.is_file():
         return kind()
     try:
@@ -76,9 +82,9 @@ def read_json(path: Path, kind: type = dict) -> Any:
 
 
 def refuse_foreign(path: Path, content: bytes) -> None:
-    """ValueError if there is a file at `path` that does not begin as the regular expression `content`.
+    """Raise ValueError if a file at `path` does not begin with a match of the regular expression `content`.
 
-    For outputs, before any long work: a file of another kind is somebody else's, and is not overwritten.
+    Called for outputs before any long work, so that a file of another kind is not overwritten.
     """
     if path.is_dir() or (path.exists() and not re.match(content, path.read_bytes())):
         raise ValueError(
@@ -87,7 +93,7 @@ def refuse_foreign(path: Path, content: bytes) -> None:
 
 
 def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """ValueError if an existing file of `outputs` is one of the same command's `inputs`, or lies in one."""
+    """Raise ValueError if an existing file of `outputs` is one of the command's `inputs`, or lies in one."""
     read = {path.resolve() for path in inputs}
     for path in outputs:
         if path.exists() and read & {path.resolve(), *path.resolve().parents}:
@@ -95,7 +101,7 @@ def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
 
 
 def remove_empty_folders(path: Path, top: Path) -> None:
-    """Remove the folder `path` and its parents below `top`, as far as they are empty."""
+    """Remove the folder `path` and its parents below `top` if they are empty."""
     while path != top and not any(path.iterdir()):
         path.rmdir()
         path = path.parent

@@ -1,4 +1,4 @@
-"""Progress of a training run: a live bar on a terminal, plain timed lines elsewhere."""
+"""Progress of long work: a live bar on a terminal, timed plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import Iterator, Sequence, TypeVar
 
 from tqdm import tqdm
 
-EMA_KEEP = 0.6  # share of the old value when a new one comes in, as in 3DGS's progress bar
+EMA_KEEP = 0.6  # weight of the old average when a value is added, as in 3DGS's progress bar
 SECONDS_BETWEEN_LINES = 10.0
 Item = TypeVar("Item")
 
 
 class Progress:
-    """Shows loss and PSNR (exponential moving averages), number of Gaussians, it/s and time left.
+    """The progress of training: loss, PSNR (exponential moving averages), Gaussians, it/s and time left.
 
-    Read numbers off the device every `Progress.INTERVAL` iterations only: each read waits for a GPU.
+    Callers read numbers off the device only every `Progress.INTERVAL` iterations: each read waits for a GPU.
     """
 
     INTERVAL = 10
 
     def __init__(self, first: int, last: int, quiet: bool = False, terminal: bool | None = None) -> None:
-        """`first`: iterations already done. `terminal`: None finds out from stderr."""
+        """Start after iteration `first` of `last`. terminal: whether to show a bar; None asks stderr."""
         self._done, self._last, self._quiet = first, last, quiet
-        self._format, self._format_time = first, time.monotonic()  # by the last line
+        self._printed, self._printed_at = first, time.monotonic()  # iteration and time of the last line
         self._averages: dict[str, float] = {}
         terminal = sys.stderr.isatty() if terminal is None else terminal
         live = terminal and not quiet
         self._bar = tqdm(total=last, initial=first, desc="Training", dynamic_ncols=True) if live else None
 
     def update(self, iteration: int, loss: float, psnr: float, gaussians: int) -> None:
-        """Take in the numbers of `iteration`; show them when it is time to."""
+        """Add the numbers of `iteration` to the averages, and show them when a line is due."""
         for name, value in (("loss", loss), ("PSNR", psnr)):
             old = self._averages.get(name, value)
             self._averages[name] = EMA_KEEP * old + (1 - EMA_KEEP) * value
@@ -41,10 +41,10 @@ class Progress:
             self._bar.update(advanced)
         elif not self._quiet and (self._seconds() >= SECONDS_BETWEEN_LINES or iteration == self._last):
             print(self._line(gaussians), flush=True)
-            self._format, self._format_time = iteration, time.monotonic()
+            self._printed, self._printed_at = iteration, time.monotonic()
 
     def say(self, text: str) -> None:
-        """Print a line without tearing the bar apart."""
+        """Print a line above the bar."""
         if self._bar is not None:
             self._bar.write(text)
         elif not self._quiet:
@@ -55,7 +55,7 @@ class Progress:
             self._bar.close()
 
     def _seconds(self) -> float:
-        return time.monotonic() - self._format_time
+        return time.monotonic() - self._printed_at
 
     def _numbers(self, gaussians: int) -> str:
         return (
@@ -63,15 +63,14 @@ class Progress:
         )
 
     def _line(self, gaussians: int) -> str:
-        rate = (self._done - self._format) / max(
-            self._seconds(), 1e-9
-        )  # recent: growth makes iterations slower
+        # The rate since the last line, because iterations become slower as Gaussians are added.
+        rate = (self._done - self._printed) / max(self._seconds(), 1e-9)
         left = tqdm.format_interval((self._last - self._done) / max(rate, 1e-9))
         return f"[{self._done}/{self._last}] {self._numbers(gaussians)}, {rate:.1f} it/s, {left} left"
 
 
 def each(items: Sequence[Item], title: str, quiet: bool = False) -> Iterator[Item]:
-    """Go through `items` with a bar on a terminal, a timed line now and then elsewhere."""
+    """Iterate over `items` with a bar on a terminal, and timed lines elsewhere."""
     if quiet or sys.stderr.isatty():
         yield from tqdm(items, desc=title, disable=quiet, dynamic_ncols=True)
         return
@@ -84,10 +83,10 @@ def each(items: Sequence[Item], title: str, quiet: bool = False) -> Iterator[Ite
 
 
 class Counter:
-    """Progress of work that is done elsewhere: a bar on a terminal, a timed line now and then elsewhere."""
+    """The progress of work in another process: a bar on a terminal, timed lines elsewhere."""
 
     def __init__(self, title: str, total: int, quiet: bool = False) -> None:
-        self._title, self._format, self._quiet = title, (0, total), quiet
+        self._title, self._printed, self._quiet = title, (0, total), quiet
         self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
         live = sys.stderr.isatty() and not quiet
         self._bar = tqdm(desc=title, total=total or None, dynamic_ncols=True) if live else None
@@ -98,12 +97,13 @@ class Counter:
         return self
 
     def update(self, done: int, total: int) -> None:
+        """Show that `done` of `total` items are finished; a total of 0 is unknown."""
         if self._bar is not None:
             self._bar.total = total or None
             self._bar.update(done - self._bar.n)
-        elif not self._quiet and time.monotonic() >= self._next_line and self._format != (done, total):
+        elif not self._quiet and time.monotonic() >= self._next_line and self._printed != (done, total):
             print(f"{self._title} [{done}/{total or '?'}]", flush=True)
-            self._next_line, self._format = time.monotonic() + SECONDS_BETWEEN_LINES, (done, total)
+            self._next_line, self._printed = time.monotonic() + SECONDS_BETWEEN_LINES, (done, total)
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:

@@ -1,16 +1,16 @@
-"""The folder of a run, laid out as everyone's 3DGS tools expect it, with our own record beside that.
+"""The folder of a run, laid out as other 3DGS tools expect it, with this project's own records.
 
-cfg_args                                        settings of scene and model, for others' tools
-config.json                                     ours: all settings, versions, machine, timing, results
-history.json                                    ours: what happened on the way, for report.py
+cfg_args                                        settings of scene and model, for other tools
+config.json                                     own record: all settings, versions, machine, timing, results
+history.json                                    own record: the course of training, for report.py
 cameras.json, input.ply                         what the run started from
 point_cloud/iteration_N/point_cloud.ply         the Gaussians
 exposure.json                                   exposures of the views, with --train_test_exp
 chkpntN.safetensors, chkpnt-latest.safetensors  everything needed to train further
-train|test/ours_N/{renders,gt,depth}/00000.png  pictures, by render.py
-video/ours_N/orbit.mp4                          films, by render.py
-results.json, per_view.json                     measures, by metrics.py
-report.html                                     all of it on a page, by report.py
+train|test/ours_N/{renders,gt,depth}/00000.png  images, by render.py
+video/ours_N/orbit.mp4                          videos, by render.py
+results.json, per_view.json                     metrics, by metrics.py
+report.html                                     the run on one page, by report.py
 """
 
 from __future__ import annotations
@@ -35,21 +35,17 @@ import torch
 
 from utils.files import read_json, remove_empty_folders, remove_leftovers, write_json, write_text
 
-PICTURE = "00000.png"  # or any number of at least five digits
+IMAGE = "00000.png"  # or any number of at least five digits
 POINT_CLOUD = "point_cloud/iteration_N/point_cloud.ply"
 CHECKPOINTS = ("chkpntN.safetensors", "chkpnt-latest.safetensors")
 RECORDS = ("history.json", "exposure.json", "results.json", "per_view.json", "report.html")
 RENDERED = (
-    *(
-        f"{split}/ours_N/{kind}/{PICTURE}"
-        for split in ("train", "test")
-        for kind in ("renders", "gt", "depth")
-    ),
+    *(f"{split}/ours_N/{kind}/{IMAGE}" for split in ("train", "test") for kind in ("renders", "gt", "depth")),
     *(f"{split}/ours_N/depth/depth_params.json" for split in ("train", "test")),
     *(f"video/ours_N/{kind}.mp4" for kind in ("orbit", "spiral", "interpolate")),
 )
-# What a run writes and a new run in the same folder replaces (N: any number, *: anything); all else in the
-# folder is not ours to touch.
+# The files that a run writes and that a new run in the same folder replaces (N: any number, *: any text).
+# All other files in the folder are left alone.
 RUN_FILES = (
     POINT_CLOUD,
     *CHECKPOINTS,
@@ -73,7 +69,7 @@ def checkpoint_path(folder: Path, iteration: int) -> Path:
 
 
 def latest_checkpoint_path(folder: Path) -> Path:
-    """Return the path of the checkpoint that is replaced every few minutes, and last when the run is finished."""
+    """Return the path of the checkpoint that is replaced every few minutes, and when the run ends."""
     return folder / "chkpnt-latest.safetensors"
 
 
@@ -82,7 +78,10 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def files_like(folder: Path, *patterns: str) -> list[Path]:
-    """The files in `folder` whose paths are exactly as one of the patterns of RUN_FILES says, sorted."""
+    """Return the files in `folder` whose whole relative paths match one of the patterns, sorted.
+
+    In a pattern, as in RUN_FILES, N is any number, 00000 a number of at least five digits, * any text.
+    """
     found = set()
     for pattern in patterns:
         exact = re.escape(pattern).replace("N", "(0|[1-9][0-9]*)").replace("00000", "[0-9]{5,}")
@@ -94,18 +93,21 @@ def files_like(folder: Path, *patterns: str) -> list[Path]:
 
 
 def images_path(folder: Path, split: str, iteration: int, kind: str) -> Path:
-    """Folder of pictures; split: `train` or `test`; kind: `renders` or `gt`."""
+    """Return the folder of images. split: `train` or `test`; kind: `renders`, `gt` or `depth`."""
     return folder / split / f"ours_{iteration}" / kind
 
 
 def saved_iterations(folder: Path) -> list[int]:
-    """Iterations whose Gaussians are saved, ascending."""
+    """Return the iterations whose Gaussians are saved, ascending."""
     names = (path.parent.name for path in files_like(folder, POINT_CLOUD))
     return sorted(int(name.removeprefix("iteration_")) for name in names)
 
 
 def choose_iteration(folder: Path, iteration: int = -1) -> int:
-    """`iteration` if it is saved, the newest one for -1. FileNotFoundError tells what there is instead."""
+    """Return `iteration` if it is saved, or the newest saved one for -1.
+
+    Raise FileNotFoundError otherwise; the message lists the saved iterations.
+    """
     saved = saved_iterations(folder)
     if not saved:
         raise FileNotFoundError(
@@ -121,12 +123,12 @@ def choose_iteration(folder: Path, iteration: int = -1) -> int:
 
 
 def holds_results(folder: Path) -> bool:
-    """Whether an earlier run left Gaussians or checkpoints here."""
+    """Return whether `folder` holds Gaussians or checkpoints of an earlier run."""
     return bool(saved_iterations(folder) or checkpoints(folder))
 
 
 def require_run_or_room(folder: Path) -> None:
-    """ValueError if there are files of names that a run writes but no cfg_args, so that no run wrote them."""
+    """Raise ValueError if a file has a name that a run writes, but no run wrote it: there is no cfg_args."""
     if (folder / "cfg_args").exists():
         read_cfg_args(folder)
         return
@@ -139,7 +141,7 @@ def require_run_or_room(folder: Path) -> None:
 
 
 def require_replaceable(folder: Path) -> None:
-    """Raise ValueError if files that a new run replaces are of no run, or lie elsewhere, behind a link."""
+    """Raise ValueError if no run wrote the files to be replaced, or if a symbolic link leads to them."""
     for path in files_like(folder, *RUN_FILES):
         if not (folder / "cfg_args").exists():
             raise ValueError(
@@ -155,9 +157,9 @@ def require_replaceable(folder: Path) -> None:
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Make the folder, and keep it from other runs for as long as this process lives.
+    """Create the folder and lock it against other runs while the block runs or until this process ends.
 
-    ValueError if another run has it, OSError if nothing can be written there.
+    Raise ValueError if another run holds the lock, and OSError if the folder is not writable.
     """
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -172,7 +174,7 @@ def claimed(folder: Path) -> Iterator[None]:
         yield
     except BaseException:
         if is_new:
-            with contextlib.suppress(OSError):  # something is in it
+            with contextlib.suppress(OSError):  # it is not empty
                 folder.rmdir()
         raise
     finally:
@@ -180,13 +182,13 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 def remove_run_leftovers(folder: Path) -> None:
-    """Delete what a run was writing when it was killed, where it writes."""
+    """Delete temporary files that a killed run left in its folder."""
     for parent in (folder, *folder.glob("point_cloud/iteration_*")):
         remove_leftovers(parent)
 
 
 def require_writable(folder: Path) -> None:
-    """OSError, before hours of training, if nothing can be written there."""
+    """Raise OSError, before hours of training, if the folder is not writable."""
     try:
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"?")
@@ -197,19 +199,19 @@ def require_writable(folder: Path) -> None:
 
 
 def remove_results(folder: Path) -> None:
-    """Delete what an earlier run wrote, and folders that this leaves empty."""
+    """Delete the files of an earlier run, and the folders that become empty."""
     for path in files_like(folder, *RUN_FILES):
         path.unlink()
         remove_empty_folders(path.parent, folder)
 
 
 def numbered_images(folder: Path) -> list[Path]:
-    """The numbered pictures in a folder of them, in order."""
-    return files_like(folder, PICTURE)
+    """Return the numbered images in a folder, in order."""
+    return files_like(folder, IMAGE)
 
 
 def remove_images(folder: Path) -> None:
-    """Delete the numbered images of an earlier rendering: it may have had more views."""
+    """Delete the numbered images of an earlier rendering, which may have had more views."""
     remove_leftovers(folder)
     for path in numbered_images(folder):
         path.unlink()
@@ -227,12 +229,15 @@ def write_cfg_args(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def recorded_settings(folder: Path) -> dict[str, Any]:
-    """The settings of the run in `folder`; of a run of another 3DGS program those in cfg_args."""
+    """Return the settings of the run in `folder`; for another 3DGS program's run, those in cfg_args."""
     return read_cfg_args(folder) | read_config(folder).get("settings", {})
 
 
 def read_cfg_args(folder: Path) -> dict[str, Any]:
-    """Read `cfg_args` without running it. ValueError if it is more than `Namespace` with literal values."""
+    """Read `cfg_args` without executing it.
+
+    Raise FileNotFoundError without the file, and ValueError unless it is `Namespace` with literal values.
+    """
     path = folder / "cfg_args"
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: no cfg_args here, so this is not the folder of a run")
@@ -257,7 +262,7 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The run's own record; empty for a run of another program. ValueError if the file is damaged."""
+    """Read config.json; empty for a run of another program. Raise ValueError if the file is damaged."""
     path = folder / "config.json"
     config = read_json(path)
     if not isinstance(config.get("settings", {}), dict):
@@ -266,21 +271,21 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what takes part in a run, and the project's commit (empty outside a git checkout)."""
+    """Return the versions of the packages in use, and the project's commit (empty outside a git checkout)."""
     found = {"python": platform.python_version(), "torch": torch.__version__}
     found |= {name: metadata.version(name) for name in ("numpy", "plyfile", "safetensors") + KERNEL_PACKAGES}
     return found | {"opencv": cv2.__version__, "commit": _commit()}
 
 
 def machine(kernels: dict[str, Any]) -> dict[str, Any]:
-    """What a run ran on; `kernels`: instruction set and threads, as the rasterizer reports them."""
+    """Describe the machine. kernels: instruction set, threads and build, as the rasterizer reports them."""
     system = {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()}
     names = {"instruction_set": "isa", "threads": "threads", "kernel_build": "build"}
     return system | {ours: kernels.get(theirs) for ours, theirs in names.items()}
 
 
 def peak_memory() -> int:
-    """Bytes of memory that this process has held at most."""
+    """Return the peak memory of this process in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 

@@ -1,1 +1,1 @@
-"""The bundled demo scene: geometry, textures, cameras, rendering and COLMAP model."""
+"""The generator of the bundled demo scene: geometry, textures, cameras, rendering and COLMAP model."""

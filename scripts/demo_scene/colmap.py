@@ -1,4 +1,4 @@
-"""Writes a COLMAP model in its binary format (https://colmap.github.io/format.html): one PINHOLE camera."""
+"""The writer of COLMAP's binary format (https://colmap.github.io/format.html), for one PINHOLE camera."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from demo_scene.cameras import DemoView, intrinsics
 from demo_scene.points import PIXEL_NOISE, SparsePoints
 from demo_scene.shapes import Array
 
-PINHOLE = 1  # COLMAP's number of the model with parameters fx, fy, cx, cy
+PINHOLE = 1  # COLMAP's id of the camera model with parameters fx, fy, cx, cy
 CAMERA_ID = 1
 
 
 def quaternion(rotation: Array) -> Array:
-    """(4,) unit quaternion w, x, y, z with w >= 0 of a (3, 3) rotation matrix (Bar-Itzhack 2000)."""
+    """Return the unit quaternion (4,) w, x, y, z with w >= 0 of a rotation (3, 3) (Bar-Itzhack 2000)."""
     m = rotation
     k = np.array(
         [
@@ -31,13 +31,17 @@ def quaternion(rotation: Array) -> Array:
 
 
 def cameras_file(width: int) -> bytes:
+    """Return the content of cameras.bin."""
     width, height, focal = intrinsics(width)
     head = struct.pack("<QiiQQ", 1, CAMERA_ID, PINHOLE, width, height)
     return head + struct.pack("<4d", focal, focal, width / 2, height / 2)
 
 
 def observations(points: SparsePoints, views: int) -> tuple[list[list[tuple]], list[list[tuple[int, int]]]]:
-    """Per view (x, y, point id), and per point (image id, index into that view's list); ids count from 1."""
+    """Return (x, y, point id) per view, and (image id, index into that view's list) per point.
+
+    Ids count from 1.
+    """
     on_view: list[list[tuple]] = [[] for _ in range(views)]
     tracks = []
     for number, (track, pixels) in enumerate(zip(points.tracks, points.pixels), start=1):
@@ -48,6 +52,7 @@ def observations(points: SparsePoints, views: int) -> tuple[list[list[tuple]], l
 
 
 def images_file(views: list[DemoView], on_view: list[list[tuple]]) -> bytes:
+    """Return the content of images.bin; on_view: the observations per view."""
     out = [struct.pack("<Q", len(views))]
     for number, (view, seen) in enumerate(zip(views, on_view), start=1):
         out.append(struct.pack("<i7di", number, *quaternion(view.rotation), *view.translation, CAMERA_ID))
@@ -57,6 +62,7 @@ def images_file(views: list[DemoView], on_view: list[list[tuple]]) -> bytes:
 
 
 def points_file(points: SparsePoints, tracks: list[list[tuple[int, int]]]) -> bytes:
+    """Return the content of points3D.bin; tracks: the observations per point."""
     out = [struct.pack("<Q", len(tracks))]
     for number, track in enumerate(tracks, start=1):
         position, color = points.positions[number - 1], points.colors[number - 1].tolist()

@@ -1,4 +1,4 @@
-"""The things on the table, each as parts: (material, mesh) pairs that stand on z = 0 around the z axis."""
+"""The things on the table, each as parts: (material, mesh) pairs. They stand on z = 0 around the z axis."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Part = tuple[str, Mesh]
 
 
 def moved(parts: list[Part], offset: tuple[float, float, float], degrees: float = 0.0) -> list[Part]:
-    """The parts turned about z, then shifted."""
+    """Return the parts turned about z, then shifted by `offset`."""
     return [(material, mesh.turned(degrees).moved(offset)) for material, mesh in parts]
 
 
 def wheel_spokes(rim: float, flange: float, width: float, count: int) -> Mesh:
-    """Spokes of a wheel around z, laced three-cross from two hub flanges at z = +-width/2."""
+    """Build a wheel's spokes around z, laced three-cross from two hub flanges at z = +-width/2."""
     spokes = []
     for k in range(count):
         side = 1 if k % 2 else -1
@@ -42,7 +42,7 @@ def wheel_spokes(rim: float, flange: float, width: float, count: int) -> Mesh:
 
 
 def wheel_stand(height: float) -> list[Part]:
-    """An A-frame of rods on a wooden foot that carries an axle along y at the given height."""
+    """Build an A-frame of rods on a wooden foot that carries an axle along y at the given height."""
     brass = srgb("#d6a548")
     rods = [tube([[0, -0.065, height], [0, 0.065, height]], 0.006, brass, 12)]
     for y in (-0.058, 0.058):
@@ -52,7 +52,7 @@ def wheel_stand(height: float) -> list[Part]:
 
 
 def wheel() -> list[Part]:
-    """A laced wire wheel of 0.23 m radius in the xz plane."""
+    """Build a laced wire wheel of 0.23 m radius in the xz plane, on its stand."""
     radius, height = 0.23, 0.285
     tilt = [
         ("glossy", ring(radius, 0.0105, srgb("#c8102e"), 120, 12)),
@@ -80,6 +80,7 @@ def wheel() -> list[Part]:
 
 
 def pot(radius: float, height: float) -> list[Part]:
+    """Build a clay pot with saucer and soil."""
     r, h = radius, height
     clay = lathe(
         [
@@ -112,7 +113,7 @@ def pot(radius: float, height: float) -> list[Part]:
 
 
 def grass_blade(root: np.ndarray, rng: np.random.Generator) -> Mesh:
-    """A bent, tapering blade that leans away from the pot's axis."""
+    """Build a bent, tapering blade that leans away from the pot's axis."""
     length = rng.uniform(0.16, 0.36)
     heading = np.arctan2(root[1], root[0]) + rng.normal(0, 0.7)
     out = np.array([np.cos(heading), np.sin(heading), 0.0])
@@ -128,7 +129,7 @@ def grass_blade(root: np.ndarray, rng: np.random.Generator) -> Mesh:
 
 
 def seed_stalk(root: np.ndarray, rng: np.random.Generator) -> list[Mesh]:
-    """A thin straw-coloured stalk with an ear of grains and their awns."""
+    """Build a thin straw-colored stalk with an ear of grains and their awns."""
     heading, height = rng.uniform(0, 2 * np.pi), rng.uniform(0.36, 0.5)
     out = np.array([np.cos(heading), np.sin(heading), 0.0])
     path = bezier(
@@ -139,16 +140,17 @@ def seed_stalk(root: np.ndarray, rng: np.random.Generator) -> list[Mesh]:
     along = (path[-1] - path[-2]) / np.linalg.norm(path[-1] - path[-2])
     for k in range(16):
         around = rotation(137.5 * k, "z") @ [1.0, 0.0, 0.0]
-        place = path[-1] + along * 0.0048 * (k - 6)
+        base = path[-1] + along * 0.0048 * (k - 6)
         grain = ellipsoid([0.0028, 0.0028, 0.0068], srgb("#e0b450") * rng.uniform(0.8, 1.1), 8)
         direction = along + 0.45 * around
-        meshes.append(grain.aligned(direction).moved(place + 0.0035 * around))
-        meshes.append(tube([place, place + 0.045 * (along + 0.3 * around)], [0.0006, 0.0002], straw, 4))
+        meshes.append(grain.aligned(direction).moved(base + 0.0035 * around))
+        awn = [base, base + 0.045 * (along + 0.3 * around)]
+        meshes.append(tube(awn, [0.0006, 0.0002], straw, 4))
     return meshes
 
 
 def grass_pot(rng: np.random.Generator) -> list[Part]:
-    """A clay pot with a tuft of grass and some ears."""
+    """Build a clay pot with a tuft of grass and some ears."""
     radius, height = 0.115, 0.165
     roots = []
     for _ in range(210):
@@ -160,7 +162,7 @@ def grass_pot(rng: np.random.Generator) -> list[Part]:
 
 
 def blossom(kind: str, rng: np.random.Generator) -> list[Part]:
-    """A flower head at the origin that opens towards +z."""
+    """Build a flower head at the origin that opens towards +z."""
     if kind == "daisy":
         white = petal(0.047, 0.013, 0.008, 0.012, srgb("#f3e9a8"), srgb("#fbfaf4"))
         petals = [white.turned(rng.uniform(-9, 9), "x").turned(360 / 19 * k) for k in range(19)]
@@ -184,7 +186,7 @@ def blossom(kind: str, rng: np.random.Generator) -> list[Part]:
 
 
 def flower(kind: str, foot: np.ndarray, head: np.ndarray, rng: np.random.Generator) -> list[Part]:
-    """A thin bent stem with two narrow leaves, and its blossom, which nods outward."""
+    """Build a thin bent stem with two narrow leaves and a blossom that nods outward."""
     out = head * [1, 1, 0]
     middle = np.array([*(0.12 * head[:2]), 0.72 * head[2]])
     path = bezier(foot, middle, head, 24)
@@ -203,7 +205,7 @@ def flower(kind: str, foot: np.ndarray, head: np.ndarray, rng: np.random.Generat
 
 
 def vase_glass(color: np.ndarray) -> Mesh:
-    """A slim bellied vase as one thin sheet of tinted glass, with a thicker-looking lip."""
+    """Build a slim bellied vase as one thin sheet of tinted glass."""
     height = np.linspace(0, 1, 40)
     belly = 0.030 * np.sin(np.pi * np.clip(height / 0.72, 0, 1)) ** 1.5
     neck = 0.018 * np.exp(-(((height - 0.8) / 0.13) ** 2))
@@ -212,7 +214,7 @@ def vase_glass(color: np.ndarray) -> Mesh:
 
 
 def flower_vase(rng: np.random.Generator) -> list[Part]:
-    """Flowers of three kinds in a tinted glass vase."""
+    """Build flowers of three kinds in a tinted glass vase with a thicker-looking lip."""
     kinds = "poppy daisy cornflower daisy poppy cornflower daisy poppy daisy cornflower".split()
     lip = ring(0.0505, 0.0022, srgb("#5fb3b3"), 72, 8).moved([0, 0, 0.235])
     parts: list[Part] = [("glass", vase_glass(srgb("#7fd0cf"))), ("glossy", lip)]
@@ -226,7 +228,7 @@ def flower_vase(rng: np.random.Generator) -> list[Part]:
 
 
 def stained_panel() -> list[Part]:
-    """A standing frame in the xz plane with coloured panes between thin leads."""
+    """Build a standing frame in the xz plane with colored panes between thin leads."""
     width, height, foot = 0.27, 0.33, 0.045
     palette = "#f7bd5a #6ea6dc #ec6a5e #93cf84 #f8e6a8 #a98bcf #7fd2cb #f79a6b #dcebf6".split()
     columns, rows = 3, 4
@@ -252,14 +254,14 @@ def stained_panel() -> list[Part]:
 
 
 def fruit(color: str, radii: tuple[float, float, float], rng: np.random.Generator) -> Mesh:
-    """A fruit with a slightly mottled skin."""
+    """Build a fruit with a slightly mottled skin."""
     mesh = ellipsoid(radii, srgb(color), 64)
     mottled = mesh.colors * rng.uniform(0.88, 1.08, (len(mesh.colors), 1))
     return Mesh(mesh.vertices, mesh.faces, mottled, mesh.uv)
 
 
 def wire_bowl(rng: np.random.Generator) -> list[Part]:
-    """A bowl of copper wires with fruit in it."""
+    """Build a bowl of copper wires with fruit in it."""
     copper = srgb("#c77b4f")
     polar = np.linspace(0.42, 1.45, 14)
     radius = 0.145 * np.sin(polar) / np.sin(1.45)
@@ -268,19 +270,19 @@ def wire_bowl(rng: np.random.Generator) -> list[Part]:
     wires = [tube(rib, 0.0014, copper).turned(360 / 30 * k) for k in range(30)]
     rings = [(0, 0.0030), (6, 0.0016), (13, 0.0030)]
     wires += [ring(radius[k], wire, copper).moved([0, 0, height[k]]) for k, wire in rings]
-    places = [
+    oranges = [
         ("#f08a1d", 0.040, (0.058, 0.018, 0.062)),
         ("#ee7d18", 0.042, (-0.048, 0.045, 0.064)),
         ("#f29a2e", 0.039, (-0.022, -0.056, 0.060)),
         ("#f08a1d", 0.038, (0.0, 0.006, 0.116)),
     ]
-    fruits = [fruit(color, (r, r, 0.96 * r), rng).turned(20, "x").moved(at) for color, r, at in places]
+    fruits = [fruit(color, (r, r, 0.96 * r), rng).turned(20, "x").moved(at) for color, r, at in oranges]
     lemon = fruit("#f2d22e", (0.043, 0.030, 0.030), rng).turned(35).moved([0.055, -0.062, 0.090])
     return [("metal", join(wires)), ("glossy", join([*fruits, lemon]))]
 
 
 def books() -> list[Part]:
-    """Three lying books."""
+    """Build a stack of three books."""
     parts, z = [], 0.0
     stack = [
         ("#31506b", (0.22, 0.155, 0.032), 8),
@@ -302,7 +304,7 @@ def books() -> list[Part]:
 
 
 def fallen_petals(rng: np.random.Generator) -> list[Part]:
-    """Some petals that lie on the table around the vase."""
+    """Build some petals that lie on the table around the vase."""
     petals = []
     for k in range(9):
         color = srgb("#f4502f") if k % 3 else srgb("#6f7be8")

@@ -1,4 +1,4 @@
-"""Sparse points like those of structure from motion: seen in several views, denser on texture."""
+"""The sparse points, like those of structure from motion: seen in several views, denser on texture."""
 
 from __future__ import annotations
 
@@ -13,23 +13,28 @@ from numpy.typing import NDArray
 from demo_scene.cameras import HOLD_OUT, DemoView, intrinsics, project
 from demo_scene.shapes import Array
 
-PIXEL_NOISE = 0.4  # pixels, standard deviation of a point's position error on the image it is taken from
+PIXEL_NOISE = 0.4  # pixels, standard deviation of a point's position in the image it is taken from
 COLOR_NOISE = 3.0  # of 255, standard deviation
-COLOR_AGREEMENT = 40.0  # of 255; a view that shows a point in another colour than this makes no match
+COLOR_AGREEMENT = 40.0  # of 255; a point matches a view if its color there differs by less
 OCCLUSION_SLACK = 0.01  # m
-TRACK = (2, 3)  # views a point is recorded in, at least and at most (more would only make the files larger)
+TRACK = (2, 3)  # fewest and most views that record a point; more would only make the files larger
 
 
 @dataclass(frozen=True)
 class SparsePoints:
+    """The points of a COLMAP model with their observations."""
+
     positions: Array  # (P, 3)
     colors: NDArray[np.uint8]  # (P, 3)
     tracks: list[NDArray[np.int64]]  # for each point, the indices of the views that see it
-    pixels: list[Array]  # for each point, (len(track), 2) positions on those views
+    pixels: list[Array]  # for each point, (len(track), 2) positions in those views
 
 
 def cast(scene: mi.Scene, origin: Array, directions: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """Distance to the first surface along (N, 3) unit directions (inf: none), and whether it is glass."""
+    """Return the distance (N,) to the first surface along unit directions (N, 3), and whether it is glass.
+
+    The distance is infinite if there is no surface.
+    """
     ray = mi.Ray3f(mi.Point3f(origin.tolist()), mi.Vector3f(directions.T.astype(np.float32)))
     hit = scene.ray_intersect(ray)
     glass = hit.is_valid() & mi.has_flag(hit.bsdf().flags(), mi.BSDFFlags.DeltaTransmission)
@@ -37,18 +42,21 @@ def cast(scene: mi.Scene, origin: Array, directions: Array) -> tuple[Array, NDAr
 
 
 def textured_pixels(image: NDArray[np.uint8], count: int, rng: np.random.Generator) -> Array:
-    """(count, 2) pixel positions, likelier where the image changes."""
+    """Sample pixel positions (count, 2) with a density that grows with the image gradient."""
     gray = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float64), (0, 0), 1.0)
     change = np.hypot(cv2.Sobel(gray, -1, 1, 0), cv2.Sobel(gray, -1, 0, 1))
     chance = (np.minimum(change, 80.0) + 4.0).ravel()
-    picked = rng.choice(len(chance), count, replace=False, p=chance / chance.sum())
-    return np.stack([picked % image.shape[1], picked // image.shape[1]], -1) + rng.uniform(0, 1, (count, 2))
+    index = rng.choice(len(chance), count, replace=False, p=chance / chance.sum())
+    return np.stack([index % image.shape[1], index // image.shape[1]], -1) + rng.uniform(0, 1, (count, 2))
 
 
 def surface_points(
     scene: mi.Scene, view: DemoView, image: NDArray[np.uint8], count: int, rng: np.random.Generator
 ) -> tuple[Array, Array]:
-    """Noisy positions and colours (0 to 255) of up to `count` points behind a view's pixels, no glass."""
+    """Return noisy positions and colors (0 to 255) of up to `count` points behind a view's pixels.
+
+    Points on glass are left out.
+    """
     width, height, focal = intrinsics(image.shape[1])
     pixel = textured_pixels(image, count, rng)
     local = np.concatenate([(pixel - [width / 2, height / 2]) / focal, np.ones((count, 1))], 1)
@@ -65,7 +73,7 @@ def surface_points(
 def visible(
     scene: mi.Scene, view: DemoView, image: NDArray[np.uint8], points: Array, colors: Array
 ) -> tuple[Array, NDArray[np.bool_]]:
-    """(P, 2) pixel positions on a view, and whether each point is seen there in about its colour."""
+    """Return pixel positions (P, 2) in a view, and the mask (P,) of points seen there with their color."""
     height, width = image.shape[:2]
     pixel, depth = project(view, points, width)
     seen = (depth > 0.05) & (pixel >= 1).all(1) & (pixel < [width - 1, height - 1]).all(1)
@@ -79,10 +87,13 @@ def visible(
 def sparse_points(
     scene: mi.Scene, views: list[DemoView], images: list[NDArray[np.uint8]], count: int, seed: int
 ) -> SparsePoints:
-    """`count` points taken from the training views, with the views that see each of them."""
+    """Return `count` points of the training views, with the views that see them.
+
+    Raise ValueError if fewer points are seen in enough views.
+    """
     rng = np.random.default_rng(seed)
     training = [k for k in range(len(views)) if k % HOLD_OUT != 0]
-    each = 3 * count // len(training)  # enough to lose some for want of a second view
+    each = 3 * count // len(training)  # more than needed, because points without a second view are dropped
     found = [surface_points(scene, views[k], images[k], each, rng) for k in training]
     points, colors = (np.concatenate(parts) for parts in zip(*found))
     sightings = [visible(scene, view, image, points, colors) for view, image in zip(views, images)]
@@ -97,7 +108,7 @@ def sparse_points(
 
 
 def color_disagreement(points: SparsePoints, views: list[DemoView], images: list[NDArray[np.uint8]]) -> float:
-    """Mean absolute difference (of 255) between the colours of points and of the pixels they project to."""
+    """Return the mean absolute difference (of 255) between the colors of points and of their pixels."""
     differences = []
     for position, color, track in zip(points.positions, points.colors, points.tracks):
         for k in track:

@@ -1,4 +1,4 @@
-"""The scene in Mitsuba 3: materials, light, camera, and a fixed tone curve."""
+"""The demo scene's rendering with Mitsuba 3: materials, light, camera and a fixed tone curve."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from demo_scene.shapes import Array, Mesh
 
 EXPOSURE = 1.75
 PASS_SPP = 32
-SURFACE_SPP = 16  # for the albedo and normals that guide the denoiser
-CLAMP = 6.0  # radiance that one pass of PASS_SPP samples may reach in a pixel: keeps fireflies out
+SURFACE_SPP = 16  # samples per pixel for the albedo and normals that guide the denoiser
+CLAMP = 6.0  # maximal radiance of a pixel in one pass of PASS_SPP samples; suppresses fireflies
 MAX_DEPTH = 8
 GLASS = "glass"
 
@@ -27,7 +27,7 @@ def bitmap(image: NDArray[np.uint8]) -> dict:
 
 
 def material(name: str, textures: dict[str, NDArray[np.uint8]]) -> dict:
-    """The BSDF of a material name; colours come from a bitmap of that name or else from the vertices."""
+    """Return the BSDF of a material, with colors from the texture of that name or else from the vertices."""
     color = bitmap(textures[name]) if name in textures else {"type": "mesh_attribute", "name": "vertex_color"}
     if name == GLASS:
         return {"type": "thindielectric", "int_ior": 1.5, "specular_transmittance": color}
@@ -50,6 +50,7 @@ def material(name: str, textures: dict[str, NDArray[np.uint8]]) -> dict:
 
 
 def to_mitsuba(mesh: Mesh, bsdf: dict, name: str) -> mi.Mesh:
+    """Convert a mesh to Mitsuba's."""
     props = mi.Properties()
     props["bsdf"] = mi.load_dict(bsdf)
     result = mi.Mesh(
@@ -66,7 +67,7 @@ def to_mitsuba(mesh: Mesh, bsdf: dict, name: str) -> mi.Mesh:
 
 
 def sky() -> mi.Bitmap:
-    """A bright sky as an environment map (y up), with a wide warm glow that casts soft shadows."""
+    """Return a bright sky as an environment map (y up), with a wide warm glow that casts soft shadows."""
     height, width = 128, 256
     v, u = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
     polar, around = np.pi * v, 2 * np.pi * u
@@ -75,12 +76,13 @@ def sky() -> mi.Bitmap:
     sun = np.array([np.cos(e) * np.cos(a), np.sin(e), np.cos(e) * np.sin(a)])
     angle = np.degrees(np.arccos(np.clip(direction @ sun, -1, 1)))
     up = np.clip(direction[..., 1:2], 0, 1)
-    radiance = 1.15 * np.array([0.86, 0.95, 1.08]) * (up > 0.3)  # the walls hide what is lower
+    radiance = 1.15 * np.array([0.86, 0.95, 1.08]) * (up > 0.3)  # the walls hide the lower part
     radiance = radiance + 13.0 * np.exp(-0.5 * (angle / 11.0) ** 2)[..., None] * np.array([1.0, 0.86, 0.66])
     return mi.Bitmap(radiance.astype(np.float32))
 
 
 def build_scene(parts: list[Part], textures: dict[str, NDArray[np.uint8]]) -> mi.Scene:
+    """Build the Mitsuba scene of the parts under the sky."""
     up = mi.ScalarTransform4f().rotate([1, 0, 0], 90)
     scene: dict = {
         "type": "scene",
@@ -92,12 +94,13 @@ def build_scene(parts: list[Part], textures: dict[str, NDArray[np.uint8]]) -> mi
 
 
 def sensor(view: DemoView, width: int) -> mi.Sensor:
+    """Return Mitsuba's camera of a view, for images of `width` pixels."""
     width, height, focal = intrinsics(width)
     pose = np.eye(4)
     # Mitsuba's camera looks along +z with x to the left and y up.
     pose[:3, :3] = view.rotation.T @ np.diag([-1.0, -1.0, 1.0])
     pose[:3, 3] = view.center
-    video = {
+    film = {
         "type": "hdrfilm",
         "width": width,
         "height": height,
@@ -111,14 +114,14 @@ def sensor(view: DemoView, width: int) -> mi.Sensor:
             "fov": float(np.degrees(2 * np.arctan(width / (2 * focal)))),
             "near_clip": 0.01,
             "to_world": mi.ScalarTransform4f(pose),
-            "film": video,
+            "film": film,
             "sampler": {"type": "independent"},
         }
     )
 
 
 def tone_map(radiance: Array) -> NDArray[np.uint8]:
-    """Linear radiance to 8-bit sRGB through one fixed filmic curve (Narkowicz 2015, ACES approximation)."""
+    """Map linear radiance to 8-bit sRGB by a fixed filmic curve (Narkowicz 2015, ACES approximation)."""
     x = EXPOSURE * 0.6 * radiance
     x = np.clip(x * (2.51 * x + 0.03) / (x * (2.43 * x + 0.59) + 0.14), 0, 1)
     encoded = np.where(x <= 0.0031308, 12.92 * x, 1.055 * x ** (1 / 2.4) - 0.055)
@@ -128,7 +131,7 @@ def tone_map(radiance: Array) -> NDArray[np.uint8]:
 def mean_of_passes(
     scene: mi.Scene, camera: mi.Sensor, integrator: dict, spp: int, seed: int
 ) -> NDArray[np.float32]:
-    """(H, W, C) mean over about spp samples per pixel, taken in passes that are clamped one by one."""
+    """Return the mean (H, W, C) over about `spp` samples per pixel, in passes that are clamped one by one."""
     passes = max(1, round(spp / PASS_SPP))
     loaded, total = mi.load_dict(integrator), 0.0
     for k in range(passes):
@@ -140,7 +143,7 @@ def mean_of_passes(
 
 
 def render_view(scene: mi.Scene, view: DemoView, width: int, spp: int, seed: int) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 sRGB, denoised with the help of albedo and normals."""
+    """Render a view as (H, W, 3) uint8 sRGB, denoised with the help of albedo and normals."""
     camera = sensor(view, width)
     color = mean_of_passes(scene, camera, {"type": "path", "max_depth": MAX_DEPTH}, spp, seed)
     surface = {"type": "aov", "aovs": "albedo:albedo,normal:sh_normal"}
@@ -150,7 +153,7 @@ def render_view(scene: mi.Scene, view: DemoView, width: int, spp: int, seed: int
 
 
 def write_jpeg(path: Path, image: NDArray[np.uint8], quality: int) -> None:
-    """Write through a temporary file, so that an image that exists is a whole one."""
+    """Write an image atomically, so that an existing file is complete. Raise OSError if that fails."""
     options = [
         cv2.IMWRITE_JPEG_QUALITY,
         quality,

@@ -1,4 +1,4 @@
-"""The table and the room around it, and the whole scene's list of parts. The table top is z = 0."""
+"""The table, the room around it, and the list of all parts of the scene. The table top is z = 0."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from demo_scene.shapes import Mesh, box, ellipsoid, join, lathe, quad, sheet, sr
 
 FLOOR = -0.75  # m
 HALF = 3.0  # m, half the width of the square room
-WALL_TOP = 2.7  # m; the room has no ceiling, light falls in from the sky
+WALL_TOP = 2.7  # m; the room has no ceiling, so that light falls in from the sky
 
-# Where the things stand on the table: x, y (m) and turn (degrees). Close-up cameras aim at these too.
-PLACES = {
+# The placement of the things on the table: x, y (m) and turn (degrees). Close-up cameras aim at these too.
+PLACEMENTS = {
     "flowers": (-0.02, 0.10, 0.0),
     "wheel": (-0.40, -0.04, -18.0),
     "grass": (0.43, -0.02, 0.0),
@@ -24,7 +24,7 @@ PLACES = {
 
 
 def round_top(radius: float, z: float, segments: int = 96) -> Mesh:
-    """A textured disc facing up; its uv covers the square around it."""
+    """Build a textured disc that faces up; its uv covers the square around it."""
     angle = np.linspace(0, 2 * np.pi, segments + 1)
     edge = radius * np.stack([np.cos(angle), np.sin(angle), 0 * angle], -1)
     disc = sheet(np.stack([0 * edge, edge]) + [0, 0, z], [1, 1, 1])
@@ -32,6 +32,7 @@ def round_top(radius: float, z: float, segments: int = 96) -> Mesh:
 
 
 def table() -> list[Part]:
+    """Build a round table with four legs and a tablecloth."""
     oak = srgb("#8a5a32")
     edge = lathe([(0.78, -0.001), (0.785, -0.006), (0.785, -0.030), (0.77, -0.036), (0, -0.036)], oak, 96)
     legs = []
@@ -43,7 +44,7 @@ def table() -> list[Part]:
 
 
 def framed_art(name: str, x: float, z: float, width: float) -> list[Part]:
-    """A picture on the wall y = HALF."""
+    """Build a framed painting on the wall y = HALF."""
     height = 1.25 * width
     face = quad([x - width / 2, HALF - 0.032, z - height / 2], [width, 0, 0], [0, 0, height])
     mount = box([x, HALF - 0.014, z], [width + 0.14, 0.03, height + 0.14], srgb("#efe9dc"))
@@ -60,7 +61,7 @@ def framed_art(name: str, x: float, z: float, width: float) -> list[Part]:
 
 
 def bookshelf(rng: np.random.Generator) -> list[Part]:
-    """Shelves full of books along the wall y = HALF."""
+    """Build shelves full of books along the wall y = HALF."""
     width, depth, shelves, pitch = 2.6, 0.30, 6, 0.40
     wood = srgb("#6f4a2e")
     y = HALF - depth / 2
@@ -84,7 +85,7 @@ def bookshelf(rng: np.random.Generator) -> list[Part]:
 
 
 def sideboard() -> list[Part]:
-    """A low cupboard with two ceramic pots and a lamp-like globe along the wall y = HALF."""
+    """Build a low cupboard with two ceramic pots and a lamp-like globe along the wall y = HALF."""
     teal, top = srgb("#3f6f73"), FLOOR + 0.85
     y = HALF - 0.25
     meshes = [
@@ -102,7 +103,7 @@ def sideboard() -> list[Part]:
 
 
 def wainscot() -> Mesh:
-    """Painted panelling below the wallpaper of the wall y = HALF."""
+    """Build painted paneling below the wallpaper of the wall y = HALF."""
     cream, top = srgb("#e9e2d0"), FLOOR + 1.0
     meshes = [box([0, HALF - 0.01, (FLOOR + top) / 2], [2 * HALF, 0.02, top - FLOOR], cream)]
     meshes.append(box([0, HALF - 0.02, top], [2 * HALF, 0.05, 0.05], cream))
@@ -113,7 +114,7 @@ def wainscot() -> Mesh:
 
 
 def walls(rng: np.random.Generator) -> list[Part]:
-    """Four sides: a bookshelf, a sideboard below pictures, and two panelled walls with pictures."""
+    """Build the four walls: a bookshelf, a sideboard, and paintings on paneling and wallpaper."""
     furniture = [
         bookshelf(rng) + framed_art("art0", -2.2, 1.0, 0.6) + framed_art("art3", 2.2, 1.0, 0.6),
         framed_art("art1", -1.3, 0.95, 0.8) + framed_art("art2", 1.3, 0.95, 0.8),
@@ -130,7 +131,7 @@ def walls(rng: np.random.Generator) -> list[Part]:
 
 
 def scene_parts(seed: int) -> list[Part]:
-    """Everything in the scene, one mesh per material."""
+    """Build the whole scene, one mesh per material."""
     rng = np.random.default_rng(seed)
     floor = quad([-HALF, -HALF, FLOOR], [2 * HALF, 0, 0], [0, 2 * HALF, 0])
     parts = [("floor", floor), ("rug", round_top(1.75, FLOOR + 0.012)), *table(), *walls(rng)]
@@ -142,8 +143,8 @@ def scene_parts(seed: int) -> list[Part]:
         "bowl": objects.wire_bowl(rng),
         "books": objects.books(),
     }
-    for name, (x, y, turn) in PLACES.items():
+    for name, (x, y, turn) in PLACEMENTS.items():
         parts += moved(things[name], (x, y, 0.003), turn)
-    parts += moved(objects.fallen_petals(rng), (PLACES["flowers"][0], PLACES["flowers"][1], 0.0))
+    parts += moved(objects.fallen_petals(rng), (PLACEMENTS["flowers"][0], PLACEMENTS["flowers"][1], 0.0))
     materials = dict.fromkeys(material for material, _ in parts)
     return [(name, join([mesh for material, mesh in parts if material == name])) for name in materials]

@@ -1,4 +1,4 @@
-"""Triangle meshes with vertex colours, made with numpy only. Lengths are metres, z points up."""
+"""Triangle meshes with vertex colors, made with numpy only. Lengths are in meters, z points up."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Mesh:
+    """The vertices, faces, colors and texture coordinates of a triangle mesh."""
+
     vertices: Array  # (V, 3)
     faces: NDArray[np.int64]  # (F, 3) indices into vertices
     colors: Array  # (V, 3) linear RGB
@@ -21,18 +23,18 @@ class Mesh:
         return replace(self, vertices=self.vertices + np.asarray(offset))
 
     def turned(self, degrees: float, axis: str = "z") -> Mesh:
-        """The mesh rotated about a coordinate axis through the origin."""
+        """Return the mesh rotated about a coordinate axis through the origin."""
         return replace(self, vertices=self.vertices @ rotation(degrees, axis).T)
 
     def aligned(self, direction: ArrayLike) -> Mesh:
-        """The mesh rotated so that its +z points along `direction`."""
+        """Return the mesh rotated so that its +z points along `direction`."""
         z = np.asarray(direction) / np.linalg.norm(direction)
         x = np.cross([0.0, 1.0, 0.0] if abs(z[1]) < 0.9 else [1.0, 0.0, 0.0], z)
         x /= np.linalg.norm(x)
         return replace(self, vertices=self.vertices @ np.stack([x, np.cross(z, x), z]))
 
     def normals(self) -> Array:
-        """(V, 3) unit normals, area-weighted over the faces that share a vertex."""
+        """Return unit normals (V, 3), area-weighted over the faces that share a vertex."""
         a, b, c = (self.vertices[self.faces[:, i]] for i in range(3))
         total = np.zeros_like(self.vertices)
         for corner in range(3):
@@ -41,7 +43,7 @@ class Mesh:
 
 
 def rotation(degrees: float, axis: str) -> Array:
-    """(3, 3) rotation matrix about the axis "x", "y" or "z"."""
+    """Return the rotation matrix (3, 3) about the axis "x", "y" or "z"."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     i, j = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
     matrix = np.eye(3)
@@ -50,7 +52,7 @@ def rotation(degrees: float, axis: str) -> Array:
 
 
 def srgb(code: str) -> Array:
-    """(3,) linear RGB of "#rrggbb"."""
+    """Return linear RGB (3,) of "#rrggbb"."""
     encoded = np.array([int(code[i : i + 2], 16) for i in (1, 3, 5)]) / 255.0
     return np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
 
@@ -70,7 +72,7 @@ def sheet(
     color: ArrayLike,  # broadcast to (R, C, 3)
     wrap: bool = False,  # the last column joins the first
 ) -> Mesh:
-    """The surface through a grid of points; uv runs over [0, 1]^2 along columns and rows."""
+    """Build the surface through a grid of points; uv runs over [0, 1]^2 along columns and rows."""
     rows, columns, _ = points.shape
     index = np.arange(rows * columns).reshape(rows, columns)
     right = np.roll(index, -1, axis=1) if wrap else index[:, 1:]
@@ -83,19 +85,19 @@ def sheet(
 
 
 def per_row(color: ArrayLike) -> Array:
-    """A colour for `sheet`: (3,) as it is, (R, 3) as one colour for each row."""
+    """Return a color for `sheet`: (3,) unchanged, (R, 3) as one color for each row."""
     color = np.asarray(color, dtype=np.float64)
     return color[:, None] if color.ndim == 2 else color
 
 
 def quad(corner: ArrayLike, along_u: ArrayLike, along_v: ArrayLike, color: ArrayLike = (1, 1, 1)) -> Mesh:
-    """A parallelogram whose uv covers the unit square; it faces along cross(along_u, along_v)."""
+    """Build a parallelogram whose uv covers the unit square; it faces along cross(along_u, along_v)."""
     p, u, v = (np.asarray(x, dtype=np.float64) for x in (corner, along_u, along_v))
     return sheet(np.array([[p, p + u], [p + v, p + u + v]]), color)
 
 
 def box(center: ArrayLike, size: ArrayLike, color: ArrayLike = (1, 1, 1)) -> Mesh:
-    """An axis-aligned box with flat faces."""
+    """Build an axis-aligned box with flat faces."""
     half = np.diag(np.asarray(size, dtype=np.float64) / 2)
     faces = []
     for axis in range(3):
@@ -106,7 +108,7 @@ def box(center: ArrayLike, size: ArrayLike, color: ArrayLike = (1, 1, 1)) -> Mes
 
 
 def lathe(profile: ArrayLike, color: ArrayLike, segments: int = 48) -> Mesh:
-    """The surface of revolution about z of a profile of (radius, height) pairs."""
+    """Build the surface of revolution about z of a profile of (radius, height) pairs."""
     radius, height = np.asarray(profile, dtype=np.float64).T
     angle = np.linspace(0, 2 * np.pi, segments, endpoint=False)
     ring = np.stack([np.cos(angle), np.sin(angle), np.zeros(segments)], -1)
@@ -127,14 +129,14 @@ def tube(
     sides: int = 6,
     closed: bool = False,
 ) -> Mesh:
-    """A round wire along a straight or planar path, open at its ends."""
+    """Build a round wire along a straight or planar path, open at its ends unless `closed`."""
     path = np.asarray(path, dtype=np.float64)
     path = np.concatenate([path, path[:1]]) if closed else path
     tangent = np.gradient(path, axis=0)
     if closed:
         tangent[0] = tangent[-1] = tangent[0] + tangent[-1]
     tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
-    # The direction of least spread is the normal of a planar path: never parallel to a tangent.
+    # The direction of least spread is the normal of a planar path, so it is never parallel to a tangent.
     normal = np.linalg.svd(path - path.mean(0))[2][-1]
     side = np.cross(tangent, normal)
     side /= np.linalg.norm(side, axis=1, keepdims=True)
@@ -145,21 +147,21 @@ def tube(
 
 
 def ring(radius: float, wire: float, color: ArrayLike, segments: int = 72, sides: int = 8) -> Mesh:
-    """A torus around z with the given wire radius."""
+    """Build a torus around z; wire: the radius of its tube."""
     angle = np.linspace(0, 2 * np.pi, segments, endpoint=False)
     path = radius * np.stack([np.cos(angle), np.sin(angle), np.zeros(segments)], -1)
     return tube(path, wire, color, sides, closed=True)
 
 
 def bezier(start: ArrayLike, middle: ArrayLike, end: ArrayLike, count: int) -> Array:
-    """(count, 3) points of the quadratic curve with these control points."""
+    """Return points (count, 3) of the quadratic Bézier curve with these control points."""
     a, b, c = (np.asarray(p, dtype=np.float64) for p in (start, middle, end))
     t = np.linspace(0, 1, count)[:, None]
     return (1 - t) ** 2 * a + 2 * t * (1 - t) * b + t**2 * c
 
 
 def ribbon(path: Array, across: ArrayLike, width: ArrayLike, color: ArrayLike) -> Mesh:
-    """A slightly folded band of (P,) widths along a (P, 3) path, spread along the direction `across`."""
+    """Build a slightly folded band along a path (P, 3), of widths (P,) in the direction `across`."""
     across = np.asarray(across, dtype=np.float64) / np.linalg.norm(across)
     half = np.broadcast_to(np.asarray(width, dtype=np.float64) / 2, len(path))[:, None] * across
     fold = 0.35 * np.linalg.norm(half, axis=1, keepdims=True) * np.array([0.0, 0.0, -1.0])
@@ -175,9 +177,9 @@ def petal(
     outer: ArrayLike,
     fullness: float = 0.75,
 ) -> Mesh:
-    """A petal from the origin along +x: it rises by `rise`, bends down by `curl`, and is cupped across.
+    """Build a petal from the origin along +x: it rises by `rise`, bends down by `curl`, and is cupped across.
 
-    A fullness above 1 puts its widest place near the tip and ruffles its edge.
+    A fullness above 1 makes it widest near the tip and ruffles its edge.
     """
     t, s = np.meshgrid(np.linspace(0, 1, 10), np.linspace(-1, 1, 9), indexing="ij")
     breadth = width / 2 * np.clip(np.sin(np.pi * t**fullness), 0, 1) ** 0.6 + 0.08 * width

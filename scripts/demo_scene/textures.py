@@ -1,4 +1,4 @@
-"""Bitmap textures made with numpy: (H, W, 3) uint8 sRGB."""
+"""The demo scene's bitmap textures, made with numpy: (H, W, 3) uint8 sRGB."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Field = NDArray[np.float64]
 
 
 def noise(height: int, width: int, cells: tuple[int, int], octaves: int, rng: np.random.Generator) -> Field:
-    """(H, W) smooth noise in about [-1, 1]; `cells` (rows, columns) of the coarsest octave."""
+    """Return smooth noise (H, W) in about [-1, 1]. cells: (rows, columns) of the coarsest octave."""
     total = np.zeros((height, width))
     for octave in range(octaves):
         grid = rng.uniform(-1, 1, (cells[0] * 2**octave + 1, cells[1] * 2**octave + 1))
@@ -20,10 +20,12 @@ def noise(height: int, width: int, cells: tuple[int, int], octaves: int, rng: np
 
 
 def rgb(code: str) -> Field:
+    """Return sRGB (3,) in [0, 255] of "#rrggbb"."""
     return np.array([int(code[i : i + 2], 16) for i in (1, 3, 5)], dtype=np.float64)
 
 
 def mix(dark: str, light: str, amount: Field) -> Field:
+    """Blend two colors by `amount` (H, W), clipped to [0, 1]: (H, W, 3)."""
     return rgb(dark) + np.clip(amount, 0, 1)[..., None] * (rgb(light) - rgb(dark))
 
 
@@ -32,17 +34,17 @@ def to_image(values: Field) -> Image:
 
 
 def wood(height: int, width: int, dark: str, light: str, rng: np.random.Generator) -> Field:
-    """Grain that runs along the width: bent year rings, fibres and slow changes of tone."""
+    """Draw wood grain along the width: bent year rings, fibers and slow changes of tone."""
     y = np.linspace(0, 1, height)[:, None]
     bend = noise(height, width, (2, 1), 3, rng)
     rings = 0.5 + 0.5 * np.sin(2 * np.pi * (5 * y + 0.9 * bend))
-    fibres = noise(height, width, (max(height // 6, 1), 6), 2, rng)
+    fibers = noise(height, width, (max(height // 6, 1), 6), 2, rng)
     slow = noise(height, width, (2, 3), 2, rng)
-    return mix(dark, light, 0.5 + 0.28 * (rings - 0.5) + 0.14 * fibres + 0.2 * slow)
+    return mix(dark, light, 0.5 + 0.28 * (rings - 0.5) + 0.14 * fibers + 0.2 * slow)
 
 
 def planks(size: int, count: int, dark: str, light: str, joints: bool, rng: np.random.Generator) -> Image:
-    """`count` boards side by side, each with its own grain and tone, parted by dark gaps."""
+    """Draw `count` boards side by side, each with its own grain and tone, separated by dark gaps."""
     board = size // count
     image = np.zeros((board * count, size, 3))
     for k in range(count):
@@ -57,7 +59,7 @@ def planks(size: int, count: int, dark: str, light: str, joints: bool, rng: np.r
 
 
 def gingham(size: int, checks: int, cloth: str, thread: str, rng: np.random.Generator) -> Image:
-    """A checked cloth: crossing coloured bands in a visible weave, with a plain hem."""
+    """Draw a checked cloth: crossing colored bands in a visible weave, with a plain hem."""
     band = (np.arange(size) * 2 * checks // size) % 2
     amount = 0.5 * (band[:, None] + band[None, :])
     k = np.arange(size)
@@ -72,7 +74,7 @@ def gingham(size: int, checks: int, cloth: str, thread: str, rng: np.random.Gene
 def wallpaper(
     height: int, width: int, ground: str, motif: str, columns: int, rng: np.random.Generator
 ) -> Image:
-    """A half-drop pattern of small leaves in two close tones over uneven plaster."""
+    """Draw a half-drop pattern of small leaves in two close tones over uneven plaster."""
     cell = width // columns
     v, u = np.mgrid[0:height, 0:width].astype(np.float64)
     column = np.floor(u / cell)
@@ -90,7 +92,7 @@ def wallpaper(
 
 
 def rug(size: int, rng: np.random.Generator) -> Image:
-    """Concentric bands with zigzags, for a round rug."""
+    """Draw concentric bands with zigzags, for a round rug."""
     y, x = (np.mgrid[0:size, 0:size] + 0.5) / size * 2 - 1
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
     zigzag = np.abs(((angle / (2 * np.pi) * 40) % 1) - 0.5)
@@ -102,13 +104,14 @@ def rug(size: int, rng: np.random.Generator) -> Image:
 
 
 def soil(size: int, rng: np.random.Generator) -> Image:
+    """Draw dark mottled soil."""
     return to_image(mix("#2a1c12", "#6b4a30", 0.45 + 0.5 * noise(size, size, (24, 24), 3, rng)))
 
 
 def landscape(
     height: int, width: int, sky: str, sun: str, hills: list[str], rng: np.random.Generator
 ) -> Image:
-    """A simple painted landscape: a sun above layered hills."""
+    """Draw a simple painted landscape: a sun above layered hills."""
     v, u = np.mgrid[0:height, 0:width].astype(np.float64) / [[[height]], [[width]]]
     image = mix(sky, "#fff4dd", 0.2 + 0.9 * v + 0.1 * noise(height, width, (6, 4), 3, rng))
     center = rng.uniform(0.3, 0.7)
@@ -125,7 +128,7 @@ def landscape(
 
 
 def all_textures(seed: int) -> dict[str, Image]:
-    """Every bitmap of the scene by the name of its material."""
+    """Draw every bitmap of the scene, by the name of its material."""
     rng = np.random.default_rng(seed)
     hills = (
         ["#7fa3a0", "#4f7f78", "#2d5652"],
