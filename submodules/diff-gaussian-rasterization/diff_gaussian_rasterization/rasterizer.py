@@ -80,10 +80,10 @@ class GaussianRasterizer(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Return color (3, H, W), radii (N,) int32 in pixels and inverse depth (1, H, W).
 
-        With `error_carrier` e the carrier's image A = sum_k w_k e_k (1, H, W) is the fourth. Tensors are float32,
-        or all float64 for verification. A Gaussian with values that are not finite is not drawn and its gradient
-        is zero. Raise ValueError for arguments that do not fit each other, MemoryError if the view needs more
-        memory than the machine has (on a GPU, torch's OutOfMemoryError).
+        With `error_carrier` e the carrier's image A = sum_k w_k e_k (1, H, W) is the fourth. Tensors are
+        float32, or all float64 for verification. A Gaussian with values that are not finite is not drawn
+        and its gradient is zero. Raise ValueError for arguments that do not fit each other, MemoryError if
+        the view needs more memory than the machine has (on a GPU, torch's OutOfMemoryError).
         """
         gaussians = {
             "means3D": means3D,
