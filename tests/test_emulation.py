@@ -105,6 +105,21 @@ def test_the_switch_to_wait_for_each_kernel_takes_0_or_1(list_tiles: Run):
     assert done.returncode == 1 and done.stderr == "GS_SYNCHRONIZE=yes: expected 0 or 1\n"
 
 
+@pytest.mark.parametrize("wish, message", [
+    ("0", ""),
+    ("1", "CUDA: cudaMemsetAsync: an illegal memory access"),
+])  # fmt: skip
+def test_the_call_that_failed_is_named_once(project_dir: Path, tmp_path: Path, wish: str, message: str):
+    compiler = shutil.which("c++") or pytest.skip("no C++ compiler")
+    folders = (Path(__file__).with_name("fake_cuda"), project_dir / "submodules" / "common")
+    source, program = Path(__file__).with_name("synchronize_driver.cpp"), tmp_path / "program"
+    subprocess.run(
+        [compiler, "-std=c++17", *(f"-I{path}" for path in folders), source, "-o", program], check=True
+    )
+    done = run_program(program, GS_SYNCHRONIZE=wish)
+    assert (done.stdout, done.stderr) == ("left for the next launch: 0\n", message)
+
+
 # What the emulation catches: bugs planted in a copy of simple-knn's kernels
 
 

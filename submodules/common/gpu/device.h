@@ -57,6 +57,7 @@ inline bool synchronizes() {
 
 inline void check(cudaError_t status, const char* what) {
     if (status == cudaSuccess) return;
+    cudaGetLastError();  // takes it back: the next launch would report it again as its own
     const char* hint = synchronizes() ? "" : " (perhaps of an earlier kernel: GS_SYNCHRONIZE=1 names it)";
     throw std::runtime_error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(status) + hint);
 }

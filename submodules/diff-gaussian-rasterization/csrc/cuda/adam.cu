@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kThreads) step_tensors(int64_t rows, const boo
     for (int k = 0; k < kEach; ++k) {
         const int64_t i = first + k * kThreads;
         if (i < rows * t.columns && (!visible || visible[i / t.columns]))
-            if (gs::adam_step(t, i) == kExponent) *t.unsound = 1;
+            if (gs::adam_step(t, i) == kExponent) *t.unsound = 1;  // many threads may: they write the same
     }
 }
 

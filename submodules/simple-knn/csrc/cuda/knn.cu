@@ -91,7 +91,8 @@ struct Visit {
     float distance;
 };
 
-// The nearer child first, the other later if it is still near enough.
+// The nearer child first, the other later if it is still near enough. A visit is replaced by two of one level
+// deeper or by none: the loop ends, and the stack is large enough, whatever the distances are.
 __device__ void descend(const Tree& tree, Visit first, const Point& p, Nearest& found) {
     Visit waiting[kWarp];  // at most one for each level
     int count = 0;
