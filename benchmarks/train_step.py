@@ -120,7 +120,7 @@ def compare_with_twin(model: GaussianModel, camera, watch: Stopwatch) -> None:
         difference = (
             gsplat_twin.render_model(model, camera, background) - render(camera, model, background).image
         )
-    print(f"  largest difference of the two pictures: {difference.abs().max():.1e}")
+    print(f"  largest difference of the two images: {difference.abs().max():.1e}")
 
 
 def report(args: argparse.Namespace, camera, model: GaussianModel, watch: Stopwatch) -> None:

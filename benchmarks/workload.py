@@ -1,4 +1,4 @@
-"""What benchmarks/gpu_step.py trains: random Gaussians before one camera, a PLY, or the points of COLMAP."""
+"""Gaussians that benchmarks/gpu_step.py trains: random ones before one camera, a PLY, or points of COLMAP."""
 
 from __future__ import annotations
 

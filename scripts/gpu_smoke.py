@@ -57,7 +57,7 @@ class Size(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """What of the kernels a render uses: their template parameters and branches."""
+    """The template parameters and branches of the kernels that a render uses."""
 
     depth: bool = False  # gradient of the inverse depth
     carrier: bool = False

@@ -223,7 +223,7 @@ def sh_basis(degree: int, directions: Tensor) -> Tensor:
 
 
 def sh_color(degree: int, coefficients: Tensor, offsets: Tensor) -> Tensor:
-    """Colour (M, 3) before the clamp at 0, seen along offsets (M, 3) = mean - camera centre."""
+    """Color (M, 3) before the clamp at 0, seen along offsets (M, 3) = mean - camera centre."""
     basis = sh_basis(degree, offsets / offsets.norm(dim=1, keepdim=True))
     return torch.einsum("mk,mkc->mc", basis, coefficients[:, : basis.shape[1]]) + 0.5
 
@@ -278,7 +278,7 @@ def gaussian_power(points: Tensor, splats: Splats) -> Tensor:
 
 
 def removal_energy(blend: Blend, colors: Tensor, background: Tensor) -> Tensor:
-    """(M,) sum over pixels of |alpha_k T_k (c_k - B_k)|^2, B_k the colour behind k, background included."""
+    """(M,) sum over pixels of |alpha_k T_k (c_k - B_k)|^2, B_k the color behind k, background included."""
     shares = blend.weights[:, :, None] * colors[:, None]  # (M, P, 3)
     behind = shares.flip(0).cumsum(0).flip(0) - shares + blend.final[:, None] * background
     change = blend.weights[:, :, None] * (colors[:, None] - behind / blend.after[:, :, None])

@@ -163,7 +163,7 @@ def text_line(name, part, old, new, *words):
 text_line("text: a word for a number", "cameras", b"20.0", b"wide", "wide")
 text_line("text: bytes that are no text", "images", b"view_0.png", b"\xff\xfe\xff", "")
 text_line("text: too few columns", "points3D", b"0.5 -1.25 2.0 255 0 3", b"0.5 -1.25", "line")
-text_line("text: a colour of 999", "points3D", b" 255 0 3", b" 999 0 3", "999")
+text_line("text: a color of 999", "points3D", b" 255 0 3", b" 999 0 3", "999")
 
 
 @case("cameras")
@@ -334,7 +334,7 @@ points_file("good", HEADER % 2 + XYZ + RGB + ONE + ONE)
 points_file("wrong magic", b"plx\n" + XYZ, "points.ply")
 points_file("cut", HEADER % 9 + XYZ + RGB + ONE, "points.ply")
 points_file("absurd count", HEADER % 10**15 + XYZ + RGB + ONE, "points.ply")
-points_file("no colours", HEADER % 1 + XYZ + b"end_header\n" + ONE, "points.ply", "red")
+points_file("no colors", HEADER % 1 + XYZ + b"end_header\n" + ONE, "points.ply", "red")
 points_file("lists", HEADER % 1 + b"property list uchar float x\n" + XYZ[17:] + RGB + ONE, "points.ply")
 points_file("nothing", b"", "points.ply")
 points_file("not finite", HEADER % 1 + XYZ + RGB + struct.pack("<fff3B", NAN, 0, 1, 1, 2, 3), "points.ply")

@@ -78,7 +78,7 @@ def test_what_is_written_is_what_is_read(tmp_path, name, degree):
 
 
 def test_a_half_turn_shows_the_same_from_the_turned_side():
-    """Colours of directions, turned alike, stay."""
+    """Colors of directions, turned alike, stay."""
     original, directions = random_splats(), torch.randn(COUNT, 3, generator=torch.Generator().manual_seed(0))
     other = splat_formats.turned(original)
     colors = []

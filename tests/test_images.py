@@ -100,7 +100,7 @@ def test_growing_keeps_a_constant():
     assert (resize_image(np.full((4, 4, 3), 77, np.uint8), 9, 7) == 77).all()
 
 
-def test_hidden_colours_do_not_bleed_when_alpha_is_resized():
+def test_hidden_colors_do_not_bleed_when_alpha_is_resized():
     image = np.zeros((2, 4, 4), np.uint8)
     image[:, :2] = (200, 100, 50, 255)
     image[:, 1] = (0, 255, 0, 0)  # invisible green

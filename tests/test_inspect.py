@@ -20,7 +20,7 @@ from viewer.browser import ViewRequest
 from viewer.inspect import MODES, REMOVED_COLOR, SCORES, browser_splats, answer_request, inspect_model
 from viewer.inspect import inspect_with_tags
 
-# Colours
+# Colors
 
 
 def test_low_is_blue_and_high_is_red():
@@ -46,7 +46,7 @@ def test_ranges_leave_out_tails_and_what_is_no_number():
             assert low < high
 
 
-def test_coloured_keeps_the_shape_and_clips():
+def test_colored_keeps_the_shape_and_clips():
     shown = colorize(np.array([[-1.0, 0.0], [1.0, 2.0]]), INFERNO)
     assert shown.shape == (2, 2, 3) and shown.dtype == np.uint8
     assert (shown[0, 0] == shown[0, 1]).all() and (shown[1, 0] == shown[1, 1]).all()
@@ -71,7 +71,7 @@ def wish_from(camera, **changes):
     return ViewRequest(*size, camera.world_to_camera, **about)
 
 
-def test_colours_are_those_of_the_saved_file(grown):
+def test_colors_are_those_of_the_saved_file(grown):
     inspected, camera = inspect_in_training(grown), grown.scene.train[0]
     shown = answer_request(inspected, wish_from(camera))
     with torch.no_grad():
@@ -96,7 +96,7 @@ def test_every_mode_shows_a_picture_of_the_size_wished_for(grown):
     )
 
 
-def test_what_is_not_known_is_said_and_the_colours_are_shown(grown):
+def test_what_is_not_known_is_said_and_the_colors_are_shown(grown):
     settings = make_settings({})
     inspected = inspect_model(grown.model.baked("sampled"), settings, lambda: Cameras([]))
     camera = grown.scene.train[0]
@@ -137,7 +137,7 @@ def test_pruning_leaves_the_highest_and_names_count_and_size(grown, tmp_path):
     assert not gates or np.allclose(np.sort(splats.opacities[:, 0])[::-1], keep)
 
 
-def test_marked_gaussians_stay_in_a_colour_of_their_own(grown):
+def test_marked_gaussians_stay_in_a_color_of_their_own(grown):
     request = wish_from(grown.scene.train[0], prune_share=0.5, mark_pruned=True)
     splats = browser_splats(inspect_in_training(grown), request)
     marked = np.abs(splats.rgbs - REMOVED_COLOR).max(1) < 1e-5

@@ -89,7 +89,7 @@ def photo_of_a_wall(lens: DistortedLens) -> np.ndarray:
 
 
 def pattern(rays: np.ndarray) -> np.ndarray:
-    """(..., 3) colours between 0 and 255 in direction `rays`."""
+    """(..., 3) colors between 0 and 255 in direction `rays`."""
     x, y = rays[..., 0], rays[..., 1]
     return np.stack(
         [127 + 120 * np.sin(9 * x), 127 + 120 * np.sin(7 * y + x), 127 + 120 * np.cos(8 * x * y)], -1

@@ -37,10 +37,10 @@ def test_written_columns_are_the_ones_3dgs_reads(tmp_path):
 
 @pytest.mark.parametrize("text", [False, True])
 @pytest.mark.parametrize("kind, factor", [("u1", 1), ("u2", 257), ("f4", 1 / 255), ("f8", 1 / 255)])
-def test_colour_types(tmp_path, text, kind, factor):
+def test_color_types(tmp_path, text, kind, factor):
     xyz, rgb = make_cloud()
     stored = rgb[:, ::-1] * float(factor)
-    if kind == "u2":  # whatever is nearest to 257 times a colour is that colour
+    if kind == "u2":  # whatever is nearest to 257 times a color is that color
         stored = np.clip(stored + np.random.default_rng(1).integers(-128, 129, stored.shape), 0, 65535)
     columns = [
         ("blue", kind),
@@ -62,14 +62,14 @@ def test_colour_types(tmp_path, text, kind, factor):
     assert np.array_equal(read_rgb, rgb)
 
 
-def test_float_colours_beyond_1_are_refused(tmp_path):
+def test_float_colors_beyond_1_are_refused(tmp_path):
     columns = [(name, "f4") for name in ("x", "y", "z", "red", "green", "blue")]
     write_table(tmp_path / "a.ply", columns, [(0, 0, 0, 0, 128, 255)])
-    with pytest.raises(ValueError, match=r"a.ply: colours must be .* got float32 between 0.0 and 255.0"):
+    with pytest.raises(ValueError, match=r"a.ply: colors must be .* got float32 between 0.0 and 255.0"):
         read_point_cloud(tmp_path / "a.ply")
 
 
-def test_missing_colours_are_refused(tmp_path):
+def test_missing_colors_are_refused(tmp_path):
     write_table(tmp_path / "a.ply", [(name, "f4") for name in ("x", "y", "z", "f_dc_0")], [(0, 0, 0, 0)])
     with pytest.raises(
         ValueError, match=r"lacks the vertex properties red green blue; .* found are x y z f_dc_0"
@@ -124,6 +124,6 @@ def test_absurd_count_is_refused(tmp_path, count, encoding):
 
 def test_writing_mismatched_arrays_is_refused(tmp_path):
     xyz, rgb = make_cloud()
-    with pytest.raises(ValueError, match=r"expected positions \(P, 3\) and uint8 colours"):
+    with pytest.raises(ValueError, match=r"expected positions \(P, 3\) and uint8 colors"):
         write_point_cloud(tmp_path / "a.ply", xyz, rgb[:-1])
     assert not (tmp_path / "a.ply").exists()

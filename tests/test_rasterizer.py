@@ -42,7 +42,7 @@ def assert_radii(radii: torch.Tensor, expected: reference.Rendering) -> None:
     assert ((radii == expected.radii) | (radii == 0)).all()
 
 
-@pytest.mark.parametrize("name", ["degree 3", "colours given"])
+@pytest.mark.parametrize("name", ["degree 3", "colors given"])
 def test_the_same_without_gradients(backend: Backend, name: str):
     scene = case(name).scene
     images = scenes.run_image(backend, scene)

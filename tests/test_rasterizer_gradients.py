@@ -115,7 +115,7 @@ def test_a_loss_on_one_image_only(backend: Backend, output: str, dtype):
     energy = rasterizer.statistics.removal_energy.double().cpu()
     assert (
         energy - out.statistics.removal_energy
-    ).abs().max() < 1e-4 * energy.max()  # needs no gradient of the colour
+    ).abs().max() < 1e-4 * energy.max()  # needs no gradient of the color
 
 
 def test_two_views_in_one_graph(backend: Backend):

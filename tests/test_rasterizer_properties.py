@@ -162,8 +162,8 @@ def test_the_length_of_a_quaternion_has_no_effect(backend: Backend):
 
 @pytest.mark.parametrize("dtype, tolerance", [(FLOAT32, 1e-5), (FLOAT64, 1e-12)])
 def test_weights_and_what_is_left_sum_to_one(backend: Backend, dtype, tolerance):
-    """All colours 1: black background shows the sum of weights, and with a white one everything is 1."""
-    scene = case("colours given").scene
+    """All colors 1: black background shows the sum of weights, and with a white one everything is 1."""
+    scene = case("colors given").scene
     white = scene.with_inputs(colors_precomp=torch.ones(len(scene), 3, dtype=FLOAT64))
     ones, zeros = torch.ones(3, dtype=FLOAT64), torch.zeros(3, dtype=FLOAT64)
     weights = scenes.run_image(backend, white.with_view(background=zeros), dtype)["color"]

@@ -165,7 +165,7 @@ EXTREME = {
 @pytest.mark.parametrize("antialiasing", [False, True])
 @pytest.mark.parametrize("changes", EXTREME.values(), ids=EXTREME)
 def test_extreme_values_stay_finite(backend: Backend, changes, antialiasing: bool):
-    """Images always; gradients too, unless the number itself leaves float32 (colours of 1e30)."""
+    """Images always; gradients too, unless the number itself leaves float32 (colors of 1e30)."""
     scene = with_guest(healthy_scene(antialiasing=antialiasing), **changes)
     result = scenes.run(backend, scene)
     for name, image in result.values.items():

@@ -42,7 +42,7 @@ def test_shapes_and_background(model, camera):
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
-def test_torch_and_rasterizer_agree_on_colours_and_shapes(model, camera, degree):
+def test_torch_and_rasterizer_agree_on_colors_and_shapes(model, camera, degree):
     model.active_sh_degree = degree
     with torch.no_grad():
         own = render(camera, model, BACKGROUND, scaling_modifier=0.7).image

@@ -542,7 +542,7 @@ def test_rotations_and_covariances():
     assert torch.allclose(packed, torch.tensor([[4.0, 0, 0, 1, 0, 9]]), atol=1e-5)
 
 
-def test_spherical_harmonics_are_orthonormal_and_colours_come_back():
+def test_spherical_harmonics_are_orthonormal_and_colors_come_back():
     directions = torch.nn.functional.normalize(
         torch.randn(100_000, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), dim=1
     )
@@ -579,5 +579,5 @@ def test_spherical_harmonics_have_the_signs_of_3dgs_files():
         assert torch.sign(response) == torch.sign(value), base
 
 
-def test_colours_are_not_negative():
+def test_colors_are_not_negative():
     assert sh_to_rgb(0, torch.full((1, 1, 3), -9.0), torch.tensor([[0.0, 0, 1]])).tolist() == [[0, 0, 0]]

@@ -34,7 +34,7 @@ FIXED_BY_CHECKPOINT = (
 
 @dataclass
 class ResumePoint:
-    """What a run starts from: the scene's points, or with a `record` the state of an earlier run."""
+    """The start of a run: the scene's points, or with a `record` the state of an earlier run."""
 
     settings: Settings
     given: dict[str, Any]  # flags, also those of the command that began the run

@@ -42,7 +42,7 @@ def write_point_cloud(
     """Write a binary PLY, atomically. The normals are zero: 3DGS tools insist on the columns."""
     if xyz.shape != rgb.shape or xyz.ndim != 2 or xyz.shape[1] != 3 or rgb.dtype != np.uint8:
         raise ValueError(
-            f"{path}: expected positions (P, 3) and uint8 colours (P, 3), "
+            f"{path}: expected positions (P, 3) and uint8 colors (P, 3), "
             f"got {xyz.shape} and {rgb.shape} {rgb.dtype}"
         )
     columns = [(name, "<f4") for name in POSITION + NORMAL] + [(name, "u1") for name in COLOR]
@@ -85,7 +85,7 @@ def _to_uint8(rgb: np.ndarray, path: Path) -> np.ndarray:
     if rgb.dtype.kind == "f" and ((rgb >= 0) & (rgb <= 1)).all():
         return np.rint(rgb * 255).astype(np.uint8)
     raise ValueError(
-        f"{path}: colours must be 8 or 16 bit unsigned integers or floats in [0, 1], got {rgb.dtype} "
+        f"{path}: colors must be 8 or 16 bit unsigned integers or floats in [0, 1], got {rgb.dtype} "
         f"between {rgb.min()} and {rgb.max()}"
     )
 

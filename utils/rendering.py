@@ -21,7 +21,7 @@ class RenderOutput:
     """A rendered view. After a backward pass, `means2d.grad` holds screen gradients in NDC units."""
 
     image: Tensor  # (3, H, W), not clamped
-    invdepth: Tensor  # (1, H, W) inverse depth, blended as colours are
+    invdepth: Tensor  # (1, H, W) inverse depth, blended as colors are
     radii: Tensor  # (N,) pixels, 0 where not drawn
     means2d: Tensor  # (N, 3)
     error_image: Tensor | None  # (1, H, W) blended error carrier, if one was given

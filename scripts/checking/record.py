@@ -1,4 +1,4 @@
-"""What came of the steps, in four small files: summary.md, gpu.json, kernels.json, logs.tar.gz."""
+"""Results of the steps in four small files: summary.md, gpu.json, kernels.json, logs.tar.gz."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a machine with a GPU is asked, the most valuable answers first."""
+"""The steps of a check of a machine with a GPU, the most informative first."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NCU += ["--kernel-name", "regex:blend|project_each|write_pairs|step_tensors", "-
 
 @dataclass(frozen=True)
 class Plan:
-    """Where things are, and which form of every step is wanted."""
+    """Folders of a check, and whether its steps run in their small form."""
 
     work: Path  # a temporary folder
     packages: Path | None = None  # built ahead

@@ -201,7 +201,7 @@ def color_inputs(color: str, bases: int, normal) -> dict[str, Tensor]:
     if color == "precomp":
         return {"colors_precomp": normal(3).abs()}
     size = torch.full((bases, 1), 0.3, dtype=torch.float64)
-    size[0] = 1.6  # wide enough for some colours to fall below 0
+    size[0] = 1.6  # wide enough for some colors to fall below 0
     coefficients = normal(bases, 3) * size
     return (
         {"shs": coefficients} if color == "shs" else {"dc": coefficients[:, :1], "shs": coefficients[:, 1:]}
@@ -401,7 +401,7 @@ CASES = {
     "no extras, antialiasing": {"importance": False, "carrier": False, "antialiasing": True},
     "importance only": {"carrier": False, "principal": (-9.5, 6.25)},
     "carrier only": {"importance": False, "width": 16, "height": 80},
-    "colours given": {"color": "precomp"},
+    "colors given": {"color": "precomp"},
     "covariances given": {"covariance": True, "scale_modifier": 1.7, "antialiasing": True},
     "both given": {"color": "precomp", "covariance": True, "importance": False},
     "scale modifier": {"scale_modifier": 0.6},

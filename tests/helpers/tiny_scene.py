@@ -1,4 +1,4 @@
-"""A COLMAP scene small enough to train in a test: smooth pictures of coloured points, cameras on an arc."""
+"""A COLMAP scene small enough to train in a test: smooth pictures of colored points, cameras on an arc."""
 
 from __future__ import annotations
 

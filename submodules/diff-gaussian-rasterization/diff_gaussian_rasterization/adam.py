@@ -45,7 +45,7 @@ class GaussianAdam(torch.optim.Adam):
     def _entry(
         self, place: int, param: Tensor, group: dict, rows: int, device: torch.device, corrected: bool
     ) -> tuple[int | float, ...]:
-        """What the kernels want to know of a parameter."""
+        """Return a parameter's AdamEntry for the kernels. Create its moments at the first step."""
         shape = (rows, *param.shape[1:])
         if check_tensor("parameter", param, shape, torch.float32, device) is not param:
             raise ValueError(f"parameter: expected a contiguous tensor, got strides {param.stride()}")

@@ -1,4 +1,4 @@
-"""What the installed kernels run on."""
+"""The devices of the installed kernels."""
 
 from __future__ import annotations
 
