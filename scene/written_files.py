@@ -40,7 +40,7 @@ class WrittenFiles:
             for file in self.foreign(place):
                 raise ValueError(
                     f"{file} was not written by convert.py (or by an earlier version), or has "
-                    f"changed since, and would be replaced: "
+                    "changed since, and would be replaced: "
                     f"move it away (photos to convert belong into {self.folder / 'input'}), or give another "
                     "folder with -s"
                 )
