@@ -19,12 +19,13 @@ from torch import Tensor, nn
 
 from arguments import ImportanceSettings, OptimizationSettings
 from utils.counter_random import uniform
-from utils.ply import channels_first, channels_last, file_size, float_columns, read_gaussians
-from utils.ply import kind_of_vertices, write_gaussians
+from utils.ply import NO_SHIFT, SHIFT_ROOM, channels_first, channels_last, file_size, float_columns
+from utils.ply import kind_of_vertices, read_gaussians, write_gaussians
 from utils.sh import MAX_DEGREE, base_count, degree_of, rgb_to_sh, sh_to_rgb
 
 ADAM_EPSILON = 1e-15  # Kerbl et al. 2023: gradients of single Gaussians are far below torch's default of 1e-8
-SMALLEST_SQUARED_DISTANCE = 1e-7  # of neighbours, so that coinciding points get a scale that has a logarithm
+# Units^2, of neighbors: coinciding points get a scale that has a logarithm.
+SMALLEST_SQUARED_DISTANCE = 1e-7
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
 LARGEST_LOG_SCALE = 88.7  # whose exponential is still a float32
 SMALLEST_ALPHA = 1 / 255  # what the rasterizer skips
@@ -223,6 +224,7 @@ class GaussianModel:
     def __init__(self, raw: dict[str, Tensor]) -> None:
         """Take one tensor (N, ...) per entry of PARAMETERS; K follows from `sh_rest`."""
         self.raw = {name: values.detach() for name, values in raw.items()}
+        self.shift = NO_SHIFT  # (3,) float64, where the origin of the means is in the scene's files
         self.sh_degree = degree_of(1 + self.raw["sh_rest"].shape[1])
         self.active_sh_degree = self.sh_degree
         self.optimizer: torch.optim.Optimizer | None = None
@@ -241,6 +243,8 @@ class GaussianModel:
         sh_degree: int,
         opacity: float,
         device: torch.device,
+        unit: float = 1.0,  # world units, as Scene.unit
+        shift: np.ndarray = NO_SHIFT,  # (3,) as Scene.shift
     ) -> GaussianModel:
         """Return one isotropic Gaussian per point, sized by its 3 nearest neighbors (Kerbl et al. 2023).
 
@@ -250,7 +254,7 @@ class GaussianModel:
             raise ValueError("the scene has no points to start from")
         means = torch.as_tensor(np.asarray(xyz, np.float32), device=device)
         colors = torch.as_tensor(np.asarray(rgb), device=device).float() / 255
-        count, log_scales = len(means), _initial_scales(means).log()
+        count, log_scales = len(means), _initial_scales(means, unit).log()
         sh_rest = torch.zeros(count, base_count(sh_degree) - 1, 3, device=device)
         raw = {
             "means": means,
@@ -260,7 +264,9 @@ class GaussianModel:
             "scales": log_scales[:, None].repeat(1, 3),
             "quats": torch.tensor([1.0, 0, 0, 0], device=device).repeat(count, 1),
         }
-        return cls(raw)
+        model = cls(raw)
+        model.shift = shift
+        return model
 
     def __len__(self) -> int:
         return len(self.raw["means"])
@@ -454,7 +460,16 @@ class GaussianModel:
             raw["opacities"], seen = self._gated_opacities(gate)
             raw = _chosen_rows(raw, seen)
         model = GaussianModel(raw)
-        model.active_sh_degree = self.active_sh_degree
+        model.active_sh_degree, model.shift = self.active_sh_degree, self.shift
+        return model
+
+    def relative_to(self, origin: np.ndarray) -> GaussianModel:
+        """Return the model in coordinates whose origin is at `origin` (3,) in the scene's files."""
+        if np.array_equal(self.shift, origin):
+            return self
+        moved = self.means.double() + torch.as_tensor(self.shift - origin, device=self.device)
+        model = GaussianModel(self.raw | {"means": moved.float()})
+        model.active_sh_degree, model.shift = self.active_sh_degree, origin
         return model
 
     def save_ply(self, path: str | os.PathLike) -> None:
@@ -463,12 +478,12 @@ class GaussianModel:
         for row in PARAMETERS:
             names = row.columns(base_count(self.sh_degree))
             columns |= zip(names, channels_first(self.raw[row.name].detach()), strict=True)
-        write_gaussians(path, _ply_columns(self.sh_degree), columns)
+        write_gaussians(path, _ply_columns(self.sh_degree), columns, self.shift)
 
     @classmethod
     def load_ply(cls, path: str | os.PathLike, device: torch.device) -> GaussianModel:
         """Read a 3DGS PLY of SH degree 0 to 3. ValueError if it is none, FileNotFoundError if missing."""
-        vertices = read_gaussians(path)
+        vertices, shift = read_gaussians(path)
         present = vertices.dtype.names
         bases = 1 + sum(name.startswith("f_rest_") for name in present) // 3
         try:
@@ -482,7 +497,9 @@ class GaussianModel:
         for row in PARAMETERS:
             values = float_columns(vertices, row.columns(bases))
             raw[row.name] = channels_last(values, row.shape(bases)).to(device)
-        return cls(raw)
+        model = cls(raw)
+        model.shift = shift
+        return model
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return all that training depends on: parameters, Adam state, statistics, tags, the network."""
@@ -565,12 +582,13 @@ def ply_size(count: int, sh_degree: int) -> int:
 def gaussians_in_ply(size: float, sh_degree: int) -> int:
     """Return how many Gaussians a PLY file of at most `size` bytes holds."""
     each = ply_size(1, sh_degree) - ply_size(0, sh_degree)
-    header = ply_size(0, sh_degree) + len(str(int(size)))  # with more digits than the number needs
+    # With more digits than the number needs, and in case that the scene will be shifted.
+    header = ply_size(0, sh_degree) + len(str(int(size))) + SHIFT_ROOM
     return max(0, int(size - header) // each)
 
 
-def _initial_scales(means: Tensor) -> Tensor:  # (P, 3) -> (P,)
-    return distCUDA2(means).clamp_min(SMALLEST_SQUARED_DISTANCE).sqrt()
+def _initial_scales(means: Tensor, unit: float) -> Tensor:  # (P, 3) -> (P,)
+    return distCUDA2(means).clamp_min(SMALLEST_SQUARED_DISTANCE * unit**2).sqrt()
 
 
 def _indices_of(mask: Tensor) -> Tensor:  # (N,) bool -> (M,) int64

@@ -158,7 +158,7 @@ def main() -> None:
     model.active_sh_degree = min(model.sh_degree, settings.model.sh_degree)
     exposures = Exposures.load(folder, best_device()) if settings.model.train_test_exp else None
     scene = load_scene(**settings.of_scene())
-    job = Job(model, exposures, settings)
+    job = Job(model.relative_to(scene.shift), exposures, settings)
     if given["video"]:
         video = video_path(folder, iteration, given["video"])
         render_video(job, scene.train + scene.test, given["video"], given, video)

@@ -161,7 +161,8 @@ def exposed(run: Training, image: Tensor, camera: Camera) -> Tensor:
 def weighted_depth_loss(run: Training, due: Phase, camera: Camera, invdepth: Tensor) -> Tensor:
     """Return the loss () of rendered inverse depths (1, H, W) against the view's depth map."""
     known = camera.masked(bring_to(run.model.device, camera.invdepth), 0.0)
-    return policy.depth_weight(due.iteration, run.settings.optimization) * policy.depth_loss(invdepth, known)
+    weight = policy.depth_weight(due.iteration, run.settings.optimization) * run.scene.unit
+    return weight * policy.depth_loss(invdepth, known)
 
 
 def contributions(due: Phase, rendered: RenderOutput, gates: Tensor | None) -> Tensor | None:

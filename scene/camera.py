@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor
 
 from utils.devices import bring_to, keep_on
 
-# The clip planes of 3DGS. They only shape the depth row of the projection: culling uses camera z.
+# The near plane of 3DGS in camera z. `find_unit` in scene/world.py says how long its unit is in a scene.
+NEAR = 0.2
+# The clip planes of 3DGS. They only shape the depth row of the projection: culling uses `Camera.near`.
 ZNEAR = 0.01
 ZFAR = 100.0
 
@@ -50,6 +52,7 @@ class Camera:
     image: Tensor | None = None  # (H, W, 3) or (H, W, 4) uint8
     mask: Tensor | None = None  # (H, W) bool, False where pixels are ignored; None: no pixel is
     invdepth: Tensor | None = None  # (1, H, W) in 1 / world units, 0 where unknown; None: no depth map
+    near: float = NEAR  # world units; what is closer is not drawn
     _matrices: dict[torch.device, CameraMatrices] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -151,6 +154,12 @@ class Camera:
         return None if self.mask is None else bring_to(device, self.mask)
 
 
+class HasPose(Protocol):
+    """A camera or a view that is none yet."""
+
+    world_to_camera: np.ndarray  # (4, 4)
+
+
 def camera_to_world(
     world_to_camera: np.ndarray,  # (4, 4)
 ) -> np.ndarray:
@@ -161,12 +170,12 @@ def camera_to_world(
     return inverse
 
 
-def camera_mean(cameras: Sequence[Camera]) -> np.ndarray:
+def camera_mean(cameras: Sequence[HasPose]) -> np.ndarray:
     """Return the (3,) mean of the camera centers, world."""
     return _centers(cameras).mean(axis=0)
 
 
-def scene_extent(cameras: Sequence[Camera]) -> float:
+def scene_extent(cameras: Sequence[HasPose]) -> float:
     """Return 1.1 times the largest distance of a camera center to their mean, in world units.
 
     3DGS multiplies the learning rate of positions by this extent.
@@ -174,16 +183,20 @@ def scene_extent(cameras: Sequence[Camera]) -> float:
     return 1.1 * float(np.linalg.norm(_centers(cameras) - camera_mean(cameras), axis=1).max())
 
 
-def _centers(cameras: Sequence[Camera]) -> np.ndarray:  # (C, 3)
+def _centers(cameras: Sequence[HasPose]) -> np.ndarray:  # (C, 3)
     return np.stack([camera_to_world(camera.world_to_camera)[:3, 3] for camera in cameras])
 
 
-def viewer_entries(cameras: Sequence[Camera]) -> list[dict]:
-    """Return the content of `cameras.json` as 3DGS viewers read it.
+def viewer_entries(
+    cameras: Sequence[Camera],
+    shift: np.ndarray,  # (3,) where their origin is in the scene's files
+) -> list[dict]:
+    """Return the content of `cameras.json` as 3DGS viewers read it, with near plane and shift besides.
 
     By convention the held-out cameras come first.
     """
-    return [_viewer_entry(index, camera) for index, camera in enumerate(cameras)]
+    said = {"shift": shift.tolist()} if shift.any() else {}
+    return [_viewer_entry(index, camera) | said for index, camera in enumerate(cameras)]
 
 
 def _viewer_entry(index: int, camera: Camera) -> dict:
@@ -197,6 +210,7 @@ def _viewer_entry(index: int, camera: Camera) -> dict:
         "rotation": pose[:3, :3].tolist(),
         "fy": camera.fy,
         "fx": camera.fx,
+        "near": camera.near,
     }
 
 
@@ -215,10 +229,10 @@ def _camera_of_entry(entry: dict) -> Camera:
     pose = np.eye(4)
     pose[:3, :3], pose[:3, 3] = entry["rotation"], entry["position"]
     size = int(entry["width"]), int(entry["height"])
-    numbers = (*size, float(entry["fx"]), float(entry["fy"]))
-    if not np.isfinite(pose).all() or min(numbers) <= 0:
+    numbers, near = (*size, float(entry["fx"]), float(entry["fy"])), float(entry.get("near", NEAR))
+    if not np.isfinite(pose).all() or min(*numbers, near) <= 0:
         raise ValueError(
-            f"{entry['img_name']}: sizes and focal lengths above 0 and a finite pose are expected"
+            f"{entry['img_name']}: sizes, focal lengths and near plane above 0 and a finite pose are expected"
         )
     center = (size[0] / 2, size[1] / 2)
-    return Camera(str(entry["img_name"]), *numbers, *center, camera_to_world(pose))
+    return Camera(str(entry["img_name"]), *numbers, *center, camera_to_world(pose), near=near)

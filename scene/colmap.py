@@ -10,9 +10,11 @@ import torch
 from scene import colmap_binary, colmap_text
 from scene.colmap_records import CameraRecord, ImageRecord
 from scene.lenses import DistortedLens, Pinhole, make_lens
-from scene.points import PointCloud
-from scene.views import PosedPhoto, find_mask, require_images, require_rigid, require_unique_names
+from scene.points import PointCloud, read_points
+from scene.views import PosedPhoto, count_photos, find_mask, require_images, require_rigid
+from scene.views import require_unique_names
 from utils.rotations import quats_to_matrices
+from utils.similar_names import hint
 
 MODEL_FOLDERS = ("sparse/0", "sparse")
 # COLMAP writes unit quaternions. One shorter than this has lost its direction.
@@ -31,19 +33,51 @@ def find_model(source: Path) -> Path | None:
     return None
 
 
-def read_scene(source: Path, images: str) -> tuple[list[PosedPhoto], PointCloud | None]:
+def read_scene(
+    source: Path, images: str, quiet: bool = True
+) -> tuple[list[PosedPhoto], PointCloud | None]:
     """Return every registered image, sorted by name, and the points, None if the model has none.
 
     `images` is the name of the folder with the photos. They may be scaled versions of those that COLMAP saw.
-    Raise FileNotFoundError or ValueError, naming the file, if something is missing, damaged or not supported.
+    Unless `quiet`, print if it holds photos that the model does not, or another model in sparse/ more of
+    them. Raise FileNotFoundError or ValueError, naming the file, if something is missing, damaged or not
+    supported.
     """
     views, points = read_geometry(source, images)
     folder = source / images
     if not folder.is_dir():
-        raise FileNotFoundError(f"image folder not found: {folder} (-i names it inside the scene)")
+        raise FileNotFoundError(
+            f"image folder not found: {folder} (-i names it inside the scene){hint(folder)}"
+        )
     model = find_model(source)
     require_images(views, model / f"images{_encoding(model)}")
+    if not quiet:
+        _report_other_photos(source, folder, model, len(views))
     return views, points
+
+
+def _report_other_photos(source: Path, folder: Path, model: Path, count: int) -> None:
+    """Print what the folder of photos holds beside those of the model, and which model is larger."""
+    photos = count_photos(folder)
+    others = {path: count_images(path) for path in (source / "sparse").iterdir() if path != model}
+    largest = max(others, key=others.get, default=model)
+    text = f"{folder} holds {photos} photos, {model} has cameras for {count} of them"
+    if others.get(largest, 0) > count:
+        text += f", but {largest} for {others[largest]}: put that model into {model} to train on it"
+    elif photos <= count:
+        return
+    print(f"{text}.")
+
+
+def count_images(model: Path) -> int:
+    """Return how many images a model has, 0 if there is no complete one in the folder."""
+    if not any((model / f"images{suffix}").is_file() for suffix in _READERS):
+        return 0
+    try:
+        suffix = _encoding(model)
+        return len(_READERS[suffix].read_images(model / f"images{suffix}"))
+    except (ValueError, FileNotFoundError):
+        return 0
 
 
 def read_geometry(source: Path, images: str = "images") -> tuple[list[PosedPhoto], PointCloud | None]:
@@ -83,10 +117,13 @@ def _encoding(model: Path) -> str:
 
 
 def _read_points(model: Path, preferred: str) -> PointCloud | None:
-    for suffix in (preferred, *_READERS):
-        path = model / f"{_POINTS}{suffix}"
+    """Return the points of the PLY that 3DGS writes, else of the model's own file, else of VGGT's PLY."""
+    own = [f"{_POINTS}{suffix}" for suffix in (preferred, *_READERS)]
+    for path in (model / name for name in (f"{_POINTS}.ply", *own, "points.ply")):
+        if path.suffix == ".ply" and path.is_file():
+            return read_points(path)
         if path.is_file():
-            points = _READERS[suffix].read_points(path)
+            points = _READERS[path.suffix].read_points(path)
             points.require_finite(path)
             return points if len(points) else None
     return None
@@ -100,8 +137,11 @@ def _to_view(record: ImageRecord, cameras: dict[int, CameraRecord], folder: Path
             f"{model}: image {record.name!r} uses camera {record.camera_id}, which is not in the model"
         )
     lens = _lens(cameras[record.camera_id], model)
-    mask = find_mask(folder.parent, record.name)
-    return PosedPhoto(record.name, folder / record.name, lens, _pose(record, model), mask)
+    name = record.name
+    if not (folder / name).is_file():
+        name = name.replace("\\", "/")  # of a model made on Windows
+    mask = find_mask(folder.parent, name)
+    return PosedPhoto(name, folder / name, lens, _pose(record, model), mask)
 
 
 def _lens(camera: CameraRecord, model: Path) -> Pinhole | DistortedLens:

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from utils.files import read_json
+from utils.similar_names import hint
 
 PARAMETERS = "depth_params.json"
 PARAMETER_FOLDERS = ("sparse/0", "sparse", ".")
@@ -55,6 +56,7 @@ def find_depth_maps(source: Path, folder: str, image_names: list[str], quiet: bo
     if not (source / folder).is_dir():
         raise FileNotFoundError(
             f"folder of depth maps not found: {source / folder} (-d names it inside the scene)"
+            f"{hint(source / folder)}"
         )
     parameters = _read_parameters(source)
     usual = statistics.median(scale for scale, _ in parameters.values() if scale > 0)

@@ -6,40 +6,39 @@ import statistics
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 
 from scene import colmap, transforms
-from scene.camera import camera_mean, scene_extent
+from scene.camera import NEAR, camera_mean, scene_extent
 from scene.depths import find_depth_maps
 from scene.memory import available_memory
 from scene.photo_cache import Cameras
 from scene.points import BLENDER_HALF_SIDE, PointCloud, Region, random_points, read_points
-from scene.views import PosedPhoto, load_cameras, require_resolution
+from scene.split import hold_out, split_views
+from scene.views import PosedPhoto, load_cameras, require_resolution, why_blank
+from scene.world import find_shift, find_unit, shifted
+from utils.ply import format_shift
+from utils.similar_names import hint
 
 DEFAULT_IMAGES = "images"
-# Every 8th view is held out, as in Mip-NeRF 360 and most work since.
-HOLD_OUT_EVERY = 8
 # Half the side of the cube of random points around the cameras, as a multiple of the scene's extent. It is
 # wide enough for photos taken around an object and for photos taken outwards from one place.
 REGION_PER_EXTENT = 3.0
 PHOTO_SHARE = 0.5  # share of the memory that photos may take
-_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """The cameras and points of a scene.
-
-    `extent` is 1.1 times the largest distance of a training camera to their mean, in world units.
-    """
+    """The cameras and points of a scene, in coordinates whose origin is at `shift` in its files."""
 
     train: Cameras
     test: Cameras
     points: PointCloud
-    extent: float
+    extent: float  # world units, 1.1 times the largest distance of a training camera to their mean
+    unit: float  # world units, the length that 1 means in the constants of 3DGS
+    shift: np.ndarray  # (3,) float64
     source: Path
 
     @cached_property
@@ -79,12 +78,10 @@ def load_scene(
     require_resolution(resolution)
     given = read_points(Path(init_points)) if init_points else None
     found = _read_views(source, images, eval, quiet)
-    if not found.train:
-        raise ValueError(
-            f"{source}: with --eval all of its {len(found.test)} views are held out "
-            "and none is left to train on"
-        )
-    train, test = found.train, found.test
+    if given is not None:
+        found = replace(found, points=given)
+    place = _place(found, source, seed, quiet)
+    train, test = place.train, place.test
     if train_test_exp:
         train = train + [replace(view, half="left") for view in test]
         test = [replace(view, half="right") for view in test]
@@ -92,22 +89,14 @@ def load_scene(
         maps = find_depth_maps(source, depths, [view.image_name for view in train], quiet)
         train = [replace(view, depth=maps.get(view.image_name)) for view in train]
     room = PHOTO_SHARE * (1e9 * max_memory_gb or available_memory())
-    cameras, cache = load_cameras(train + test, resolution, data_device, room, quiet)
-    train_cameras = cameras[: len(train)]
-    extent = scene_extent(train_cameras)
-    if not extent > 0:
-        raise ValueError(
-            f"{source}: all {len(train_cameras)} training cameras stand at one point, which gives the scene "
-            "no scale; views from at least two places are needed"
-        )
-    points = given or found.points
-    if points is None:
-        region = found.region or Region(camera_mean(train_cameras), REGION_PER_EXTENT * extent)
-        points = random_points(region, seed)
-        if not quiet:
-            print(f"No points in {source}: starting from {len(points)} random points (seed {seed}).")
-    held_out = Cameras(cameras[len(train) :], cache, len(train))
-    return Scene(Cameras(train_cameras, cache), held_out, points, extent, source)
+    cameras, blank = load_cameras(train + test, resolution, data_device, room, quiet)
+    _report_blank(train, train + test, blank, quiet)
+    used = [number for number in range(len(cameras)) if number not in blank]
+    return Scene(
+        cameras.only([number for number in used if number < len(train)]),
+        cameras.only([number for number in used if number >= len(train)]),
+        *(place.points, place.extent, place.unit, place.shift, source),
+    )
 
 
 @dataclass(frozen=True)
@@ -120,10 +109,61 @@ class _Found:
     region: Region | None = None  # of random points, None: around the cameras
 
 
-def hold_out(items: list[_Item]) -> tuple[list[_Item], list[_Item]]:
-    """Split into items to train on and held-out ones: every 8th, starting with the first."""
-    train = [item for index, item in enumerate(items) if index % HOLD_OUT_EVERY]
-    return train, items[::HOLD_OUT_EVERY]
+@dataclass(frozen=True)
+class _Place:
+    """The same in the coordinates of training, with the scene's measures."""
+
+    train: list[PosedPhoto]
+    test: list[PosedPhoto]
+    points: PointCloud
+    extent: float
+    unit: float
+    shift: np.ndarray
+
+
+def _place(found: _Found, source: Path, seed: int, quiet: bool) -> _Place:
+    """Shift the scene if it is far from its origin, draw random points if it has none, and measure it.
+
+    Raise ValueError if there is no view to train on, or if all of them are at one point.
+    """
+    if not found.train:
+        raise ValueError(
+            f"{source}: with --eval all of its {len(found.test)} views are held out "
+            "and none is left to train on"
+        )
+    shift = find_shift(found.train + found.test)
+    if shift.any() and not quiet:
+        print(f"{source} is far from its origin: positions are written relative to {format_shift(shift)}.")
+    train, test = ([shifted(view, shift) for view in views] for views in (found.train, found.test))
+    extent = scene_extent(train)
+    if not extent > 0:
+        raise ValueError(
+            f"{source}: all {len(train)} training cameras stand at one point, which gives the scene "
+            "no scale; views from at least two places are needed"
+        )
+    points = found.points
+    if points is None:
+        region = found.region or Region(camera_mean(train) + shift, REGION_PER_EXTENT * extent)
+        points = random_points(region, seed)
+        if not quiet:
+            print(f"No points in {source}: starting from {len(points)} random points (seed {seed}).")
+    points = points.with_colors(quiet).relative_to(shift)
+    unit = find_unit(train, points.xyz, extent)
+    train, test = ([replace(view, near=NEAR * unit) for view in views] for views in (train, test))
+    return _Place(train, test, points, extent, unit, shift)
+
+
+def _report_blank(train: list[PosedPhoto], views: list[PosedPhoto], blank: list[int], quiet: bool) -> None:
+    """Print which views are left out because no pixel of them counts.
+
+    Raise ValueError, saying why, if no training view is left.
+    """
+    if blank and len(set(blank) & set(range(len(train)))) == len(train):
+        raise ValueError(f"no pixel of any training view counts: {why_blank(train[0])}")
+    if blank and not quiet:
+        print(f"{len(blank)} of {len(views)} views are left out, no pixel of them counts:")
+        for number in blank[:3]:
+            print(f"  {why_blank(views[number])}")
 
 
 def _read_views(source: Path, images: str, eval: bool, quiet: bool) -> _Found:
@@ -133,40 +173,27 @@ def _read_views(source: Path, images: str, eval: bool, quiet: bool) -> _Found:
     """
     _require_folder(source)
     if colmap.find_model(source) is not None:
-        views, points = colmap.read_scene(source, images)
+        views, points = colmap.read_scene(source, images, quiet)
         return _Found(*(hold_out(views) if eval else (views, [])), points)
     for name in (transforms.TRAIN_FILE, transforms.FILE):
         if (source / name).is_file() and images != DEFAULT_IMAGES:
             raise ValueError(f"-i {images} is for COLMAP scenes; {source / name} names its images itself")
     if (source / transforms.TRAIN_FILE).is_file():
         train, test = transforms.read_split_files(source, eval)
-        path = transforms.find_points(source, {})
+        path = transforms.find_points(source, {}, quiet)
         points = read_points(path) if path else None
         return _Found(train, test, points, Region(np.zeros(3), BLENDER_HALF_SIDE))
     if (source / transforms.FILE).is_file():
         read = transforms.read_one_file(source, quiet)
-        path = transforms.find_points(source, read.content)
-        return _Found(*_split(read, eval), read_points(path) if path else None)
+        path = transforms.find_points(source, read.content, quiet)
+        split = split_views(read.views, read.content, read.path, eval, quiet)
+        return _Found(*split, read_points(path) if path else None)
     raise _unknown_scene(source)
-
-
-def _split(read: transforms.Transforms, eval: bool) -> tuple[list[PosedPhoto], list[PosedPhoto]]:
-    """Return training and held-out views.
-
-    The file's own lists of names decide which are held out. Without such lists every 8th view is.
-    """
-    names = transforms.held_out_names(read)
-    if not eval:
-        return read.views, []
-    if names is None:
-        return hold_out(read.views)
-    train = [view for view in read.views if view.image_name not in names]
-    return train, [view for view in read.views if view.image_name in names]
 
 
 def _require_folder(source: Path) -> None:
     if not source.exists():
-        raise FileNotFoundError(f"scene folder not found: {source}")
+        raise FileNotFoundError(f"scene folder not found: {source}{hint(source)}")
     if not source.is_dir():
         raise ValueError(f"a scene is a folder, but {source} is a file")
 

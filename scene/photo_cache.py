@@ -60,11 +60,14 @@ class Cameras(Sequence[Camera]):
     """
 
     def __init__(
-        self, without_images: Sequence[Camera], cache: PhotoCache | None = None, first: int = 0
+        self,
+        without_images: Sequence[Camera],
+        cache: PhotoCache | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> None:
-        """`first`: number of the first view in the cache."""
+        """`numbers`: those of the views in the cache; None: 0, 1, ..."""
         self.without_images, self._cache = list(without_images), cache
-        self._numbers = list(range(first, first + len(without_images)))
+        self._numbers = list(range(len(without_images)) if numbers is None else numbers)
 
     def __len__(self) -> int:
         return len(self.without_images)
@@ -83,11 +86,15 @@ class Cameras(Sequence[Camera]):
     def __iter__(self) -> Iterator[Camera]:
         return (self[index] for index in range(len(self)))
 
+    def only(self, indices: Sequence[int]) -> Cameras:
+        """Return the views with these indices."""
+        chosen = [self.without_images[index] for index in indices]
+        return Cameras(chosen, self._cache, [self._numbers[index] for index in indices])
+
     def __add__(self, other: Cameras) -> Cameras:
         """Return the views of both. They must share a cache."""
-        both = Cameras(self.without_images + other.without_images, self._cache)
-        both._numbers = self._numbers + other._numbers
-        return both
+        numbers = self._numbers + other._numbers
+        return Cameras(self.without_images + other.without_images, self._cache, numbers)
 
     def expect(self, indices: Sequence[int]) -> None:
         """Start to read the photos of views that are taken out soon."""

@@ -13,6 +13,8 @@ from utils.ply import read_point_cloud
 RANDOM_POINTS = 100_000
 # Those objects lie within this distance of the origin along each axis.
 BLENDER_HALF_SIDE = 1.3
+GRAY = 128  # the color of points whose colors nobody wrote
+FEWEST_TO_DIFFER = 10  # fewer points may have one color
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +35,18 @@ class PointCloud:
                 f"{source}: {len(broken)} of {len(self)} points are not finite; "
                 f"the first is point {broken[0]} at {self.xyz[broken[0]].tolist()}"
             )
+
+    def relative_to(self, origin: np.ndarray) -> PointCloud:
+        """Return the points in coordinates whose origin is at `origin` (3,)."""
+        return PointCloud(self.xyz - origin, self.rgb)
+
+    def with_colors(self, quiet: bool) -> PointCloud:
+        """Return the points in gray if all have one color, which nobody measured; say so unless `quiet`."""
+        if len(self) < FEWEST_TO_DIFFER or (self.rgb != self.rgb[0]).any():
+            return self
+        if not quiet:
+            print(f"All {len(self)} points have the color {self.rgb[0].tolist()}: starting from gray.")
+        return PointCloud(self.xyz, np.full_like(self.rgb, GRAY))
 
 
 @dataclass(frozen=True)

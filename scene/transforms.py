@@ -21,6 +21,7 @@ from scene.views import (
     require_rigid,
     require_unique_names,
 )
+from utils.similar_names import hint
 
 FILE = "transforms.json"  # of nerfstudio and instant-ngp
 TRAIN_FILE = "transforms_train.json"  # of NeRF's Blender script, which writes a file per split
@@ -82,34 +83,25 @@ def read_one_file(source: Path, quiet: bool) -> Transforms:
     return Transforms(views, read.content, read.path)
 
 
-def held_out_names(transforms: Transforms) -> set[str] | None:
-    """Return the names of the images in nerfstudio's test_filenames and val_filenames.
-
-    Return None if the file has no such list.
-    """
-    lists = [transforms.content.get(key) for key in ("test_filenames", "val_filenames")]
-    if not any(lists):
-        return None
-    names = [name for entries in lists if isinstance(entries, list) for name in entries]
-    return {posixpath.normpath(name) for name in names if isinstance(name, str)}
-
-
-def find_points(source: Path, content: dict[str, Any]) -> Path | None:
+def find_points(source: Path, content: dict[str, Any], quiet: bool) -> Path | None:
     """Return the scene's PLY of points, None if there is none.
 
-    It is the file that `content` names, or else the first of POINT_FILES that exists.
+    It is the file that `content` names, or else the first of POINT_FILES that exists. Print if the named one
+    is missing, unless `quiet`.
     """
     named = content.get("ply_file_path")
     names = ([named] if isinstance(named, str) and named else []) + list(POINT_FILES)
+    if not quiet and not (source / names[0]).is_file() and names[0] == named:
+        print(f"The points that {FILE} names are missing: {source / named}{hint(source / named)}")
     return next((source / name for name in names if (source / name).is_file()), None)
 
 
 def _read(path: Path, alpha_is_mask: bool) -> Transforms:
     """Read a file. Raise FileNotFoundError or ValueError, naming file and frame, if something is wrong."""
     if not path.is_file():
-        raise FileNotFoundError(f"camera file not found: {path}")
+        raise FileNotFoundError(f"camera file not found: {path}{hint(path)}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())  # in UTF-8 or UTF-16, as the file begins
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("frames"), list) or not content["frames"]:

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from scene.camera import Camera
+from scene.camera import NEAR, Camera
 from scene.depths import DepthMap
 from scene.lenses import DistortedLens, Lens, Pinhole, require_same_image
-from scene.photo_cache import PhotoCache, pixel_bytes
+from scene.photo_cache import Cameras, PhotoCache, pixel_bytes
 from utils.devices import keep_on
-from utils.images import HALF, read_image, resize_image
+from utils.images import HALF, PHOTO_SUFFIXES, read_image, resize_image
+from utils.similar_names import hint
 
 # The meaning of -r in 3DGS: DIVISORS divide the size, -1 keeps images up to WIDEST_BY_DEFAULT pixels wide,
 # other numbers are widths.
@@ -46,6 +47,7 @@ class PosedPhoto:
     alpha_is_mask: bool = True  # False: transparent pixels show the background
     depth: DepthMap | None = None
     half: str = ""  # "left" or "right": the pixels of the other half are ignored
+    near: float = NEAR  # world units
 
 
 def require_rigid(
@@ -77,7 +79,14 @@ def require_images(views: Sequence[PosedPhoto], source: object) -> None:
         raise FileNotFoundError(
             f"image not found: {missing[0].image_path} ("
             f"{len(missing)} of {len(views)} images named in {source} are missing)"
+            f"{hint(missing[0].image_path)}"
         )
+
+
+def count_photos(folder: Path) -> int:
+    """Return how many photos are in `folder` and below, hidden ones not counted."""
+    names = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
+    return sum(not any(part.startswith(".") for part in name.parts) for name in names)
 
 
 def leave_out_missing(views: Sequence[PosedPhoto], source: object, quiet: bool) -> list[PosedPhoto]:
@@ -88,10 +97,13 @@ def leave_out_missing(views: Sequence[PosedPhoto], source: object, quiet: bool) 
     existing = [view for view in views if view.image_path.is_file()]
     if not existing:
         require_images(views, source)
-    missing = [view.image_name for view in views if not view.image_path.is_file()]
+    missing = [view for view in views if not view.image_path.is_file()]
     if missing and not quiet:
-        names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        print(f"{len(missing)} of {len(views)} images named in {source} are missing and left out: {names}")
+        names = ", ".join(view.image_name for view in missing[:3]) + (", ..." if len(missing) > 3 else "")
+        print(
+            f"{len(missing)} of {len(views)} images named in {source} are missing and left out: {names}"
+            f"{hint(missing[0].image_path)}"
+        )
     return existing
 
 
@@ -133,12 +145,12 @@ def target_size(width: int, height: int, resolution: int) -> tuple[int, int]:
 
 def load_cameras(
     views: Sequence[PosedPhoto], resolution: int, data_device: torch.device | str, room: float, quiet: bool
-) -> tuple[list[Camera], PhotoCache | None]:
-    """Return the Camera of every view with its photo, read and scaled, and None in place of a cache.
+) -> tuple[Cameras, list[int]]:
+    """Return the Camera of every view with its photo, read and scaled, and the numbers of blank views.
 
-    Photos stay uint8 on `data_device`. If photos, masks and depth maps need more than `room` bytes, return
-    cameras without them, and a cache that reads them when they are needed. Every file is read once in either
-    case, so that damaged ones are found. Raise FileNotFoundError or ValueError, naming the file, for those.
+    No pixel of a blank view counts. Photos stay uint8 on `data_device`. If photos, masks and depth maps need
+    more than `room` bytes, they are read when they are needed. Every file is read once in either case, so
+    that damaged ones are found. Raise FileNotFoundError or ValueError, naming the file, for those.
     """
     cache = PhotoCache(lambda number: _load_camera(views[number], resolution, data_device)[0], room)
     workers = min(MOST_WORKERS, os.cpu_count() or 1)
@@ -147,8 +159,9 @@ def load_cameras(
         bar = tqdm(
             loaded, total=len(views), desc="Reading images", unit="image", disable=True if quiet else None
         )
-        cameras, was_limited, taken = [], False, 0
-        for camera, limited in bar:
+        cameras, blank, was_limited, taken = [], [], False, 0
+        for number, (camera, limited) in enumerate(bar):
+            blank += [] if camera.mask is None or camera.mask.any() else [number]
             taken, was_limited = taken + pixel_bytes(camera), was_limited or limited
             if taken > room and cameras and cameras[-1].image is not None:
                 # The images that were kept until now are dropped too.
@@ -160,13 +173,13 @@ def load_cameras(
             "-r 1 keeps their full size."
         )
     if taken <= room:
-        return cameras, None
+        return Cameras(cameras), blank
     if not quiet:
         print(
             f"{len(views)} photos take {taken / 1e9:.1f} GB, there is room for {room / 1e9:.1f} GB "
             "(--max_memory_gb): they are read again whenever they are needed."
         )
-    return cameras, cache
+    return Cameras(cameras, cache), blank
 
 
 def without_images(camera: Camera) -> Camera:
@@ -199,6 +212,7 @@ def _load_camera(view: PosedPhoto, resolution: int, data_device: torch.device | 
         keep_on(data_device, _planar(pixels)),
         mask,
         None if invdepth is None else keep_on(data_device, invdepth),
+        view.near,
     )
     return camera, resolution == -1 and width > WIDEST_BY_DEFAULT
 
@@ -231,6 +245,20 @@ def read_mask(
     if view.half == "right":
         is_used[:, :middle] = False
     return None if is_used.all() else is_used.astype(np.uint8) * 255
+
+
+def why_blank(view: PosedPhoto) -> str:
+    """Return why no pixel of a view counts: `masks/a.png: its largest value is 1, ...`."""
+    largest = 255 if view.mask_path is None else read_image(view.mask_path)[..., :3].max()
+    if largest < HALF:
+        return (
+            f"{view.mask_path}: its largest value is {largest}, but pixels of the photo count where its mask "
+            f"is white, from {HALF} to 255"
+        )
+    image = read_image(view.image_path)
+    if view.alpha_is_mask and image.shape[2] == 4 and image[..., 3].max() < HALF:
+        return f"{view.image_path}: all of its pixels are transparent (alpha below {HALF})"
+    return f"{view.image_path}: its masks leave no pixel at this size"
 
 
 def _read_depth(depth: DepthMap, lens: Pinhole | DistortedLens, size: tuple[int, int]) -> torch.Tensor:

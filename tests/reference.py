@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-NEAR = 0.2  # camera z at or below this is culled
 DILATION = 0.3  # px^2, added to both diagonal entries of the screen covariance
 FRUSTUM_LIMIT = 1.3  # x/z and y/z in the Jacobian are clamped to this many half fields of view
 MIN_COMPENSATION = 0.000025  # lower bound of det(cov) / det(cov + 0.3) under the root
@@ -41,6 +40,7 @@ class ReferenceCamera:
     sh_degree: int = 3
     scale_modifier: float = 1.0
     antialiasing: bool = False
+    near: float = 0.2  # camera z at or below this is culled
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def depth_order(view: ReferenceCamera, means3D: Tensor) -> Tensor:
     """Indices of what lies in front of the near plane, front to back, ties in input order."""
     depth = to_camera(view, means3D.detach())[:, 2]
     order = torch.argsort(depth, stable=True)
-    return order[depth[order] > NEAR]
+    return order[depth[order] > view.near]
 
 
 def to_camera(view: ReferenceCamera, points: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ def project(
     plain = to_screen @ covariance @ to_screen.transpose(1, 2)
     dilated = plain + DILATION * torch.eye(2, dtype=means.dtype)
 
-    margin = torch.minimum((slope.abs() / limit - 1).abs().amin(1), (depth / NEAR - 1).abs()).detach()
+    margin = torch.minimum((slope.abs() / limit - 1).abs().amin(1), (depth / view.near - 1).abs()).detach()
     if view.antialiasing:
         ratio = determinant(plain) / determinant(dilated)
         opacity = opacity * ratio.clamp_min(MIN_COMPENSATION).sqrt()
@@ -317,7 +317,7 @@ def collect(view, means3D, order, splats, colors, carrier, blend, color_margin) 
             pixels=spread(blend.blended.sum(1).int()),
             removal_energy=spread(removal_energy(blend, colors, view.background)),
         )
-        margins = (to_camera(view, means3D)[:, 2] / NEAR - 1).abs()
+        margins = (to_camera(view, means3D)[:, 2] / view.near - 1).abs()
         margins[order] = torch.stack(
             [splats.margin, color_margin, blend.margin(), depth_gaps(splats.depth)]
         ).amin(0)

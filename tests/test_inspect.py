@@ -184,9 +184,8 @@ def test_a_ply_is_as_large_as_foretold(grown, tmp_path):
 
 
 def test_cameras_come_back_from_their_file(grown):
-    for camera, again in zip(
-        grown.scene.train, cameras_of_entries(viewer_entries(grown.scene.train.without_images), "file")
-    ):
+    entries = viewer_entries(grown.scene.train.without_images, np.zeros(3))
+    for camera, again in zip(grown.scene.train, cameras_of_entries(entries, "file")):
         assert np.allclose(camera.world_to_camera, again.world_to_camera) and again.image is None
         assert (again.image_name, again.width, again.fx) == (camera.image_name, camera.width, camera.fx)
 
@@ -195,7 +194,7 @@ def test_cameras_come_back_from_their_file(grown):
     "change", [{"width": 0}, {"fx": "wide"}, {"position": [0, 0, float("nan")]}, {"rotation": [1, 2]}, None]
 )
 def test_damaged_cameras_are_refused_with_the_files_name(grown, change):
-    entry = viewer_entries(grown.scene.train.without_images)[0]
+    entry = viewer_entries(grown.scene.train.without_images, np.zeros(3))[0]
     entries = [7] if change is None else [entry | change]
     with pytest.raises(ValueError, match="cameras.json: not a list of cameras"):
         cameras_of_entries(entries, "cameras.json")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -112,17 +114,45 @@ def test_settings_have_the_fields_of_every_fork(backend: Backend):
     assert set(fields[13:]) <= set(defaults) and defaults["antialiasing"] is False
 
 
-def test_mark_visible_is_the_near_plane(backend: Backend):
-    view = scenes.make_view(
-        rotation=scenes.random_rotation(torch.Generator().manual_seed(4)), position=(1.0, 2.0, 3.0)
-    )
-    depth = torch.tensor([-3.0, 0.0, 0.19, 0.21, 5.0], dtype=FLOAT64)
-    points = (
-        scenes.world_points(view, torch.full((5, 2), 20.0, dtype=FLOAT64), depth).float().to(backend.device)
-    )
-    rasterizer = backend.package.GaussianRasterizer(scenes.settings(backend, view))
-    visible = rasterizer.markVisible(points)
+@pytest.mark.parametrize("near", [0.2, 1e-4, 30.0])
+def test_what_is_nearer_than_the_near_plane_is_not_seen(backend: Backend, near: float):
+    rotation = scenes.random_rotation(torch.Generator().manual_seed(4))
+    view = scenes.make_view(rotation=rotation, position=(1.0, 2.0, 3.0), near=near)
+    depth = near * torch.tensor([-15.0, 0.0, 0.95, 1.05, 25.0], dtype=FLOAT64)
+    points = scenes.world_points(view, torch.full((5, 2), 20.0, dtype=FLOAT64), depth)
+    rasterizer = backend.package.GaussianRasterizer(scenes.settings(backend, view, FLOAT64))
+    visible = rasterizer.markVisible(points.to(backend.device))
     assert visible.dtype == torch.bool and visible.tolist() == [False, False, False, True, True]
+    shapes = {"scales": 0.01 * near * torch.ones(5, 3), "rotations": torch.eye(4)[:1].expand(5, 4)}
+    inputs = {"means3D": points, "means2D": torch.zeros(5, 3), "opacities": torch.ones(5, 1)} | shapes
+    inputs = {name: values.double().contiguous().to(backend.device) for name, values in inputs.items()}
+    _, radii, _ = rasterizer(**inputs, colors_precomp=torch.ones(5, 3).double().to(backend.device))
+    assert (radii > 0).tolist() == visible.tolist()
+
+
+@pytest.mark.parametrize("near", [0.0, -1.0, float("nan")])
+def test_a_near_plane_is_a_distance_above_zero(backend: Backend, near: float):
+    scene = case("degree 3").scene
+    settings = scenes.settings(backend, scene.view)._replace(near=near)
+    with pytest.raises(ValueError, match="near: expected a"):
+        backend.package.GaussianRasterizer(settings)(**scenes.leaves(scene, FLOAT32, backend.device))
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64])
+def test_black_learns(backend: Backend, dtype: torch.dtype):
+    """Below the clamp at 0 there is no gradient; at it there is, whatever rounding makes of the sum."""
+    scene = case("degree 3").scene
+    inputs = scenes.leaves(scene, dtype, backend.device)
+    count = len(inputs["means3D"])
+    basis = 0.28209479177387814  # of degree 0
+    colors = torch.tensor([[0.0, 1e-4, -1e-4]], dtype=dtype).expand(count, 3)
+    dc = ((colors - 0.5) / basis)[:, None].to(backend.device).requires_grad_()
+    view = dataclasses.replace(scene.view, sh_degree=0)
+    rasterizer = backend.package.GaussianRasterizer(scenes.settings(backend, view, dtype))
+    color, *_ = rasterizer(**{k: v for k, v in inputs.items() if k not in ("shs", "error_carrier")}, dc=dc)
+    color.sum().backward()
+    seen = dc.grad[:, 0].abs().sum(0)
+    assert (color >= 0).all() and seen[0] > 0 and seen[1] > 0 and seen[2] == 0
 
 
 def test_contiguity_does_not_matter(backend: Backend):

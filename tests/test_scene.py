@@ -7,7 +7,7 @@ import torch
 
 from scene import load_scene
 from scene.lenses import Pinhole
-from scene.load import hold_out
+from scene.split import hold_out
 from scene.views import target_size
 from scene_files import SIZE, Model, quantized_photo, write_blender_scene, write_colmap_scene, write_photo
 

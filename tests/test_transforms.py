@@ -292,7 +292,7 @@ def test_missing_photos_are_reported_and_left_out(tmp_path, capsys):
 def test_every_8th_is_held_out_unless_the_file_says_which(tmp_path):
     scene = load(write_transforms(tmp_path, count=9), eval=True)
     assert [camera.image_name for camera in scene.test] == ["images/0.png", "images/8.png"]
-    write_transforms(tmp_path, count=9, test_filenames=["./images/3.png"], train_filenames=["images/0.png"])
+    write_transforms(tmp_path, count=9, test_filenames=["./images/3.png"])
     scene = load(tmp_path, eval=True)
     assert [camera.image_name for camera in scene.test] == ["images/3.png"] and len(scene.train) == 8
 

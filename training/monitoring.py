@@ -46,7 +46,7 @@ def report(
 
 
 def check_numbers(run: Training, iteration: int, view: TrainingView, progress: Progress) -> None:
-    """Report a view that shows no Gaussian. Raise ValueError once the model holds NaN.
+    """Report a view that shows no Gaussian. Raise ValueError if none ever does, or the model holds NaN.
 
     On a device where reading a number waits, this is done every few iterations.
     """
@@ -54,9 +54,21 @@ def check_numbers(run: Training, iteration: int, view: TrainingView, progress: P
     if not (reads_at_once(run.model.device) or last or iteration % Progress.INTERVAL == 0):
         return
     require_sound(run, iteration)
-    if view.name not in run.empty_views and not bool((view.radii > 0).any()):
+    if bool((view.radii > 0).any()):
+        run.sees_gaussians = True
+    elif view.name not in run.empty_views:
         run.empty_views.add(view.name)
         progress.say(f"[ITER {iteration}] No Gaussian is seen in the view {view.name}: is its camera right?")
+        require_a_seen_gaussian(run)
+
+
+def require_a_seen_gaussian(run: Training) -> None:
+    """Raise ValueError once every view has been trained on and none showed a Gaussian."""
+    if len(run.empty_views) == len(run.scene.train) and not run.sees_gaussians:
+        raise ValueError(
+            f"no Gaussian is seen in any of the {len(run.scene.train)} training views: "
+            f"do the cameras of {run.scene.source} look at its points?"
+        )
 
 
 def measure(run: Training, iteration: int, progress: Progress, log: TensorBoardLog) -> None:

@@ -149,9 +149,16 @@ def resume(resume_point: ResumePoint, scene: Scene, folder: Path) -> Training:
             f"{settings.run.start_checkpoint} was trained on {record['training_views']} views, "
             f"but {settings.model.source_path} has {len(scene.train)} with these settings"
         )
+    shift = record.get("shift", [0.0, 0.0, 0.0])
+    if shift != scene.shift.tolist():
+        raise ValueError(
+            f"{settings.run.start_checkpoint} is of a scene whose origin was at {shift}, but now that of "
+            f"{settings.model.source_path} is at {scene.shift.tolist()}: its cameras have changed"
+        )
     model = GaussianModel.from_state(
         tensors, settings.optimization, settings.importance, scene.extent, best_device()
     )
+    model.shift = scene.shift
     generator = torch.Generator()
     views = ViewOrder(len(scene.train), generator)
     try:

@@ -78,6 +78,7 @@ class Training:
     measures: dict[str, Any] = field(default_factory=dict)  # by iteration
     history: History = field(default_factory=History)
     empty_views: set[str] = field(default_factory=set)  # that were told of: no Gaussian was seen in them
+    sees_gaussians: bool = False  # in any view since the start or a resume
     date: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
 
     @property
@@ -142,7 +143,9 @@ def start(settings: Settings, scene: Scene, folder: Path) -> Training:
         chosen = torch.randperm(len(xyz), generator=generator)[:budget].sort().values.numpy()
         xyz, rgb = xyz[chosen], rgb[chosen]
     model = GaussianModel.from_points(
-        xyz, rgb, settings.model.sh_degree, settings.optimization.initial_opacity, best_device()
+        *(xyz, rgb, settings.model.sh_degree, settings.optimization.initial_opacity, best_device()),
+        scene.unit,
+        scene.shift,
     )
     model.start_training(settings.optimization)
     totals = Totals.at_start(settings.importance.lambda_importance, model.device)
@@ -184,8 +187,10 @@ def write_inputs(run: Training) -> None:
     if run.settings.run.overwrite and not continues_in(run.folder, run.settings):
         run_folder.remove_results(run.folder)
     run_folder.write_cfg_args(run.folder, vars(run.settings.model))
-    write_json(run.folder / "cameras.json", viewer_entries((run.scene.test + run.scene.train).without_images))
-    write_point_cloud(run.folder / "input.ply", run.scene.points.xyz, run.scene.points.rgb)
+    cameras = (run.scene.test + run.scene.train).without_images
+    write_json(run.folder / "cameras.json", viewer_entries(cameras, run.scene.shift))
+    points, shift = run.scene.points, run.scene.shift
+    write_point_cloud(run.folder / "input.ply", points.xyz, points.rgb, shift)
     write_record(run, finished=False)
 
 
@@ -197,6 +202,7 @@ def write_record(run: Training, finished: bool) -> None:
         "iteration": run.iteration,
         "timing": {"training_seconds": run.seconds, "iterations_per_second": per_second},
         "views": {"train": len(run.scene.train), "test": len(run.scene.test)},
+        "shift": run.scene.shift.tolist(),
         "measures": run.measures,
         "seed": run.settings.run.seed,
         "versions": run_folder.versions(),
@@ -278,6 +284,7 @@ def save_state(run: Training, path: Path) -> None:
         "iteration": run.iteration,
         "active_sh_degree": run.model.active_sh_degree,
         "training_views": run.views.count,
+        "shift": run.scene.shift.tolist(),
         "seconds": run.seconds,
         "settings": run.settings.flat(),
         "measures": run.measures,

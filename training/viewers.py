@@ -86,7 +86,7 @@ def inspect_in_training(run: Training) -> InspectedModel:
     inspected = inspect_with_tags(
         run.model, run.iteration, run.settings, lambda: run.scene.train + run.scene.test
     )
-    inspected.measures = False
+    inspected.measures, inspected.near = False, near_plane(run)
     following = policy.phase(run.iteration + 1, run.settings)
     if following.collects_errors:
         inspected.known["error"] = policy.reduced_errors(run.model.statistics, run.settings.densification)
@@ -100,4 +100,10 @@ def render_for(run: Training, request: SibrRequest) -> bytes:
     model = run.model.baked(run.settings.importance.importance_gate)
     background = choose_background(run)
     flags = vars(run.settings.pipeline) | {"scaling_modifier": request.scaling}
-    return to_bytes(render(free_camera(request), model, background, **flags).image).tobytes()
+    camera = free_camera(request, near_plane(run))
+    return to_bytes(render(camera, model, background, **flags).image).tobytes()
+
+
+def near_plane(run: Training) -> float:
+    """Return the near plane of the scene's views in world units."""
+    return run.scene.train.without_images[0].near

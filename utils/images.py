@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from utils.files import write_atomically
+from utils.similar_names import hint
 
+# Of photos that OpenCV reads.
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".avif")
 JPEG_QUALITY = 95
 # Pixels are used if their alpha, or their value in a mask, is at least this.
 HALF = 128
@@ -27,7 +30,7 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"image not found: {path}")
+        raise FileNotFoundError(f"image not found: {path}{hint(path)}")
     stored = _decode(path)
     if stored.dtype == np.uint16:
         stored = ((stored.astype(np.uint32) + 128) // 257).astype(np.uint8)

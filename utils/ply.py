@@ -13,31 +13,37 @@ from plyfile import PlyData, PlyElement, PlyParseError
 from torch import Tensor
 
 from utils.files import write_atomically
+from utils.similar_names import hint
 
 POSITION = ("x", "y", "z")
 NORMAL = ("nx", "ny", "nz")
 COLOR = ("red", "green", "blue")
+# A comment in the header of a file whose positions are relative to a point: of x y z, where that is.
+SHIFT = "shift"
+NO_SHIFT = np.zeros(3)
+SHIFT_ROOM = 160  # bytes that the comments about a shift take at most
 
 
 def read_point_cloud(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Return positions (P, 3) float64 and colors (P, 3) uint8 of a PLY file, ASCII or binary.
 
-    Colors may be stored as 8 or 16 bit integers or as floats in [0, 1]. FileNotFoundError or ValueError,
-    naming the file, if it is missing, damaged, or lacks positions or colors.
+    A shift that the file states is added. Colors may be stored as 8 or 16 bit integers or as floats in [0, 1]. Raise FileNotFoundError or
+    ValueError, naming the file, if it is missing, damaged, or lacks positions or colors.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"point cloud not found: {path}")
-    vertices = _read_vertices(path)
+        raise FileNotFoundError(f"point cloud not found: {path}{hint(path)}")
+    vertices, comments = _read_vertices(path)
     xyz = np.stack([vertices[name] for name in POSITION], axis=1).astype(np.float64)
     rgb = np.stack([vertices[name] for name in COLOR], axis=1)
-    return xyz, _to_uint8(rgb, path)
+    return xyz + parse_shift(comments, path), _to_uint8(rgb, path)
 
 
 def write_point_cloud(
     path: str | Path,
     xyz: np.ndarray,  # (P, 3)
     rgb: np.ndarray,  # (P, 3) uint8
+    shift: np.ndarray = NO_SHIFT,  # (3,) that was subtracted from the positions
 ) -> None:
     """Write a binary PLY, atomically. The normals are zero: 3DGS tools insist on the columns."""
     if xyz.shape != rgb.shape or xyz.ndim != 2 or xyz.shape[1] != 3 or rgb.dtype != np.uint8:
@@ -50,12 +56,38 @@ def write_point_cloud(
     for axis in range(3):
         vertices[POSITION[axis]] = xyz[:, axis]
         vertices[COLOR[axis]] = rgb[:, axis]
-    data = PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<")
-    write_atomically(path, data.write)
+    element = PlyElement.describe(vertices, "vertex")
+    write_atomically(path, PlyData([element], byte_order="<", comments=shift_comments(shift)).write)
 
 
-def _read_vertices(path: Path) -> np.ndarray:
-    """Return the vertex table, checked to have scalar positions and colors."""
+def format_shift(shift: np.ndarray) -> str:
+    """Return the three numbers, exactly."""
+    return " ".join(f"{float(value)!r}" for value in shift)
+
+
+def shift_comments(shift: np.ndarray) -> list[str]:
+    """Return the comments of a file whose positions had `shift` (3,) subtracted from them."""
+    if not np.any(shift):
+        return []
+    return [f"{SHIFT} {format_shift(shift)}", "add the shift to x y z for the scene's own coordinates"]
+
+
+def parse_shift(comments: Sequence[str], path: str | os.PathLike) -> np.ndarray:
+    """Return the (3,) float64 shift of a file; 0 without one. Raise ValueError if it is malformed."""
+    found = [comment.split()[1:] for comment in comments if comment.split()[:1] == [SHIFT]]
+    if not found:
+        return NO_SHIFT
+    try:
+        shift = np.array(found[0], np.float64).reshape(3)
+    except ValueError:
+        shift = np.full(3, np.nan)
+    if not np.isfinite(shift).all():
+        raise ValueError(f"{path}: expected a comment '{SHIFT} X Y Z', got {' '.join(found[0])!r}")
+    return shift
+
+
+def _read_vertices(path: Path) -> tuple[np.ndarray, list[str]]:
+    """Return the vertex table, checked to have scalar positions and colors, and the comments."""
     try:
         data = PlyData.read(
             BytesIO(path.read_bytes())
@@ -74,7 +106,7 @@ def _read_vertices(path: Path) -> np.ndarray:
     lists = [name for name in POSITION + COLOR if vertices.dtype[name].kind == "O"]
     if lists:
         raise ValueError(f"{path}: the vertex properties {' '.join(lists)} are lists, expected numbers")
-    return vertices
+    return vertices, data.comments
 
 
 def _to_uint8(rgb: np.ndarray, path: Path) -> np.ndarray:
@@ -93,15 +125,16 @@ def _to_uint8(rgb: np.ndarray, path: Path) -> np.ndarray:
 # Gaussians
 
 
-def read_gaussians(path: str | os.PathLike) -> np.ndarray:
-    """Return the vertex table, a structured array (N,).
+def read_gaussians(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return the vertex table, a structured array (N,), and the shift (3,) of its positions.
 
     Raise ValueError if the file is no PLY or has no such table, FileNotFoundError if it is missing.
     """
     if beginning := _known_beginning(path):
         raise ValueError(f"{path}: not a PLY file of Gaussians but {beginning}")
     try:
-        return PlyData.read(os.fspath(path), mmap=False)["vertex"].data
+        data = PlyData.read(os.fspath(path), mmap=False)
+        return data["vertex"].data, parse_shift(data.comments, path)
     except (PlyParseError, KeyError, ValueError, MemoryError, OverflowError) as problem:
         raise ValueError(f"{path}: not a PLY file of Gaussians ({problem})") from problem
 
@@ -133,18 +166,23 @@ def kind_of_vertices(names: Sequence[str]) -> str:
     return ""
 
 
-def write_gaussians(path: str | os.PathLike, names: Sequence[str], columns: dict[str, Tensor]) -> None:
+def write_gaussians(
+    path: str | os.PathLike,
+    names: Sequence[str],
+    columns: dict[str, Tensor],
+    shift: np.ndarray,  # (3,) that was subtracted from the positions
+) -> None:
     """Write float32 columns (N,) under `names`, atomically; those that are not in `columns` are 0."""
     count = len(next(iter(columns.values())))
     vertices = np.zeros(count, dtype=_float_row(names))
     for name, values in columns.items():
         vertices[name] = values.cpu().numpy()
-    file = PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<")
-    write_atomically(path, file.write)
+    element = PlyElement.describe(vertices, "vertex")
+    write_atomically(path, PlyData([element], byte_order="<", comments=shift_comments(shift)).write)
 
 
 def file_size(names: Sequence[str], count: int) -> int:
-    """Return the bytes of a file of `count` rows as `write_gaussians` writes it."""
+    """Return the bytes of a file of `count` rows, without a shift, as `write_gaussians` writes it."""
     empty = PlyElement.describe(np.zeros(0, dtype=_float_row(names)), "vertex")
     header = len(PlyData([empty], byte_order="<").header) + len("\n")
     return header - len("0") + len(str(count)) + 4 * len(names) * count

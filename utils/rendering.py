@@ -59,6 +59,7 @@ def render(
             debug=debug,
             antialiasing=antialiasing,
             statistics=statistics,
+            near=camera.near,
         )
     )
     means2d = torch.zeros_like(model.means, requires_grad=torch.is_grad_enabled())

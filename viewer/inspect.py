@@ -17,7 +17,7 @@ import subfunction as policy
 from arguments import DensificationSettings, OptimizationSettings, Settings
 from gaussian_model import GaussianModel, deterministic_gate, ply_size
 from scene import Camera, Cameras
-from scene.camera import camera_to_world
+from scene.camera import NEAR, camera_to_world
 from scene.camera_paths import focus, mean_up
 from scene.lenses import FieldOfView
 from utils.colormaps import INFERNO, color_range, colorize, apply_colormap
@@ -66,6 +66,7 @@ class InspectedModel:
     known: dict[str, Tensor] = field(default_factory=dict)  # (N,) by names of SCORES
     photos: Callable[[], Cameras] = lambda: Cameras([])  # returns the training views; may be slow
     measures: bool = False  # whether errors are measured on request
+    near: float = NEAR  # world units, of free cameras
 
     def score(self, name: str) -> Tensor:
         """Return the values (N,) of one of SCORES.
@@ -134,14 +135,14 @@ def measure_scores(inspected: InspectedModel, cameras: Cameras) -> dict[str, Ten
 # Images
 
 
-def free_camera(request: Any) -> Camera:
-    """Return the camera of a viewer's request.
+def free_camera(request: Any, near: float) -> Camera:
+    """Return the camera of a viewer's request, with its near plane in world units.
 
     The request has width and height (pixels), fov_x and fov_y (radians), and world_to_camera (4, 4).
     """
     lens = FieldOfView(request.fov_x, request.fov_y).at_size(request.width, request.height)
     size, intrinsics = (request.width, request.height), (lens.fx, lens.fy, lens.cx, lens.cy)
-    return Camera("viewer", *size, *intrinsics, request.world_to_camera)
+    return Camera("viewer", *size, *intrinsics, request.world_to_camera, near=near)
 
 
 @torch.no_grad()
@@ -154,7 +155,8 @@ def answer_request(inspected: InspectedModel, request: ViewRequest) -> RenderedV
         except ValueError as problem:
             notes.append(f"{request.mode}: {problem}")
     model, gates = styled(inspected, request, notes)
-    rendered = render(free_camera(request), model, inspected.background, importance=gates, **inspected.flags)
+    camera = free_camera(request, inspected.near)
+    rendered = render(camera, model, inspected.background, importance=gates, **inspected.flags)
     image = to_bytes(rendered.image)
     if request.mode == DEPTH:
         nearest = color_range(rendered.invdepth[rendered.invdepth > 0], "linear")[1]

@@ -304,6 +304,7 @@ def settings(backend: Backend, view: ReferenceCamera, dtype: torch.dtype = torch
         sh_degree=view.sh_degree,
         campos=view.campos,
         antialiasing=view.antialiasing,
+        near=view.near,
         **options,
     )
 

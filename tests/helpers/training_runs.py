@@ -38,6 +38,7 @@ def reference_rendering(run, camera, importance=None):
         matrices.camera_center.double(),
         torch.zeros(3, dtype=torch.float64),
         model.active_sh_degree,
+        near=camera.near,
     )
     return reference.render(
         view,

@@ -168,6 +168,5 @@ NB_MODULE(_C, m) {
     m.def("isa", [] { return std::string(isa_name(cpu_isa())); });
     m.def("take_profile", take_profile);
     m.attr("build") = GS_BUILD;
-    m.attr("near_plane") = kNearPlane<double>;
     m.attr("max_sh_degree") = kMaxShDegree;
 }

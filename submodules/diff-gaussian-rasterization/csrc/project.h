@@ -56,7 +56,8 @@ GS_HD MaskOf<P> splat_color(const View<P>& v, const Gaussians<T>& g, const Rows&
         sh_color(v, g, rows, mean, color);
     const MaskOf<P> finite = is_finite(color[0] + color[1] + color[2]);
     if (!g.colors)
-        for (int c = 0; c < 3; ++c) color[c] = max(color[c], P(T(0)));
+        for (int c = 0; c < 3; ++c)
+            color[c] = zero_unless(color[c] >= P(-kBlackRounding<T>), max(color[c], P(kBlack<T>)));
     return finite;
 }
 
@@ -77,7 +78,7 @@ GS_HD MaskOf<P> project_gaussian(const View<P>& v, const Gaussians<T>& g, const 
     transform_point(v.view, mean, t);
     project_point(v, mean, pixel);
     depth = t[2];
-    MaskOf<P> seen = (depth > P(kNearPlane<T>)) & is_finite(t[0] + t[1] + t[2] + pixel[0] + pixel[1]);
+    MaskOf<P> seen = (depth > v.near) & is_finite(t[0] + t[1] + t[2] + pixel[0] + pixel[1]);
     if (!any(seen)) return seen;
 
     Shape<P> shape;

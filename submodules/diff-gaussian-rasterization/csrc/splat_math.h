@@ -46,9 +46,12 @@ constexpr T kDilation = T(0.3);
 // Floor of the determinant ratio in Mip-Splatting's compensation.
 template <class T>
 constexpr T kMinCompensationRatio = T(0.000025);
-// Near plane: closer Gaussians would cover the picture.
+// Colors below 0 are clamped and have no gradient. Black has one: a color that only rounding brought below 0,
+// by at most kBlackRounding, is stored as kBlack, by which the backward pass knows it from a clamped one.
 template <class T>
-constexpr T kNearPlane = T(0.2);
+constexpr T kBlackRounding = T(1e-6);
+template <class T>
+constexpr T kBlack = T(1e-30);
 // The affine approximation is evaluated at most this far outside the field of view, where it still holds.
 template <class T>
 constexpr T kFovClamp = T(1.3);
@@ -70,6 +73,7 @@ struct View {
     T campos[3];
     T tan_fovx, tan_fovy;
     T scale_modifier;
+    T near;  // camera z: closer Gaussians would cover the picture
     int width, height;
     int sh_degree;
     bool antialiasing;

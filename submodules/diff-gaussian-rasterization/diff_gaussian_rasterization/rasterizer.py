@@ -35,6 +35,7 @@ class GaussianRasterizationSettings(NamedTuple):
     debug: bool = False  # look for NaN and infinity in all inputs and their gradients
     antialiasing: bool = False  # opacity compensation of Mip-Splatting
     statistics: bool = False  # collect RasterStatistics in the backward pass
+    near: float = 0.2  # world units; Gaussians whose camera z is not larger are not drawn
 
 
 @dataclass
@@ -62,7 +63,7 @@ class GaussianRasterizer(nn.Module):
         """Return (N,) bool, which positions (N, 3) are in front of the near plane."""
         positions = check_tensor("positions", positions.detach(), (None, 3), (torch.float32, torch.float64))
         matrix = self.raster_settings.viewmatrix.to(positions)
-        return positions @ matrix[:3, 2] + matrix[3, 2] > _C.near_plane
+        return positions @ matrix[:3, 2] + matrix[3, 2] > self.raster_settings.near
 
     def forward(
         self,
@@ -240,6 +241,9 @@ def _check_settings(s: GaussianRasterizationSettings, means: Tensor) -> _View:
     tan_fov = (_number("tanfovx", s.tanfovx), _number("tanfovy", s.tanfovy))
     if not min(tan_fov) > 0:
         raise ValueError(f"tanfovx, tanfovy: expected positive finite numbers, got {tan_fov}")
+    near = _number("near", s.near)
+    if not near > 0:
+        raise ValueError(f"near: expected a distance above 0, got {near}")
     shapes = {"viewmatrix": (4, 4), "projmatrix": (4, 4), "campos": (3,), "bg": (3,)}
     tensors = {
         name: check_tensor(name, getattr(s, name), shape, (torch.float32, torch.float64), means.device).to(
@@ -253,6 +257,7 @@ def _check_settings(s: GaussianRasterizationSettings, means: Tensor) -> _View:
         "tan_fovx": tan_fov[0],
         "tan_fovy": tan_fov[1],
         "scale_modifier": _number("scale_modifier", s.scale_modifier),
+        "near": near,
         "sh_degree": _whole("sh_degree", s.sh_degree),
         "antialiasing": bool(s.antialiasing),
     }

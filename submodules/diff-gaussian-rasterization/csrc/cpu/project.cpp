@@ -30,6 +30,7 @@ View<Lanes<T>> in_all_lanes(const View<T>& v) {
     out.tan_fovx = v.tan_fovx;
     out.tan_fovy = v.tan_fovy;
     out.scale_modifier = v.scale_modifier;
+    out.near = v.near;
     out.width = v.width;
     out.height = v.height;
     out.sh_degree = v.sh_degree;

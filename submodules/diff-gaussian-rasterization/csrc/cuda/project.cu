@@ -24,6 +24,7 @@ __device__ void load_view(const Camera<T>& camera, View<T>& view) {
         view.tan_fovx = camera.rest.tan_fovx;
         view.tan_fovy = camera.rest.tan_fovy;
         view.scale_modifier = camera.rest.scale_modifier;
+        view.near = camera.rest.near;
         view.width = camera.rest.width;
         view.height = camera.rest.height;
         view.sh_degree = camera.rest.sh_degree;
