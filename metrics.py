@@ -118,10 +118,17 @@ def load(path: Path, device: torch.device) -> tuple[Tensor, Tensor | None]:
 
 
 def measure(pairs: list[Pair], title: str, lpips: LPIPS | None, device: torch.device, quiet: bool) -> Values:
-    """Measure every metric of every pair; without `lpips`, LPIPS is None."""
+    """Measure every metric of every pair; without `lpips`, LPIPS is None.
+
+    Pairs of which no pixel counts are left out and printed, unless `quiet`.
+    """
     values: Values = {metric: {} for metric in METRICS}
     for pair in each(pairs, title, quiet):
         (image, _), (gt_image, mask) = load(pair.render, device), load(pair.gt_image, device)
+        if mask is not None and not mask.any():
+            if not quiet:
+                print(f"  left out, for no pixel of it counts: {pair.gt_image}")
+            continue
         if mask is not None:
             image = torch.where(mask, image, gt_image)
         name = pair.render.name
@@ -137,12 +144,17 @@ def finite(value: float) -> float | None:
 
 
 def average(values: Values) -> dict[str, float | None]:
-    """Return the mean of each metric; None if there are no views or one has no finite value."""
+    """Return the mean of each metric over the views in which it is finite; None if there are none."""
     means = {}
     for metric, by_view in values.items():
-        numbers = list(by_view.values())
-        means[metric] = math.fsum(numbers) / len(numbers) if numbers and None not in numbers else None
+        numbers = [value for value in by_view.values() if value is not None]
+        means[metric] = math.fsum(numbers) / len(numbers) if numbers else None
     return means
+
+
+def count_views(values: Values) -> int:
+    """Return how many views were measured."""
+    return len(values["PSNR"])
 
 
 def too_small(methods: dict[str, Pairs]) -> str | None:
@@ -194,12 +206,12 @@ def evaluate(
         for split in SPLITS:
             values[split] = measure(pairs[split], f"Measuring {split} views", lpips, device, quiet)
             if not quiet:
-                print(summary(split, len(pairs[split]), average(values[split])))
+                print(summary(split, values[split]))
         per_view[method] = {**values["test"], "train": values["train"]}
         results[method] = {
             **average(values["test"]),
             "train": average(values["train"]),
-            "views": {split: len(pairs[split]) for split in SPLITS},
+            "views": {split: count_views(values[split]) for split in SPLITS},
             "conventions": CONVENTIONS,
             "lpips_missing": missing,
         }
@@ -207,14 +219,20 @@ def evaluate(
     write_json(folder / RESULTS, results)
 
 
-def summary(split: str, views: int, means: dict[str, float | None]) -> str:
-    """Return one line, such as `  test    10 views   SSIM 0.9123   PSNR 28.12   LPIPS 0.1034`."""
+def summary(split: str, values: Values) -> str:
+    """Return one line, such as `  test    10 views   SSIM 0.9123   PSNR 28.12   LPIPS 0.1034`.
+
+    It says in how many views PSNR is infinite, which are left out of its mean.
+    """
+    views, means = count_views(values), average(values)
     if not views:
         hint = " (views are held out by --eval in training)" if split == "test" else ""
         return f"  {split:5}  no images{hint}"
     digits = {"SSIM": 4, "PSNR": 2, "LPIPS": 4}
     shown = {name: "none" if value is None else f"{value:.{digits[name]}f}" for name, value in means.items()}
-    return f"  {split:5} {views:4} views   " + "   ".join(f"{name} {value}" for name, value in shown.items())
+    text = f"  {split:5} {views:4} views   " + "   ".join(f"{name} {value}" for name, value in shown.items())
+    equal = sum(value is None for value in values["PSNR"].values())
+    return text + (f"   (PSNR without {equal} views that are equal to their photos)" if equal else "")
 
 
 EXAMPLES = """\

@@ -9,6 +9,7 @@ import pytest
 from scene import colmap, colmap_binary, colmap_text
 from scene.colmap_records import CAMERA_MODELS
 from scene_files import SIZE, Model, write_binary, write_colmap_scene, write_text
+from utils.ply import write_point_cloud
 
 ENCODINGS = pytest.mark.parametrize("text", [False, True], ids=["binary", "text"])
 
@@ -89,6 +90,40 @@ def test_model_directly_in_sparse(tmp_path):
     (tmp_path / "sparse/0").rmdir()
     assert colmap.find_model(tmp_path) == tmp_path / "sparse"
     assert len(colmap.read_scene(tmp_path, "images")[0]) == 4
+
+
+def test_a_larger_part_of_the_model_is_told(tmp_path, capsys):
+    source, whole = write_colmap_scene(tmp_path), Model()
+    write_binary(source / "sparse/1", whole)
+    rewrite(source, Model(images=whole.images[:1]), text=True)
+    rewrite(source, Model(images=whole.images[:1]), text=False)
+    assert len(colmap.read_scene(source, "images", quiet=False)[0]) == 1
+    said = f"{source}/images holds 4 photos, {source}/sparse/0 has cameras for 1 of them, but "
+    part = f"{source}/sparse/1 for 4: put that model into {source}/sparse/0 to train on it.\n"
+    assert capsys.readouterr().out == said + part
+    (source / "sparse/1/images.bin").write_bytes(b"damaged")
+    colmap.read_scene(source, "images", quiet=False)
+    assert capsys.readouterr().out == said.removesuffix(", but ") + ".\n"
+    rewrite(source, whole, text=False)
+    (source / "images/._view_0.png").touch()  # as USB sticks have it
+    colmap.read_scene(source, "images", quiet=False)
+    assert capsys.readouterr().out == ""
+
+
+@ENCODINGS
+def test_points_of_a_ply_beside_the_model(tmp_path, text):
+    """3DGS writes points3D.ply when it first reads a scene, and reads it from then on; VGGT writes points.ply."""
+    source = write_colmap_scene(tmp_path, text=text)
+    model, own = source / "sparse/0", source / f"sparse/0/points3D.{'txt' if text else 'bin'}"
+    write_point_cloud(model / "points3D.ply", np.ones((5, 3)), np.arange(15, dtype=np.uint8).reshape(5, 3))
+    write_point_cloud(model / "points.ply", np.ones((7, 3)), np.zeros((7, 3), np.uint8))
+    assert len(colmap.read_scene(source, "images")[1]) == 5
+    (model / "points3D.ply").unlink()
+    assert len(colmap.read_scene(source, "images")[1]) == 3
+    own.unlink()
+    assert len(colmap.read_scene(source, "images")[1]) == 7
+    (model / "points.ply").unlink()
+    assert colmap.read_scene(source, "images")[1] is None
 
 
 def test_binary_is_preferred_and_text_serves_where_binary_is_incomplete(tmp_path):

@@ -105,3 +105,70 @@ def test_measures_are_means_over_what_counts(masked):
     right = (image[:, :, 6:], gt_image[:, :, 6:])
     torch.testing.assert_close(l1(image, gt_image, masked.mask), l1(*right))
     torch.testing.assert_close(psnr(image, gt_image, masked.mask), psnr(*right))
+
+
+# Views of which nothing counts
+
+
+def mask_all(source, value, count=4):
+    for index in range(count):
+        write_photo(source / f"masks/view_{index}.png", np.full_like(LEFT_OUT, value))
+
+
+@pytest.mark.parametrize("value", [0, 1, 3, 127])
+def test_masks_of_small_numbers_are_refused(tmp_path, value):
+    mask_all(write_colmap_scene(tmp_path), value)
+    named = f"no pixel of any training view counts: .*view_0.png: its largest value is {value}, but pixels"
+    with pytest.raises(ValueError, match=named):
+        load(tmp_path)
+    mask_all(tmp_path, 128)
+    assert all(camera.mask is None for camera in load(tmp_path).train)
+
+
+def test_photos_that_are_all_transparent_are_refused(tmp_path):
+    write_colmap_scene(tmp_path)
+    for index in range(4):
+        photo = np.dstack([quantized_photo(index), np.zeros_like(LEFT_OUT)])
+        write_photo(tmp_path / f"images/view_{index}.png", photo)
+    with pytest.raises(ValueError, match=r"counts: .*images/view_0.png: all of its pixels are transparent"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("room", [0.0, 1e-6])
+def test_a_view_of_which_nothing_counts_is_named_and_left_out(tmp_path, capsys, room):
+    """Whether photos are kept in memory or read again."""
+    source = write_colmap_scene(tmp_path)
+    mask_all(source, 1, count=2)
+    scene = load_scene(source, eval=True, max_memory_gb=room)
+    said = capsys.readouterr().out
+    assert f"2 of 4 views are left out, no pixel of them counts:\n  {source}/masks/view_1.png: its" in said
+    assert f"  {source}/masks/view_0.png: its largest value is 1" in said
+    assert [camera.image_name for camera in scene.train] == ["view_2.png", "view_3.png"] and not scene.test
+    assert np.array_equal(scene.train[1].image, load(tmp_path, eval=True).train[1].image)
+
+
+def test_a_mask_too_small_for_the_size_is_named(tmp_path, capsys):
+    mask = np.zeros_like(LEFT_OUT)
+    mask[3, 3] = 255
+    write_photo(write_colmap_scene(tmp_path) / "masks/view_0.png", mask)
+    assert len(load_scene(tmp_path).train) == 4 and len(load_scene(tmp_path, resolution=4).train) == 3
+    assert "view_0.png: its masks leave no pixel at this size" in capsys.readouterr().out
+
+
+def test_measures_leave_out_an_image_of_which_nothing_counts(tmp_path, run_here):
+    """Renders of another program may hold one."""
+    folder = tmp_path / "test/ours_7"
+    for index in range(3):
+        image = np.full((16, 16, 3), 50 * index, np.uint8)
+        write_photo(folder / f"renders/{index:05d}.png", image + np.uint8(5))
+        alpha = np.full((16, 16, 1), 0 if index == 1 else 255, np.uint8)
+        write_photo(folder / f"gt/{index:05d}.png", np.dstack([image, alpha]))
+    (tmp_path / "cfg_args").write_text("Namespace()")
+    process = run_here("metrics.py", "-m", tmp_path, "--skip_lpips")
+    assert process.returncode == 0, process.stderr
+    assert "00001.png" in process.stdout
+    results = json.loads((tmp_path / "results.json").read_text())["ours_7"]
+    assert results["PSNR"] == pytest.approx(20 * np.log10(51), abs=1e-3)
+    assert sorted(json.loads((tmp_path / "per_view.json").read_text())["ours_7"]["PSNR"]) == [
+        "00000.png", "00002.png",
+    ]  # fmt: skip
