@@ -33,9 +33,7 @@ def find_model(source: Path) -> Path | None:
     return None
 
 
-def read_scene(
-    source: Path, images: str, quiet: bool = True
-) -> tuple[list[PosedPhoto], PointCloud | None]:
+def read_scene(source: Path, images: str, quiet: bool = True) -> tuple[list[PosedPhoto], PointCloud | None]:
     """Return every registered image, sorted by name, and the points, None if the model has none.
 
     `images` is the name of the folder with the photos. They may be scaled versions of those that COLMAP saw.

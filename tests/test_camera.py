@@ -109,7 +109,8 @@ def test_viewer_entries():
     first, second = make_camera(0), make_camera(1, fx=99.0)
     entries = viewer_entries([first, second], np.zeros(3))
     assert [entry["id"] for entry in entries] == [0, 1]
-    assert set(entries[1]) == {"id", "img_name", "width", "height", "position", "rotation", "fx", "fy", "near"}
+    names = {"id", "img_name", "width", "height", "position", "rotation", "fx", "fy", "near"}
+    assert set(entries[1]) == names
     assert (entries[1]["fx"], entries[1]["fy"], entries[1]["width"], entries[1]["height"]) == (
         99.0,
         45.0,

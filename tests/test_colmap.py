@@ -112,7 +112,7 @@ def test_a_larger_part_of_the_model_is_told(tmp_path, capsys):
 
 @ENCODINGS
 def test_points_of_a_ply_beside_the_model(tmp_path, text):
-    """3DGS writes points3D.ply when it first reads a scene, and reads it from then on; VGGT writes points.ply."""
+    """3DGS writes points3D.ply when it first reads a scene, and reads it later; VGGT writes points.ply."""
     source = write_colmap_scene(tmp_path, text=text)
     model, own = source / "sparse/0", source / f"sparse/0/points3D.{'txt' if text else 'bin'}"
     write_point_cloud(model / "points3D.ply", np.ones((5, 3)), np.arange(15, dtype=np.uint8).reshape(5, 3))

@@ -80,17 +80,17 @@ def test_unknown_names_are_counted(tmp_path, capsys):
 @pytest.mark.parametrize(
     "lists, complaint",
     [
-        ({"test_filenames": ["images/none.png"]}, "test_filenames of .*: its first name is images/none.png, "),
+        ({"test_filenames": ["images/no.png"]}, "test_filenames of .* names no view: its first name is images/no"),
         ({"train_filenames": ["a", "b"]}, "names no view: its first name is a, the first view's is images/f"),
         ({"train_filenames": NAMES}, "--eval holds out nothing: train_filenames names all 9 views"),
         ({"train_filenames": NAMES[:3], "val_filenames": NAMES[2:]}, f"1 views are both .*: {NAMES[2]}"),
-        ({"test_filenames": "images/1.png"}, "test_filenames must be a list of image names, got images/1.png"),
+        ({"test_filenames": "images/1.png"}, "test_filenames must be a list of image names, got images"),
         ({"test_filenames": [1, 2]}, "test_filenames must be a list of image names"),
         ({"test_filenames": NAMES}, "all of its 9 views are held out"),
     ],
 )  # fmt: skip
 def test_lists_that_cannot_be_meant(tmp_path, lists, complaint):
-    with pytest.raises(ValueError, match=complaint.replace("of .*: its", "of .* names no view: its")):
+    with pytest.raises(ValueError, match=complaint):
         split(write_scene(tmp_path, **lists))
 
 

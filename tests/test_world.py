@@ -111,7 +111,8 @@ def test_only_a_scene_far_from_its_origin_is_shifted(tmp_path, capsys):
         place_elsewhere(write_tiny_scene(tmp_path), move=(distance * 4.0, 0.0, 0.0))
         shift = load_scene(source).shift
         assert bool(shift.any()) is is_far and ("far from its origin" in capsys.readouterr().out) is is_far
-    assert shift.tolist() == [4000.0, 0.0, -3.0] and np.array_equal(shift, load_scene(source, eval=True).shift)
+    assert shift.tolist() == [4000.0, 0.0, -3.0]
+    assert np.array_equal(shift, load_scene(source, eval=True).shift)
 
 
 def test_a_file_says_where_its_positions_are(tmp_path, at_home):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from utils.files import write_atomically
+from utils.image_files import decode
 from utils.similar_names import hint
 
 # Of photos that OpenCV reads.
@@ -24,19 +25,14 @@ MOST_PIXELS = 2**28
 def read_image(path: str | Path) -> np.ndarray:
     """Return an image as (H, W, 3) uint8 RGB, or (H, W, 4) with straight alpha if a pixel is not opaque.
 
-    An EXIF orientation is not applied, because COLMAP calibrates the pixels as they are stored. Gray becomes
-    three channels, 16 bits become 8. Raise FileNotFoundError or ValueError, naming the file, if it is
-    missing, damaged or has another depth.
+    An orientation in EXIF or TIFF is not applied, because COLMAP calibrates the pixels as they are stored.
+    Gray becomes three channels, more bits become 8. Raise FileNotFoundError or ValueError, naming the file,
+    if it is missing, damaged or has another depth.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"image not found: {path}{hint(path)}")
-    stored = _decode(path)
-    if stored.dtype == np.uint16:
-        stored = ((stored.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if stored.dtype != np.uint8:
-        raise ValueError(f"{path}: images need 8 or 16 bits per channel, this one holds {stored.dtype}")
-    image = _to_rgb(stored)
+    image = _to_rgb(decode(path))
     if image.shape[2] == 4 and (image[..., 3] == 255).all():
         image = np.ascontiguousarray(image[..., :3])
     return image
@@ -109,23 +105,6 @@ def _write(path: str | Path, suffix: str, image: np.ndarray, options: list[int])
     order = cv2.COLOR_RGB2BGR if image.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
     _, encoded = cv2.imencode(suffix, cv2.cvtColor(image, order), options)
     write_atomically(path, lambda file: file.write(encoded.tobytes()))
-
-
-def _decode(path: Path) -> np.ndarray:
-    """Return the pixels as OpenCV orders and stores them.
-
-    IMREAD_UNCHANGED keeps alpha and bit depth, and ignores EXIF. Raise ValueError if they cannot be decoded.
-    """
-    data = np.frombuffer(path.read_bytes(), np.uint8)
-    try:
-        stored = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
-    except cv2.error as error:
-        raise ValueError(f"{path} cannot be decoded: {error.err}") from None
-    if stored is None:
-        raise ValueError(
-            f"{path} ({len(data)} bytes) is damaged or not an image in a format that OpenCV reads"
-        )
-    return stored
 
 
 def _to_rgb(stored: np.ndarray) -> np.ndarray:
