@@ -80,7 +80,7 @@ def test_unknown_names_are_counted(tmp_path, capsys):
 @pytest.mark.parametrize(
     "lists, complaint",
     [
-        ({"test_filenames": ["images/no.png"]}, "test_filenames of .* names no view: its first name is images/no"),
+        ({"test_filenames": ["images/no.png"]}, "test_filenames of .* names no view: its first name is i"),
         ({"train_filenames": ["a", "b"]}, "names no view: its first name is a, the first view's is images/f"),
         ({"train_filenames": NAMES}, "--eval holds out nothing: train_filenames names all 9 views"),
         ({"train_filenames": NAMES[:3], "val_filenames": NAMES[2:]}, f"1 views are both .*: {NAMES[2]}"),

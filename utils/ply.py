@@ -28,7 +28,8 @@ def read_point_cloud(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Return positions (P, 3) float64 and colors (P, 3) uint8 of a PLY file, ASCII or binary.
 
     A shift that the file states is added. Colors may be stored as 8 or 16 bit integers or as floats in
-    [0, 1]. Raise FileNotFoundError or ValueError, naming the file, if it is missing, damaged, or lacks positions or colors.
+    [0, 1]. Raise FileNotFoundError or ValueError, naming the file, if it is missing, damaged, or lacks
+    positions or colors.
     """
     path = Path(path)
     if not path.is_file():
