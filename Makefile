@@ -44,6 +44,7 @@ $(torch):
 	@c++ --version > /dev/null || { echo "a C++ compiler is needed (g++ or clang++)" >&2; exit 1; }
 	@echo "Setting up $(VENV): torch first, a few minutes on a slow line"
 	$(PYTHON) -m venv $(VENV)
+	$(pip) install "pip>=23.1"# Python 3.10 brings an older one, without the options below
 	$(pip) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
 	@touch $@
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import utils.before_torch  # noqa: F401  before torch
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
 
+import numpy as np
 import torch
 from diff_gaussian_rasterization import best_device
 
@@ -18,10 +21,12 @@ from utils import run_folder
 from utils.commands import run_command
 from utils.files import refuse_foreign, refuse_inputs, remove_leftovers, write_json
 from utils.losses import psnr
+from utils.ply import NO_SHIFT, format_shift
 from utils.progress import each
 from utils.rendering import background_color, render_beside_photos
 from utils.selection import evenly_spaced
 from utils.splat_formats import FORMATS, Splats, require_gsply
+from utils.splat_loss import cleaned, measure_loss
 
 VIEWS_MEASURED = 12
 
@@ -30,7 +35,8 @@ EXAMPLES = """\
   python export.py -m output/mine --formats sog spz
   python export.py --ply theirs.ply -m output/theirs     a PLY of any 3DGS program
 
-Files are written into OUTPUT/export/ours_N/, the measurements into export.json there. PSNR is measured on
+Files are written into OUTPUT/export/ours_N/, the measurements into export.json there. Every file is read back
+and compared with the model: printed are the errors that 99 % of the Gaussians are within. PSNR is measured on
 held-out views, or on training views if none were held out. Without the scene it is not measured.
 """
 
@@ -48,7 +54,7 @@ def export_parser() -> Parser:
     add("--iteration", type=int, default=-1, metavar="N", help="saved iteration; -1: the newest")
     add("--ply", type=Path, metavar="FILE", help="export this file instead of one of the run")
     about = f"formats to write, of {', '.join(FORMATS)} (default: all)"
-    add("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), metavar="FORMAT", help=about)
+    add("--formats", nargs="+", choices=FORMATS, metavar="FORMAT", help=about)
     add("--skip_measuring", action="store_true", help="write the files but do not measure them")
     add("--quiet", action="store_true", help="print nothing but errors")
     return parser
@@ -60,38 +66,49 @@ def to_splats(model: GaussianModel) -> Splats:
     return Splats(**raw | {"opacities": raw["opacities"][:, 0], "sh_dc": raw["sh_dc"][:, 0]})
 
 
-def to_model(splats: Splats) -> GaussianModel:
-    """Return a model with these parameters on the best device."""
+def to_model(splats: Splats, shift: np.ndarray) -> GaussianModel:
+    """Return a model with these parameters and shift (3,) on the best device."""
     raw = vars(splats) | {"opacities": splats.opacities[:, None], "sh_dc": splats.sh_dc[:, None]}
     device = best_device()
-    return GaussianModel(
+    model = GaussianModel(
         {name: torch.tensor(values, dtype=torch.float32, device=device) for name, values in raw.items()}
     )
+    model.shift = shift
+    return model
 
 
-def views_to_measure(folder: Path, quiet: bool) -> tuple[list[Camera], dict[str, bool]]:
-    """Return a few evenly spaced views and the rendering flags of the run.
+@dataclass
+class Measurement:
+    """The views on which models are measured: none without a scene."""
 
-    They are held-out views if there are any.
-    """
+    cameras: list[Camera]
+    flags: dict[str, bool]  # of rendering
+    shift: np.ndarray  # (3,) of the scene
+    quiet: bool
+
+    @torch.no_grad()
+    def psnr(self, model: GaussianModel, name: str) -> float | None:
+        """Return the mean PSNR in dB of the views, None without views."""
+        if not self.cameras:
+            return None
+        model = model.relative_to(self.shift)
+        background = background_color(self.flags["white"], model.device)
+        pipeline = {flag: value for flag, value in self.flags.items() if flag != "white"}
+        cameras = each(self.cameras, f"Measuring {name}", self.quiet)
+        pairs = render_beside_photos(cameras, model, background, **pipeline)
+        return sum(psnr(*pair).item() for pair in pairs) / len(self.cameras)
+
+
+def views_to_measure(folder: Path, quiet: bool) -> Measurement:
+    """Return a few evenly spaced views of the run's scene, held-out ones if there are any."""
     settings = make_settings(
         {"quiet": quiet, "model_path": str(folder)}, run_folder.recorded_settings(folder)
     )
     scene = load_scene(**settings.of_scene())
     cameras = scene.test or scene.train
     flags = vars(settings.pipeline) | {"white": settings.model.white_background}
-    return [cameras[index] for index in evenly_spaced(len(cameras), VIEWS_MEASURED)], flags
-
-
-@torch.no_grad()
-def mean_psnr(
-    model: GaussianModel, cameras: list[Camera], flags: dict[str, Any], title: str, quiet: bool
-) -> float:
-    """Return the mean PSNR in dB of the rendered views."""
-    background = background_color(flags["white"], model.device)
-    pipeline = {name: value for name, value in flags.items() if name != "white"}
-    pairs = render_beside_photos(each(cameras, title, quiet), model, background, **pipeline)
-    return sum(psnr(*pair).item() for pair in pairs) / len(cameras)
+    chosen = [cameras[index] for index in evenly_spaced(len(cameras), VIEWS_MEASURED)]
+    return Measurement(chosen, flags, scene.shift, quiet)
 
 
 def path_of(output: Path, name: str) -> Path:
@@ -107,48 +124,97 @@ def check_outputs(output: Path, formats: Sequence[str], ply: Path) -> None:
     refuse_foreign(output / "export.json", rb'\{\s*"ply": \{\s*"bytes":')
 
 
+def export(name: str, path: Path, splats: Splats, shift: np.ndarray, views: Measurement) -> dict[str, Any]:
+    """Write a file, read it back, and return its size and what was lost.
+
+    Delete it and raise ValueError if the format cannot hold the model.
+    """
+    kind = FORMATS[name]
+    given = kind.arrange(splats)
+    kind.write(path, given)
+    try:
+        found = kind.read(path)
+        loss = measure_loss(given, found, kind.precision)
+        if not loss.is_held:
+            raise ValueError(f"{loss.beyond:,} of {loss.count:,} Gaussians are beyond its range: {loss}")
+    except ValueError as problem:
+        path.unlink()
+        raise ValueError(f"{name} cannot hold this model: {problem}") from None
+    return {
+        "bytes": path.stat().st_size,
+        "PSNR": views.psnr(to_model(found, shift), name),
+        "loss": loss.record(),
+        "lost": str(loss),
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command. Raise ValueError or OSError, with one clear sentence, for bad input."""
     options = export_parser().parse_args(argv)
-    if any(FORMATS[name].by_gsply for name in options.formats):
+    formats = options.formats or list(FORMATS)
+    if any(FORMATS[name].by_gsply for name in formats):
         require_gsply()
     folder, iteration = options.model_path, 0
     if options.ply is None:
         iteration = run_folder.choose_iteration(folder, options.iteration)
     ply = options.ply or run_folder.point_cloud_path(folder, iteration)
     output = folder / "export" / f"ours_{iteration}"
-    check_outputs(output, options.formats, ply)
+    check_outputs(output, formats, ply)
     model = GaussianModel.load_ply(ply, best_device())
-    splats = to_splats(model)
+    splats, changes = cleaned(to_splats(model))
+    if model.shift.any():
+        changes.append(f"positions are relative to {format_shift(model.shift)} in the scene's coordinates")
+    say = (lambda text: None) if options.quiet else print
+    for change in changes:
+        say(change)
     remove_leftovers(output)
-    cameras, flags = ([], {})
+    views = Measurement([], {}, NO_SHIFT, options.quiet)
     if not options.skip_measuring and (folder / "cfg_args").is_file():
-        cameras, flags = views_to_measure(folder, options.quiet)
-    before = mean_psnr(model, cameras, flags, "Measuring PLY", options.quiet) if cameras else None
+        views = views_to_measure(folder, options.quiet)
     report = {
-        "ply": {"bytes": ply.stat().st_size, "PSNR": before},
-        "gaussians": len(model),
-        "views": len(cameras),
+        "ply": {"bytes": ply.stat().st_size, "PSNR": views.psnr(model, "PLY")},
+        **{"gaussians": len(splats), "shift": model.shift.tolist(), "changes": changes},
+        "views": len(views.cameras),
     }
-    for name in options.formats:
-        path = path_of(output, name)
-        FORMATS[name].write(path, splats)
-        again = to_model(FORMATS[name].read(path))
-        again.active_sh_degree = again.sh_degree
-        after = mean_psnr(again, cameras, flags, f"Measuring {name}", options.quiet) if cameras else None
-        report[name] = {"bytes": path.stat().st_size, "PSNR": after}
-        if not options.quiet:
-            print(line(name, path, report))
+    refused = export_all(formats, output, splats, model.shift, views, report, say)
     write_json(output / "export.json", report)
+    if refused and (options.formats or len(refused) == len(formats)):
+        raise ValueError("; ".join(refused))
+
+
+def export_all(
+    formats: Sequence[str],
+    output: Path,
+    splats: Splats,
+    shift: np.ndarray,
+    views: Measurement,
+    report: dict[str, Any],
+    say: Callable[[str], None],
+) -> list[str]:
+    """Write and compare a file of each format, and add what was lost to `report`.
+
+    Return why files of some formats were not written.
+    """
+    refused = []
+    for name in formats:
+        path = path_of(output, name)
+        try:
+            report[name] = export(name, path, splats, shift, views)
+        except ValueError as problem:
+            refused.append(f"{problem}; no file is written")
+            say(refused[-1])
+        else:
+            say(line(name, path, report))
+    return refused
 
 
 def line(name: str, path: Path, report: dict[str, Any]) -> str:
-    """Return the line to print: `spz   1.23 MB, 11.1% of the PLY, PSNR 27.31 dB (-0.12): PATH`."""
+    """Return the lines to print: size, PSNR and path, and below what was lost."""
     size, whole, after = report[name]["bytes"], report["ply"]["bytes"], report[name]["PSNR"]
     text = f"{name:14} {size / 1e6:8.2f} MB, {size / whole:5.1%} of the PLY"
     if after is not None:
         text += f", PSNR {after:.2f} dB ({after - report['ply']['PSNR']:+.2f})"
-    return f"{text}: {path}"
+    return f"{text}: {path}\n               {report[name]['lost']}"
 
 
 if __name__ == "__main__":

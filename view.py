@@ -16,7 +16,8 @@ from arguments import Settings, make_settings
 from arguments.flags import Parser
 from gaussian_model import GaussianModel
 from scene import Cameras, load_scene
-from scene.camera import cameras_of_entries, scene_extent
+from scene.camera import NEAR, cameras_of_entries, scene_extent
+from scene.world import MEDIAN_DEPTH
 from utils import run_folder
 from utils.checkpoints import load_checkpoint
 from utils.commands import run_command
@@ -81,13 +82,22 @@ class Source:
         checkpoint = run_folder.checkpoint_path(self.folder, iteration) if self.iterations else None
         if checkpoint is None or not checkpoint.is_file():
             path = self.ply or run_folder.point_cloud_path(self.folder, iteration)
-            return inspect_model(GaussianModel.load_ply(path, best_device()), self.settings, self.photos)
+            model = GaussianModel.load_ply(path, best_device())
+            inspected = inspect_model(model, self.settings, self.photos)
+            inspected.near = self.near(model)
+            return inspected
         tensors, record = load_checkpoint(checkpoint)
         optimization, importance = self.settings.optimization, self.settings.importance
         extent = scene_extent(self.cameras[run_folder.read_config(self.folder)["views"]["test"] :])
         model = GaussianModel.from_state(tensors, optimization, importance, extent, best_device())
         model.active_sh_degree = record["active_sh_degree"]
-        return inspect_with_tags(model, record["iteration"], self.settings, self.photos)
+        inspected = inspect_with_tags(model, record["iteration"], self.settings, self.photos)
+        inspected.near = self.near(model)
+        return inspected
+
+    def near(self, model: GaussianModel) -> float:
+        """Return the near plane of free cameras: that of the run's cameras, else one by the model's size."""
+        return self.cameras[0].near if self.cameras else NEAR * overview(model)[1] / MEDIAN_DEPTH
 
     def _photos(self) -> Cameras:
         """Load the views with their photos, training views first; none if no scene is recorded."""
@@ -104,10 +114,21 @@ class Source:
         if self.cameras:
             place_cameras(page, self.cameras)
             return
-        means = model.means.cpu()
-        middle = means.median(0).values
-        distance = 2 * (means - middle).norm(dim=1).quantile(0.5).item()
-        page.start_at(middle.numpy() - [0, 0, distance], middle.numpy(), np.array([0.0, -1.0, 0.0]), 0.9)
+        middle, distance = overview(model)
+        page.start_at(middle - [0, 0, distance], middle, np.array([0.0, -1.0, 0.0]), 0.9)
+
+
+def overview(model: GaussianModel) -> tuple[np.ndarray, float]:
+    """Return the middle (3,) of the Gaussians and a distance from which most are seen, in world units.
+
+    Positions that are not finite have no influence.
+    """
+    means = model.means.cpu()
+    means = means[means.isfinite().all(1)]
+    if not len(means):
+        return np.zeros(3), 1.0
+    middle = means.median(0).values
+    return middle.numpy(), 2 * (means - middle).norm(dim=1).median().item() or 1.0
 
 
 def watch(source: Source, page: WebViewer, iteration: int) -> None:

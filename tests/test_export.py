@@ -18,6 +18,7 @@ from utils import sog, splat_formats
 from utils.rotations import quats_to_matrices
 from utils.sh import sh_to_rgb
 from utils.splat_formats import FORMATS, Splats
+from utils.splat_loss import cleaned, measure_loss
 
 COUNT = 500
 
@@ -181,12 +182,14 @@ def test_the_command_says_what_each_format_costs(run_here, trained):
     assert process.returncode == 0, process.stderr
     assert not leftover.exists()
     report = json.loads((folder / "export/ours_12/export.json").read_text())
-    assert report["views"] == 2 and set(report) == {"ply", "gaussians", "views", "sog", "splat"}
+    names = {"ply", "gaussians", "views", "sog", "splat", "shift", "changes"}
+    assert report["views"] == 2 and set(report) == names and report["changes"] == []
     for name, suffix in (("sog", ".sog"), ("splat", ".splat")):
         path = folder / f"export/ours_12/point_cloud{suffix}"
         assert report[name]["bytes"] == path.stat().st_size
         assert abs(report[name]["PSNR"] - report["ply"]["PSNR"]) < 1
         assert f"of the PLY, PSNR {report[name]['PSNR']:.2f} dB" in process.stdout
+        assert report[name]["lost"] in process.stdout and report[name]["loss"]["count"] == report["gaussians"]
 
 
 def test_a_ply_by_others_is_exported_without_a_scene(run_here, trained, tmp_path):
@@ -205,3 +208,121 @@ def test_what_export_refuses(run_here, trained, tmp_path, monkeypatch):
     assert fails(
         run_here("export.py", "-m", trained[0], "--formats", "spz"), "need gsply, which is not installed"
     )
+
+
+# Nothing is guessed, spoilt or lost without a word
+
+
+def written_and_read(tmp_path, name, splats):
+    kind, path = FORMATS[name], tmp_path / f"x{FORMATS[name].suffix}"
+    if kind.by_gsply:
+        pytest.importorskip("gsply")
+    given = kind.arrange(splats)
+    kind.write(path, given)
+    return given, kind.read(path)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_sizes_and_opacities_that_look_linear(tmp_path, name):
+    """A scan in millimeters: all log sizes are 3; logits of 0.4 are opacities of 60 %."""
+    splats = random_splats()
+    splats.scales[:], splats.opacities[:] = np.log(20), np.log(0.6 / 0.4)
+    _, found = written_and_read(tmp_path, name, splats)
+    np.testing.assert_allclose(np.exp(found.scales), 20, rtol=0.04)
+    np.testing.assert_allclose(splat_formats.sigmoid(found.opacities), 0.6, atol=0.003)
+
+
+UNSOUND = {
+    "NaN position": ("means", np.nan, "left out"),
+    "infinite position": ("means", np.inf, "left out"),
+    "NaN opacity": ("opacities", np.nan, "left out"),
+    "infinite size": ("scales", np.inf, "left out"),
+    "NaN color": ("sh_dc", np.nan, "left out"),
+    "NaN harmonics": ("sh_rest", np.nan, "left out"),
+    "infinite rotation": ("quats", np.inf, "left out"),
+    "opaque": ("opacities", np.inf, "made opaque or transparent"),
+    "transparent": ("opacities", -np.inf, "made opaque or transparent"),
+    "flat": ("scales", -np.inf, "flat, with axes made exp(-30) thick"),
+    "no rotation": ("quats", 0.0, "turned nowhere"),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("kind", UNSOUND)
+def test_one_unsound_gaussian_spoils_no_other(tmp_path, name, kind):
+    part, value, said = UNSOUND[kind]
+    splats = random_splats()
+    getattr(splats, part)[17] = value
+    clean, changes = cleaned(splats)
+    assert len(changes) == 1 and changes[0].startswith("1 Gaussians " + said)
+    assert len(clean) == COUNT - (said == "left out")
+    given, found = written_and_read(tmp_path, name, clean)
+    loss, usual = (
+        measure_loss(*pair, FORMATS[name].precision)
+        for pair in ((given, found), written_and_read(tmp_path, name, random_splats()))
+    )
+    assert loss.is_held and loss.beyond <= usual.beyond + 1
+    for error in ("position", "opacity", "color", "rotation"):
+        assert getattr(loss, error) <= 1.5 * getattr(usual, error) + 1e-6, error
+
+
+def test_a_model_of_which_nothing_is_sound_is_refused():
+    splats = random_splats()
+    splats.means[:, 1] = np.nan
+    with pytest.raises(ValueError, match="none of the 500 Gaussians is finite"):
+        cleaned(splats)
+    assert cleaned(random_splats())[1] == []
+
+
+def test_the_loss_is_what_was_changed():
+    given = random_splats()
+    found = given.only(slice(None))
+    found.means = given.means + np.float32([0, 0, 0.01])
+    found.opacities = given.opacities + np.float32(0.02)
+    found.quats = -given.quats
+    loss = measure_loss(given, found, FORMATS["spz"].precision)
+    assert (loss.position, loss.rotation) == (pytest.approx(0.01, rel=1e-3), pytest.approx(0, abs=0.1))
+    assert loss.size == 0 and 0.004 < loss.opacity < 0.0051 and loss.largest == "position"
+    assert loss.beyond == COUNT and not loss.is_held and "500 beyond the format (position)" in str(loss)
+    with pytest.raises(ValueError, match="500 Gaussians were written, 499 are in the file"):
+        measure_loss(given, found.only(slice(1, None)), FORMATS["spz"].precision)
+    found.scales[3] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        measure_loss(given, found, FORMATS["spz"].precision)
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e4])
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_holds_a_model_in_any_unit_or_says_no(tmp_path, name, unit):
+    """SPZ's sizes end at exp(-10) and exp(6), SOG's positions at steps of a logarithm."""
+    splats = random_splats()
+    splats.means, splats.scales = splats.means * np.float32(unit), splats.scales + np.float32(np.log(unit))
+    loss = measure_loss(*written_and_read(tmp_path, name, splats), FORMATS[name].precision)
+    assert loss.is_held or (name == "spz" and unit != 1 and loss.largest == "size")
+    assert loss.position < 2e-3 * 4 * unit
+
+
+def test_the_command_leaves_no_file_that_is_wrong(run_here, tmp_path):
+    pytest.importorskip("gsply")
+    splats = random_splats()
+    splats.means, splats.scales = splats.means * np.float32(1e-3), splats.scales - np.float32(np.log(1e3))
+    splats.opacities[3], splats.means[4] = np.inf, np.nan
+    model = export.to_model(splats, np.array([1e6, 0.5, 0.0]))
+    model.save_ply(tmp_path / "small.ply")
+    command = ("export.py", "--ply", tmp_path / "small.ply", "-m", tmp_path)
+    process = run_here(*command)
+    assert process.returncode == 0, process.stderr
+    for sentence in (
+        "1 Gaussians left out, their numbers are not finite\n",
+        "1 Gaussians made opaque or transparent, their opacity was infinite\n",
+        "positions are relative to 1000000.0 0.5 0.0 in the scene's coordinates\n",
+        "spz cannot hold this model: ",
+    ):
+        assert sentence in process.stdout
+    output = tmp_path / "export/ours_0"
+    assert {path.name for path in output.iterdir()} == {
+        "export.json", "point_cloud.compressed.ply", "point_cloud.sog", "point_cloud.splat",
+    }  # fmt: skip
+    report = json.loads((output / "export.json").read_text())
+    assert report["gaussians"] == COUNT - 1 and report["shift"] == [1e6, 0.5, 0.0] and "spz" not in report
+    assert fails(run_here(*command, "--formats", "spz", "--quiet"), "spz cannot hold this model: ")

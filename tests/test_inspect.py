@@ -8,6 +8,7 @@ import torch
 from training_runs import explicit_errors, learn, new_run
 
 import subfunction as policy
+import view
 from arguments import DensificationSettings, make_settings
 from gaussian_model import GaussianModel, ply_size
 from scene import Cameras, viewer_entries
@@ -199,3 +200,19 @@ def test_damaged_cameras_are_refused_with_the_files_name(grown, change):
     with pytest.raises(ValueError, match="cameras.json: not a list of cameras"):
         cameras_of_entries(entries, "cameras.json")
     assert np.isfinite(camera_to_world(np.eye(4))).all()
+
+
+def test_what_is_not_finite_has_no_influence_on_the_view(grown):
+    model = grown.model.baked("soft")
+    middle, distance = view.overview(model)
+    near = view.Source(None, "some.ply", grown.settings).near(model)
+    assert near == pytest.approx(0.04 * distance)
+    for row, value in enumerate((np.nan, np.inf, -np.inf)):
+        model.means[row, row] = value
+    moved, again = view.overview(model)
+    assert np.allclose(moved, middle, atol=0.2) and again == pytest.approx(distance, rel=0.1)
+    inspected = inspect_model(model, grown.settings, lambda: Cameras([]))
+    splats = browser_splats(inspected, wish_from(grown.scene.train[0]))
+    assert len(splats.centers) == len(model) - 3 and np.isfinite(splats.covariances).all()
+    model.means[:] = np.nan
+    assert view.overview(model)[1] == 1.0

@@ -2,7 +2,8 @@
 
 gaussian_model.py reads and writes the PLY that training saves. The optional package gsply reads and writes
 compressed PLY and SPZ. utils/sog.py encodes SOG. All formats but PLY round their numbers, and .splat holds no
-view-dependent color.
+view-dependent color. Writers keep the order of the Gaussians; `Format.arrange` brings them into the one that
+suits a format. utils/splat_loss.py compares what was read back with what was given.
 """
 
 from __future__ import annotations
@@ -38,19 +39,26 @@ class Splats:
     def __len__(self) -> int:
         return len(self.means)
 
+    def only(self, rows: np.ndarray) -> Splats:  # (M,) indices, or (N,) bool
+        """Return the Gaussians in `rows`, in that order."""
+        return Splats(**{name: values[rows] for name, values in vars(self).items()})
+
 
 # .splat: 32 bytes per Gaussian, ordered by opacity times volume
 
 
+def largest_first(splats: Splats) -> np.ndarray:
+    """Return the (N,) indices of the Gaussians by opacity times volume: viewers show the first ones first."""
+    return np.argsort(-sigmoid(splats.opacities) * np.exp(splats.scales.sum(1)), kind="stable")
+
+
 def write_splat(path: Path, splats: Splats) -> None:
     """Write a .splat file atomically."""
-    opacity = _sigmoid(splats.opacities)
-    order = np.argsort(-opacity * np.exp(splats.scales.sum(1)), kind="stable")
     rows = np.zeros(len(splats), SPLAT_ROW)
-    rows["means"], rows["scales"] = splats.means[order], np.exp(splats.scales[order])
-    color = np.concatenate([0.5 + C0 * splats.sh_dc, opacity[:, None]], 1)[order]
+    rows["means"], rows["scales"] = splats.means, np.exp(splats.scales)
+    color = np.concatenate([0.5 + C0 * splats.sh_dc, sigmoid(splats.opacities)[:, None]], 1)
     rows["rgba"] = np.clip(np.rint(color * 255), 0, 255)
-    rows["quats"] = np.clip(np.rint(_unit(splats.quats[order]) * 128 + 128), 0, 255)
+    rows["quats"] = np.clip(np.rint(unit_quats(splats.quats) * 128 + 128), 0, 255)
     write_atomically(path, lambda file: file.write(rows.tobytes()))
 
 
@@ -78,7 +86,7 @@ def read_splat(path: Path) -> Splats:
 
 def write_sog(path: Path, splats: Splats) -> None:
     """Write a SOG archive atomically."""
-    parameters = vars(splats) | {"opacities": _sigmoid(splats.opacities), "quats": _unit(splats.quats)}
+    parameters = vars(splats) | {"opacities": sigmoid(splats.opacities), "quats": unit_quats(splats.quats)}
     write_atomically(path, lambda file: file.write(sog.encode(**parameters)))
 
 
@@ -94,11 +102,9 @@ def read_sog(path: Path) -> Splats:
 def write_compressed_ply(path: Path, splats: Splats) -> None:
     """Write a compressed PLY atomically. Raise ValueError if gsply is not installed.
 
-    The format rounds numbers relative to their range within chunks of 256 Gaussians. Gaussians are sorted
-    along a curve, so that those of a chunk are near each other and are rounded finely.
+    The format rounds numbers relative to their range within chunks of 256 Gaussians. Those of a chunk should
+    be near each other.
     """
-    order = sog.morton_order(splats.means)
-    splats = Splats(**{name: values[order] for name, values in vars(splats).items()})
     _by_gsply(path, splats, lambda gsply, name, data: gsply.plywrite(name, data, compressed=True))
 
 
@@ -107,7 +113,19 @@ def write_spz(path: Path, splats: Splats) -> None:
 
     SPZ has y up and z backward, and gsply does not convert.
     """
-    _by_gsply(path, turned(splats), lambda gsply, name, data: gsply.write_spz(name, data))
+    bits = spz_fractional_bits(splats.means)
+    _by_gsply(
+        path, turned(splats), lambda gsply, name, data: gsply.write_spz(name, data, fractional_bits=bits)
+    )
+
+
+def spz_fractional_bits(means: np.ndarray) -> int:
+    """Return how many of the 24 bits of SPZ's fixed-point positions are a fraction: as many as fit.
+
+    SPZ's usual 12 are too few for scenes in small units, and too many for those that are far across.
+    """
+    whole = int(np.ceil(np.log2(max(np.abs(means).max() * (1 + 1e-6), 2.0**-30))))
+    return int(np.clip(23 - whole, 1, 23))
 
 
 def read_compressed_ply(path: Path) -> Splats:
@@ -145,13 +163,10 @@ def _by_gsply(path: Path, splats: Splats, write: Callable[[Any, str, Any], None]
     require_gsply()
     import gsply
 
-    data = gsply.GSData(
-        means=splats.means,
-        scales=splats.scales,
-        quats=_unit(splats.quats),
-        opacities=splats.opacities,
-        sh0=splats.sh_dc,
-        shN=splats.sh_rest,
+    data = gsply.GSData.from_arrays(
+        *(splats.means, splats.scales, unit_quats(splats.quats), splats.opacities, splats.sh_dc),
+        splats.sh_rest,
+        format="ply",  # logarithms and logits, which gsply would guess from the values
     )
     with replacing(path, "".join(path.suffixes)) as temporary:
         write(gsply, str(temporary), data)
@@ -169,6 +184,17 @@ def _read_by_gsply(path: Path, reader: str) -> Splats:
 
 
 @dataclass(frozen=True)
+class Precision:
+    """The largest errors of numbers that a format can hold. Numbers beyond its range have larger ones."""
+
+    position: float  # relative to the spread of the positions
+    size: float  # relative
+    opacity: float  # in [0, 1]
+    color: float  # in [0, 1], of the first SH coefficient
+    rotation: float  # degrees
+
+
+@dataclass(frozen=True)
 class Format:
     """A file format: the suffix of its files, a pattern of their content, and its functions."""
 
@@ -176,7 +202,17 @@ class Format:
     content: bytes  # regular expression that its files match from their start
     write: Callable[[Path, Splats], None]
     read: Callable[[Path], Splats]
+    order: Callable[[Splats], np.ndarray]  # returns the indices (N,) in the order that suits the format
+    precision: Precision
     by_gsply: bool = False
+
+    def arrange(self, splats: Splats) -> Splats:
+        """Return the Gaussians in the order that suits the format."""
+        return splats.only(self.order(splats))
+
+
+def _along_a_curve(splats: Splats) -> np.ndarray:
+    return sog.morton_order(splats.means)
 
 
 FORMATS = {
@@ -185,15 +221,39 @@ FORMATS = {
         rb"(?s)ply\n.{0,500}\nelement chunk ",
         write_compressed_ply,
         read_compressed_ply,
+        _along_a_curve,
+        Precision(position=2e-3, size=0.02, opacity=0.003, color=0.01, rotation=0.3),
         by_gsply=True,
     ),
-    "spz": Format(".spz", rb"\x1f\x8b", write_spz, read_spz, by_gsply=True),
-    "sog": Format(".sog", rb"PK\x03\x04", write_sog, read_sog),
-    "splat": Format(".splat", rb"(?s)(.{32})+\Z", write_splat, read_splat),
+    "spz": Format(
+        ".spz",
+        rb"\x1f\x8b",
+        write_spz,
+        read_spz,
+        lambda splats: np.arange(len(splats)),
+        Precision(position=1e-3, size=0.035, opacity=0.003, color=0.005, rotation=0.3),
+        by_gsply=True,
+    ),
+    "sog": Format(
+        ".sog",
+        rb"PK\x03\x04",
+        write_sog,
+        read_sog,
+        _along_a_curve,
+        Precision(position=1e-3, size=0.3, opacity=0.003, color=0.1, rotation=0.7),  # codebooks of 256
+    ),
+    "splat": Format(
+        ".splat",
+        rb"(?s)(.{32})+\Z",
+        write_splat,
+        read_splat,
+        largest_first,
+        Precision(position=1e-6, size=1e-4, opacity=0.003, color=np.inf, rotation=1.2),  # colors in [0, 1]
+    ),
 }
 
 
-def _sigmoid(values: np.ndarray) -> np.ndarray:
+def sigmoid(values: np.ndarray) -> np.ndarray:
     return (1 / (1 + np.exp(-values.astype(np.float64)))).astype(np.float32)
 
 
@@ -202,5 +262,5 @@ def _logit(shares: np.ndarray) -> np.ndarray:
     return np.log(clipped / (1 - clipped)).astype(np.float32)
 
 
-def _unit(quats: np.ndarray) -> np.ndarray:
+def unit_quats(quats: np.ndarray) -> np.ndarray:
     return quats / np.maximum(np.linalg.norm(quats, axis=1, keepdims=True), 1e-12)

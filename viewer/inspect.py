@@ -266,9 +266,11 @@ def place_cameras(page: WebViewer, cameras: Sequence[Camera]) -> None:
 
 @torch.no_grad()
 def browser_splats(inspected: InspectedModel, request: ViewRequest) -> BrowserSplats:
-    """Return the Gaussians for a browser to render, without view-dependent color."""
+    """Return the Gaussians for a browser to render, finite ones, without view-dependent color."""
     model, gates = styled(inspected, request, [])
     opacities = model.opacities if gates is None else model.opacities * gates
     colors = sh_to_rgb(0, model.sh_dc, torch.zeros_like(model.means))
     full = covariances(model.scales, model.quats)[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3)
-    return BrowserSplats(*(values.cpu().numpy() for values in (model.means, full, colors, opacities)))
+    parts = [values.cpu().numpy() for values in (model.means, full, colors, opacities)]
+    sound = np.all([np.isfinite(part.reshape(len(part), -1)).all(1) for part in parts], axis=0)
+    return BrowserSplats(*(part[sound] for part in parts))
