@@ -10,8 +10,9 @@ import torch
 from scene import colmap_binary, colmap_text
 from scene.colmap_records import CameraRecord, ImageRecord
 from scene.lenses import DistortedLens, Pinhole, make_lens
+from scene.masks import Masks
 from scene.points import PointCloud, read_points
-from scene.views import PosedPhoto, count_photos, find_mask, require_images, require_rigid
+from scene.views import PosedPhoto, count_photos, require_images, require_rigid
 from scene.views import require_unique_names
 from utils.rotations import quats_to_matrices
 from utils.similar_names import hint
@@ -92,7 +93,8 @@ def read_geometry(source: Path, images: str = "images") -> tuple[list[PosedPhoto
     records = sorted(reader.read_images(image_file), key=lambda record: record.name)
     if not records:
         raise ValueError(f"{image_file} holds no images")
-    views = [_to_view(record, cameras, source / images, model) for record in records]
+    masks = Masks(source)
+    views = [_to_view(record, cameras, source / images, model, masks) for record in records]
     require_unique_names(views, image_file)
     return views, _read_points(model, suffix)
 
@@ -127,7 +129,9 @@ def _read_points(model: Path, preferred: str) -> PointCloud | None:
     return None
 
 
-def _to_view(record: ImageRecord, cameras: dict[int, CameraRecord], folder: Path, model: Path) -> PosedPhoto:
+def _to_view(
+    record: ImageRecord, cameras: dict[int, CameraRecord], folder: Path, model: Path, masks: Masks
+) -> PosedPhoto:
     if not record.name:
         raise ValueError(f"{model}: an image without a name")
     if record.camera_id not in cameras:
@@ -138,8 +142,7 @@ def _to_view(record: ImageRecord, cameras: dict[int, CameraRecord], folder: Path
     name = record.name
     if not (folder / name).is_file():
         name = name.replace("\\", "/")  # of a model made on Windows
-    mask = find_mask(folder.parent, name)
-    return PosedPhoto(name, folder / name, lens, _pose(record, model), mask)
+    return PosedPhoto(name, folder / name, lens, _pose(record, model), masks.of(name))
 
 
 def _lens(camera: CameraRecord, model: Path) -> Pinhole | DistortedLens:

@@ -13,6 +13,7 @@ import torch
 from scene import colmap, transforms
 from scene.camera import NEAR, camera_mean, scene_extent
 from scene.depths import find_depth_maps
+from scene.masks import Masks
 from scene.memory import available_memory
 from scene.photo_cache import Cameras
 from scene.points import BLENDER_HALF_SIDE, PointCloud, Region, random_points, read_points
@@ -78,6 +79,8 @@ def load_scene(
     require_resolution(resolution)
     given = read_points(Path(init_points)) if init_points else None
     found = _read_views(source, images, eval, quiet)
+    masks = {view.image_name: view.mask_path for view in found.train + found.test}
+    Masks(source).report(masks, quiet)
     if given is not None:
         found = replace(found, points=given)
     place = _place(found, source, seed, quiet)

@@ -13,9 +13,9 @@ import numpy as np
 
 from scene.camera import camera_to_world
 from scene.lenses import FieldOfView, Lens, PhotoSized
+from scene.masks import Masks
 from scene.views import (
     PosedPhoto,
-    find_mask,
     leave_out_missing,
     require_images,
     require_rigid,
@@ -106,15 +106,17 @@ def _read(path: Path, alpha_is_mask: bool) -> Transforms:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("frames"), list) or not content["frames"]:
         raise ValueError(f"{path} needs a list 'frames' with at least one frame")
-    frames = enumerate(content["frames"])
+    frames, masks = enumerate(content["frames"]), Masks(path.parent)
     views = [
-        _to_view(frame, content, f"{path}, frame {index}", path.parent, alpha_is_mask)
+        _to_view(frame, content, f"{path}, frame {index}", path.parent, alpha_is_mask, masks)
         for index, frame in frames
     ]
     return Transforms(views, content, path)
 
 
-def _to_view(frame: object, content: dict, owner: str, folder: Path, alpha_is_mask: bool) -> PosedPhoto:
+def _to_view(
+    frame: object, content: dict, owner: str, folder: Path, alpha_is_mask: bool, masks: Masks
+) -> PosedPhoto:
     if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str) or not frame["file_path"]:
         raise ValueError(f"{owner} has no file_path")
     name = posixpath.normpath(frame["file_path"].replace("\\", "/"))
@@ -127,7 +129,7 @@ def _to_view(frame: object, content: dict, owner: str, folder: Path, alpha_is_ma
         folder / name,
         _lens({**content, **frame}, owner),
         _pose(frame, owner),
-        mask_path=folder / mask if isinstance(mask, str) and mask else find_mask(folder, name),
+        mask_path=folder / mask if isinstance(mask, str) and mask else masks.of(name),
         alpha_is_mask=alpha_is_mask,
     )
 

@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from scene.camera import NEAR, Camera
 from scene.depths import DepthMap
-from scene.lenses import DistortedLens, Lens, Pinhole, require_same_image
+from scene.lenses import DistortedLens, Lens, Pinhole
+from scene.masks import scaled_mask, used_pixels
 from scene.photo_cache import Cameras, PhotoCache, pixel_bytes
 from utils.devices import keep_on
 from utils.images import HALF, PHOTO_SUFFIXES, read_image, resize_image
@@ -28,7 +29,6 @@ DIVISORS = (1, 2, 4, 8)
 WIDEST_BY_DEFAULT = 1600
 # OpenCV cannot resize to a larger width.
 WIDEST = 32767
-MASK_FOLDER = "masks"  # beside the image folder
 # Decoding is memory-bound with more workers, and each holds a photo of full size.
 MOST_WORKERS = 8
 # Largest distance of R R^T of a pose from the identity: files round their numbers to about six digits.
@@ -105,20 +105,6 @@ def leave_out_missing(views: Sequence[PosedPhoto], source: object, quiet: bool) 
             f"{hint(missing[0].image_path)}"
         )
     return existing
-
-
-def find_mask(folder: Path, image_name: str) -> Path | None:
-    """Return the mask of an image in FOLDER/masks, None if there is none.
-
-    Its name is that of the image with .png added (as in COLMAP), the same, or that with the suffix .png.
-    """
-    name = Path(image_name)
-    # Names in transforms.json begin with the image folder.
-    if name.parts[0] in ("images", "input"):
-        name = Path(*name.parts[1:])
-    candidates = (name.with_name(f"{name.name}.png"), name, name.with_suffix(".png"))
-    paths = (folder / MASK_FOLDER / candidate for candidate in candidates)
-    return next((path for path in paths if path.is_file()), None)
 
 
 def require_resolution(resolution: int) -> None:
@@ -202,7 +188,7 @@ def _load_camera(view: PosedPhoto, resolution: int, data_device: torch.device | 
         image = image[..., :3]
     pixels = resize_image(lens.undistort(image), *size)
     if mask is not None:
-        mask = keep_on(data_device, torch.from_numpy(_scaled_mask(lens.undistort(mask), *size)))
+        mask = keep_on(data_device, torch.from_numpy(scaled_mask(lens.undistort(mask), *size)))
     lens = lens.undistorted.stretched(*size)
     camera = Camera(
         view.image_name,
@@ -225,20 +211,7 @@ def read_mask(
 
     Raise ValueError, naming the file, if the mask image has another aspect ratio than the photo.
     """
-    is_used = np.full(image.shape[:2], True)
-    if view.mask_path is not None:
-        mask = read_image(view.mask_path)
-        try:
-            require_same_image(image.shape[1::-1], mask.shape[1::-1])
-        except ValueError:
-            raise ValueError(
-                f"{view.mask_path} is {mask.shape[1]}x{mask.shape[0]} pixels, "
-                f"but its photo {view.image_path} is {image.shape[1]}x{image.shape[0]}"
-            ) from None
-        bright = (mask[..., :3].max(-1) >= HALF) & (mask[..., -1] >= HALF if mask.shape[2] == 4 else True)
-        is_used = _scaled_mask(bright.astype(np.uint8) * 255, *image.shape[1::-1])
-    if view.alpha_is_mask and image.shape[2] == 4:
-        is_used = is_used & (image[..., 3] >= HALF)
+    is_used = used_pixels(image, view.image_path, view.mask_path, view.alpha_is_mask)
     middle = image.shape[1] // 2
     if view.half == "left":
         is_used[:, middle:] = False
@@ -276,16 +249,6 @@ def _read_depth(depth: DepthMap, lens: Pinhole | DistortedLens, size: tuple[int,
     shrinks = size[0] <= values.shape[1]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return torch.from_numpy(cv2.resize(values, size, interpolation=method))[None]
-
-
-def _scaled_mask(
-    mask: np.ndarray,  # (H, W) uint8
-    width: int,
-    height: int,
-) -> np.ndarray:
-    """Return a (height, width) bool mask: True in pixels that cover only used ones."""
-    method = cv2.INTER_AREA if width <= mask.shape[1] else cv2.INTER_NEAREST
-    return cv2.resize(mask, (width, height), interpolation=method) >= 255
 
 
 def _planar(

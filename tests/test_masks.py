@@ -10,7 +10,7 @@ import torch
 
 import subfunction as policy
 from scene import load_scene
-from scene.views import find_mask
+from scene.masks import Masks
 from scene_files import SIZE, blender_pose, quantized_photo, write_colmap_scene, write_photo
 from utils.losses import l1, psnr
 
@@ -32,9 +32,50 @@ def test_a_mask_of_colmaps_name_or_the_photos(tmp_path, name):
 
 def test_a_jpgs_mask_may_be_a_png_in_the_same_subfolder(tmp_path):
     write_photo(tmp_path / "masks/left/a.png", LEFT_OUT)
-    assert find_mask(tmp_path, "left/a.jpg") == tmp_path / "masks/left/a.png"
-    assert find_mask(tmp_path, "images/left/a.jpg") == tmp_path / "masks/left/a.png"
-    assert find_mask(tmp_path, "right/a.jpg") is None
+    assert Masks(tmp_path).of("left/a.jpg") == tmp_path / "masks/left/a.png"
+    assert Masks(tmp_path).of("images/left/a.jpg") == tmp_path / "masks/left/a.png"
+    assert Masks(tmp_path).of("right/a.jpg") is None
+
+
+KNOWN = {
+    "COLMAP": "masks/a/IMG_1.JPG.png",
+    "the same": "masks/a/IMG_1.JPG",
+    "another suffix": "masks/a/IMG_1.tif",
+    "a suffix in capitals": "masks/a/IMG_1.PNG",
+    "RealityScan": "masks/a/IMG_1.JPG.mask.png",
+    "Metashape": "masks/a/IMG_1_mask.png",
+    "its stem": "masks/a/IMG_1.mask.png",
+    "in other case": "masks/a/img_1.jpg.png",
+    "one folder": "mask/a/IMG_1.JPG.png",
+}
+
+
+@pytest.mark.parametrize("name", KNOWN.values(), ids=KNOWN)
+def test_names_of_other_programs_are_understood(tmp_path, name):
+    write_photo(tmp_path / name, LEFT_OUT)
+    (tmp_path / name).with_name("._" + (tmp_path / name).name).touch()
+    assert Masks(tmp_path).of("a/IMG_1.JPG") == tmp_path / name
+    assert Masks(tmp_path).of("images/a/IMG_1.JPG") == tmp_path / name
+    assert Masks(tmp_path).of("a/IMG_10.JPG") is None and Masks(tmp_path).of("IMG_1.JPG") is None
+
+
+def test_for_how_many_photos_there_are_masks_is_said(tmp_path, capsys):
+    source = write_colmap_scene(tmp_path)
+    load_scene(source)
+    assert "Masks" not in capsys.readouterr().out
+    for name in ("view_0_mask", "view_2_mask", "view_9_mask"):
+        write_photo(source / f"masks/{name}.png", LEFT_OUT)
+    load_scene(source)
+    said = f"Masks for 2 of 4 photos; 1 masks in {source}/masks belong to no photo.\n"
+    assert said in capsys.readouterr().out
+
+
+def test_masks_of_which_none_fits_are_refused(tmp_path):
+    source = write_colmap_scene(tmp_path)
+    write_photo(source / "masks/m_0.png", LEFT_OUT)
+    named = "none of its 1 masks belongs to a photo: the first mask is m_0.png, the first photo view_0.png; a m"
+    with pytest.raises(ValueError, match=named):
+        load(source)
 
 
 def test_the_alpha_of_a_photo_is_a_mask(tmp_path):
