@@ -39,12 +39,13 @@ all: install
 
 install: $(installed)
 
+# Python 3.10 brings a pip without the options for the kernels.
 $(torch):
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13) and "Python 3.10 to 3.13 is needed, this is " + sys.version.split()[0])'
 	@c++ --version > /dev/null || { echo "a C++ compiler is needed (g++ or clang++)" >&2; exit 1; }
 	@echo "Setting up $(VENV): torch first, a few minutes on a slow line"
 	$(PYTHON) -m venv $(VENV)
-	$(pip) install "pip>=23.1"# Python 3.10 brings an older one, without the options below
+	$(pip) install "pip>=23.1"
 	$(pip) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
 	@touch $@
 

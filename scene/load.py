@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from scene.points import BLENDER_HALF_SIDE, PointCloud, Region, random_points, r
 from scene.split import hold_out, split_views
 from scene.views import PosedPhoto, load_cameras, require_resolution, why_blank
 from scene.world import find_shift, find_unit, shifted
-from utils.ply import format_shift
+from utils.ply import NO_SHIFT, format_shift
 from utils.similar_names import hint
 
 DEFAULT_IMAGES = "images"
@@ -38,9 +38,9 @@ class Scene:
     test: Cameras
     points: PointCloud
     extent: float  # world units, 1.1 times the largest distance of a training camera to their mean
-    unit: float  # world units, the length that 1 means in the constants of 3DGS
-    shift: np.ndarray  # (3,) float64
     source: Path
+    unit: float = 1.0  # world units, the length that 1 means in the constants of 3DGS
+    shift: np.ndarray = field(default_factory=lambda: NO_SHIFT)  # (3,) float64
 
     @cached_property
     def median_pixels(self) -> float:
@@ -98,7 +98,7 @@ def load_scene(
     return Scene(
         cameras.only([number for number in used if number < len(train)]),
         cameras.only([number for number in used if number >= len(train)]),
-        *(place.points, place.extent, place.unit, place.shift, source),
+        *(place.points, place.extent, source, place.unit, place.shift),
     )
 
 

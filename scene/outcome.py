@@ -34,10 +34,10 @@ def largest_model(models: Path) -> Path:
     return max(sizes, key=lambda path: (sizes[path], path.name))
 
 
-def assess(folder: Path, photos: list[str], matching: str) -> Outcome:
+def assess(folder: Path, photos: dict[str, str], matching: str) -> Outcome:
     """Return the outcome of a conversion with the models in `folder`.
 
-    The largest model becomes the scene.
+    `photos`: their names, and those in the models. The largest model becomes the scene.
     """
     import pycolmap
 
@@ -54,7 +54,7 @@ def assess(folder: Path, photos: list[str], matching: str) -> Outcome:
         error=best.compute_mean_reprojection_error(),
         models=[model.num_reg_images() for model in models],
         matching=matching,
-        left_out=[name for name in photos if name not in names],
+        left_out=[photo for photo, name in photos.items() if name not in names],
     )
     outcome.warnings = doubts(outcome)
     return outcome
@@ -66,8 +66,11 @@ def doubts(outcome: Outcome) -> list[str]:
     if len(outcome.models) > 1 and outcome.left_out:
         sizes = ", ".join(map(str, outcome.models))
         found.append(f"the photos fell into {len(outcome.models)} parts ({sizes} photos); the first is used")
-    if outcome.registered < 0.9 * outcome.photos:
-        found.append(f"{len(outcome.left_out)} of {outcome.photos} photos have no place in the scene")
+    if outcome.left_out:
+        names = ", ".join(outcome.left_out[:5]) + (", ..." if len(outcome.left_out) > 5 else "")
+        found.append(
+            f"{len(outcome.left_out)} of {outcome.photos} photos have no place in the scene: {names}"
+        )
     if outcome.points < FEWEST_POINTS_PER_PHOTO * outcome.registered:
         found.append(f"only {outcome.points} points: take more photos, closer to each other")
     if outcome.error > LARGEST_ERROR:

@@ -1,7 +1,7 @@
 """Make a posed scene of photos by pycolmap: features, matches, cameras and points, undistorted photos.
 
     FOLDER/input/               the photos, or the frames that were chosen from a video
-    FOLDER/input_masks/         optional masks: NAME.png for the photo NAME, black where pixels are ignored
+    FOLDER/input_masks/         optional masks, black where pixels are ignored; also the alpha of photos
     FOLDER/distorted/           database.db, and sparse/N, the models with the distortion of the photos
     FOLDER/images/, sparse/0/   the scene for train.py, with undistorted photos
     FOLDER/images_2, _4, _8/    the same photos, scaled down by 2, 4 and 8
@@ -22,25 +22,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
-import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import GPS, IFD
 
+from scene.masks import Masks, used_pixels
 from scene.outcome import Outcome, assess, largest_model
+from scene.photo_list import find_photos, names_for_colmap, show_to_colmap
 from scene.stage_process import run_stage
 from scene.written_files import WrittenFiles, digest, files_in
 from utils.files import read_json, write_json
-from utils.images import JPEG_QUALITY, read_image, resize_image, write_photo
+from utils.images import JPEG_QUALITY, PHOTO_SUFFIXES, read_image, resize_image, write_mask, write_photo
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 INPUT, MASKS = "input", "input_masks"
 # convert.py owns everything in this folder.
 SCRATCH = "distorted/unfinished"
 DATABASE, MODELS = "distorted/database.db", "distorted/sparse"
 STAGES_DONE = "distorted/stages.json"
 SCALES = (2, 4, 8)
-FEWEST_PHOTOS = 3
+WITHOUT_ALPHA = (".jpg", ".jpeg")
 # Largest number of photos of which every pair is matched. More take hours on a CPU.
 MOST_EXHAUSTIVE = 150
 MATCHINGS = ("exhaustive", "sequential", "spatial")
@@ -63,7 +63,8 @@ class Conversion:
 
     folder: Path
     choices: Choices
-    photos: list[str]
+    photos: dict[str, str]  # their names in input/, and in the scene
+    masks: dict[str, Path | None]  # by names in input/
     matching: str
 
     @property
@@ -76,8 +77,7 @@ class Conversion:
         """Return everything that the result depends on, with photos and masks by their content."""
         choices = {name: getattr(self.choices, name) for name in ("camera", "single_camera", "features")}
         photos = {name: digest(self.folder / INPUT / name) for name in self.photos}
-        masks = {name: self.folder / MASKS / f"{name}.png" for name in self.photos}
-        masks = {name: digest(path) for name, path in masks.items() if path.is_file()}
+        masks = {name: digest(path) for name, path in self.masks.items() if path}
         return choices | {"matching": self.matching, "photos": photos, "masks": masks}
 
 
@@ -98,8 +98,14 @@ def convert(folder: Path, choices: Choices, from_video: bool, quiet: bool) -> Ou
     Raise ValueError or OSError, naming the problem, if a stage fails or files of others are in the way.
     """
     photos = find_photos(folder / INPUT)
-    matching = choices.matching or choose_matching(folder / INPUT, photos, from_video)
-    job, written = Conversion(folder, choices, photos, matching), WrittenFiles(folder)
+    if photos.others and not quiet:
+        print(photos.about_others())
+    matching = choices.matching or choose_matching(folder / INPUT, photos.names, from_video)
+    masks = Masks(folder, (MASKS,))
+    found = {name: masks.of(name) for name in photos.names}
+    masks.report(found, quiet)
+    names = names_for_colmap(folder / INPUT, photos.names)
+    job, written = Conversion(folder, choices, names, found, matching), WrittenFiles(folder)
     asked = job.asked
     done = stages_done(job, asked, written)
     remaining = [name for name in STAGES if name not in done]
@@ -112,7 +118,7 @@ def convert(folder: Path, choices: Choices, from_video: bool, quiet: bool) -> Ou
         done, remaining = [*done, remaining[0]], remaining[1:]
         written.write_json(STAGES_DONE, {"asked": asked, "stages": done})
     shutil.rmtree(job.scratch, ignore_errors=True)
-    return assess(folder / MODELS, photos, matching)
+    return assess(folder / MODELS, job.photos, matching)
 
 
 def places_of(stages: Iterable[str]) -> list[str]:
@@ -170,15 +176,15 @@ def _extract(job: Conversion) -> None:
 
     reader = pycolmap.ImageReaderOptions()
     reader.camera_model = job.choices.camera
-    if (job.folder / MASKS).is_dir():
-        reader.mask_path = _complete_masks(job)
+    if masks := _write_masks(job):
+        reader.mask_path = masks
     extraction = pycolmap.FeatureExtractionOptions()
     extraction.sift.max_num_features = job.choices.features
     mode = pycolmap.CameraMode.SINGLE if job.choices.single_camera else pycolmap.CameraMode.AUTO
     pycolmap.extract_features(
         job.scratch / "database.db",
-        job.folder / INPUT,
-        image_names=job.photos,
+        _shown_photos(job),
+        image_names=list(job.photos.values()),
         camera_mode=mode,
         reader_options=reader,
         extraction_options=extraction,
@@ -186,19 +192,33 @@ def _extract(job: Conversion) -> None:
     )
 
 
-def _complete_masks(job: Conversion) -> Path:
-    """Write a mask for every photo, and return their folder: COLMAP ignores photos without one."""
-    complete = job.scratch / "complete_masks"
-    for name in job.photos:
-        target = complete / f"{name}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        given = job.folder / MASKS / f"{name}.png"
-        if given.is_file():
-            shutil.copyfile(given, target)
-        else:
-            photo = read_image(job.folder / INPUT / name)
-            cv2.imwrite(str(target), np.full(photo.shape[:2], 255, np.uint8))
-    return complete
+def _shown_photos(job: Conversion) -> Path:
+    """Return the folder in which COLMAP finds the photos."""
+    return show_to_colmap(job.folder / INPUT, job.photos, job.scratch / "photos")
+
+
+def _mask_of(job: Conversion, photo: str) -> np.ndarray | None:
+    """Return the (H, W) uint8 mask of a photo, 255 where a pixel counts; None if all do."""
+    path = job.folder / INPUT / photo
+    if job.masks[photo] is None and path.suffix.lower() in WITHOUT_ALPHA:
+        return None
+    used = used_pixels(read_image(path), path, job.masks[photo], alpha_is_mask=True)
+    return None if used.all() else used.astype(np.uint8) * 255
+
+
+def _write_masks(job: Conversion) -> Path | None:
+    """Write a mask for every photo, and return their folder: COLMAP ignores photos without one.
+
+    Return None if all pixels of all photos count.
+    """
+    masks = {photo: mask for photo in job.photos if (mask := _mask_of(job, photo)) is not None}
+    folder = job.scratch / "complete_masks"
+    for photo in job.photos if masks else ():
+        mask = masks.get(photo)
+        if mask is None:
+            mask = np.full(read_image(job.folder / INPUT / photo).shape[:2], 255, np.uint8)
+        write_mask(folder / f"{job.photos[photo]}.png", mask)
+    return folder if masks else None
 
 
 def _match(job: Conversion) -> None:
@@ -230,7 +250,7 @@ def _map(job: Conversion) -> None:
     options = pycolmap.IncrementalPipelineOptions()
     options.random_seed = 0
     options.min_model_size = min(options.min_model_size, len(job.photos))
-    if not pycolmap.incremental_mapping(database, job.folder / INPUT, models, options):
+    if not pycolmap.incremental_mapping(database, _shown_photos(job), models, options):
         raise SystemExit("no two photos see enough of the same things to start from")
 
 
@@ -242,19 +262,16 @@ def _undistort(job: Conversion) -> None:
         _empty(job.scratch / name)
     model = largest_model(job.folder / MODELS)
     pycolmap.undistort_images(
-        job.scratch, model, job.folder / INPUT, output_type="COLMAP", jpeg_quality=JPEG_QUALITY
+        job.scratch, model, _shown_photos(job), output_type="COLMAP", jpeg_quality=JPEG_QUALITY
     )
-    reconstruction = pycolmap.Reconstruction(model)
-    for image in reconstruction.images.values():
-        mask = job.folder / MASKS / f"{image.name}.png"
-        if mask.is_file():
-            bitmap = pycolmap.Bitmap.from_array(read_image(mask)[..., :3])
+    photos = {name: photo for photo, name in job.photos.items()}
+    for image in pycolmap.Reconstruction(model).images.values():
+        mask = _mask_of(job, photos[image.name])
+        if mask is not None:
+            bitmap = pycolmap.Bitmap.from_array(np.dstack([mask] * 3))
             undistorted, _ = pycolmap.undistort_image(pycolmap.UndistortCameraOptions(), bitmap, image.camera)
-            path = job.scratch / "masks" / f"{image.name}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(
-                str(path), np.where(undistorted.to_array()[..., 0] == 255, np.uint8(255), np.uint8(0))
-            )
+            whole = np.where(undistorted.to_array()[..., 0] == 255, np.uint8(255), np.uint8(0))
+            write_mask(job.scratch / "masks" / f"{image.name}.png", whole)
 
 
 def _make_smaller(job: Conversion) -> None:
@@ -306,23 +323,6 @@ STAGES = {
 # Decisions about the photos
 
 
-def find_photos(folder: Path) -> list[str]:
-    """Return the names of the photos in `folder` and below.
-
-    Raise FileNotFoundError if there is no folder, ValueError if it holds too few photos.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"photos are expected in {folder}, which does not exist")
-    found = (path for path in files_in(folder) if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file())
-    photos = [path.relative_to(folder).as_posix() for path in found]
-    if len(photos) < FEWEST_PHOTOS:
-        raise ValueError(
-            f"{folder} holds {len(photos)} photos ({', '.join(PHOTO_SUFFIXES)}); "
-            f"at least {FEWEST_PHOTOS} are needed"
-        )
-    return photos
-
-
 def choose_matching(folder: Path, photos: list[str], from_video: bool) -> str:
     """Return which pairs of photos to match.
 
@@ -346,5 +346,9 @@ def are_numbered(photos: list[str]) -> bool:
 
 def has_position(photo: Path) -> bool:
     """Return whether the photo's EXIF holds a position on earth."""
-    with Image.open(photo) as image:
+    try:
+        image = Image.open(photo)
+    except UnidentifiedImageError:  # of a format that this Pillow does not know
+        return False
+    with image:
         return {GPS.GPSLatitude, GPS.GPSLongitude} <= image.getexif().get_ifd(IFD.GPSInfo).keys()

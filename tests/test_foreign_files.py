@@ -31,9 +31,9 @@ IN_A_RUN = """notes.txt .DS_Store .results.json.part my_report.html results_old.
 IN_AN_EVALUATION = """notes.txt my_results.md plots/mine.png survey/mine.csv tiny/notes.txt
     tiny/3dgs/notes.log tiny/3dgs/seed_0/eval_old.json""".split()
 IN_A_SCENE = """notes.txt convert_notes.json sparse/notes.txt sparse/0/notes.txt images/mine.png
-    images_2/mine.png images_4/mine.png masks/mine.png distorted/notes.txt distorted/database.db
+    images_2/mine.png images_4/mine.png masks/mine.txt distorted/notes.txt distorted/database.db
     distorted/sparse/0/images.bin
-    input/mine.txt input_masks/mine.png""".split()
+    input/mine.txt input_masks/mine.txt""".split()
 SHORT = "--iterations 12 --checkpoint_iterations 7".split()
 FLAGS = [*SHORT, "--threads", 1, "--quiet"]
 

@@ -73,7 +73,9 @@ def test_for_how_many_photos_there_are_masks_is_said(tmp_path, capsys):
 def test_masks_of_which_none_fits_are_refused(tmp_path):
     source = write_colmap_scene(tmp_path)
     write_photo(source / "masks/m_0.png", LEFT_OUT)
-    named = "none of its 1 masks belongs to a photo: the first mask is m_0.png, the first photo view_0.png; a m"
+    named = (
+        "none of its 1 masks belongs to a photo: the first mask is m_0.png, the first photo view_0.png; a m"
+    )
     with pytest.raises(ValueError, match=named):
         load(source)
 

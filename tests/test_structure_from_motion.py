@@ -17,8 +17,10 @@ from scene import load_scene, structure_from_motion
 from scene.camera import camera_to_world
 from scene.outcome import Outcome, doubts
 from scene.stage_process import last_words, progress_in
-from scene.structure_from_motion import are_numbered, choose_matching, find_photos
+from scene.photo_list import find_photos, names_for_colmap, show_to_colmap
+from scene.structure_from_motion import are_numbered, choose_matching
 from scene_files import quantized_photo, write_photo
+from utils.images import read_image
 
 LINE = "I20261126 17:15:05.714590 140515865511616 feature_extraction.cc:270] "
 
@@ -35,8 +37,53 @@ def test_photos_are_found_in_subfolders_too(tmp_path):
     for name in ("b/2.JPG", "a.png", "b/1.jpg"):
         write_photo(tmp_path / name.lower(), quantized_photo(0))
     (tmp_path / "b/2.jpg").rename(tmp_path / "b/2.JPG")
-    (tmp_path / "notes.txt").touch()
-    assert find_photos(tmp_path) == ["a.png", "b/1.jpg", "b/2.JPG"]
+    assert find_photos(tmp_path).names == ["a.png", "b/1.jpg", "b/2.JPG"]
+    assert find_photos(tmp_path).about_others() == ""
+
+
+def test_what_is_not_read_is_told_by_kind(tmp_path):
+    """Hidden files, such as those of macOS on a USB stick, are not worth a word."""
+    for name in ("a.png", "b/1.jpg", "b/2.jpg", "c.webp"):
+        write_photo(tmp_path / name, quantized_photo(0))
+    for name in ("1.HEIC", "b/2.heic", "1.JPG_original", "2.bak", "raw.DNG", "README"):
+        (tmp_path / name).write_bytes(b"x")
+    for name in ("._a.png", ".DS_Store", "Thumbs.db", ".hidden/d.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = find_photos(tmp_path)
+    assert found.names == ["a.png", "b/1.jpg", "b/2.jpg", "c.webp"]
+    assert found.about_others().startswith(f"Not read in {tmp_path}: 2 .heic, ")
+    for kind in ("1 .jpg_original", "1 .bak", "1 .dng", "1 README", "(convert them to JPEG, or ", "(develop"):
+        assert kind in found.about_others()
+
+
+def test_photos_of_phones_alone(tmp_path):
+    for index in range(8):
+        (tmp_path / f"IMG_{index}.HEIC").write_bytes(b"x")
+    with pytest.raises(
+        ValueError, match=r"holds 0 photos .* are needed. Not read in .*: 8 .heic \(convert them"
+    ):
+        find_photos(tmp_path)
+
+
+def test_what_colmap_cannot_read_is_shown_to_it_as_png(tmp_path):
+    folder, names = tmp_path / "input", ("a.jpg", "b.png", "c.tif", "d.bmp", "l/a.webp", "b.webp")
+    for index, name in enumerate(names):
+        write_photo(folder / name, quantized_photo(index))
+    (folder / "wrong.jpg").write_bytes((folder / "b.webp").read_bytes())  # as it is found on the web
+    exact = cv2.imencode(".webp", quantized_photo(4)[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, 101])[1]
+    (folder / "l/a.webp").write_bytes(exact.tobytes())
+    shown = names_for_colmap(folder, [*names, "wrong.jpg"])
+    assert shown == {name: name for name in names[:4]} | {
+        "l/a.webp": "l/a.png", "b.webp": "b.webp.png", "wrong.jpg": "wrong.png",
+    }  # fmt: skip
+    place = show_to_colmap(folder, shown, tmp_path / "shown")
+    assert place == tmp_path / "shown" and (place / "a.jpg").resolve() == folder / "a.jpg"
+    assert np.array_equal(read_image(place / "l/a.png"), quantized_photo(4))
+    assert np.array_equal(read_image(place / "wrong.png"), read_image(folder / "b.webp"))
+    shutil.rmtree(place)
+    assert (folder / "a.jpg").is_file()
+    assert show_to_colmap(folder, {name: name for name in names[:4]}, tmp_path / "shown") == folder
 
 
 def test_too_few_photos_or_no_folder(tmp_path):
@@ -78,7 +125,11 @@ def test_matching_is_chosen_by_the_photos(tmp_path, monkeypatch):
             {"models": [12, 8], "registered": 12, "left_out": ["x"] * 8},
             r"fell into 2 parts \(12, 8 photos\); the first is used",
         ),
-        ({"registered": 12, "left_out": ["x"] * 8}, "8 of 20 photos have no place in the scene"),
+        (
+            {"registered": 12, "left_out": list("abcdefgh")},
+            "8 of 20 photos .* the scene: a, b, c, d, e, ...$",
+        ),
+        ({"registered": 19, "left_out": ["l/x.png"]}, "1 of 20 photos have no place in the scene: l/x.png$"),
         ({"points": 500}, "only 500 points"),
         ({"error": 2.345}, "off by 2.35 pixels on average"),
     ],
@@ -171,14 +222,24 @@ def photo_of_a_corner(index):
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
-    """A scene of nine photos of a corner; the first is masked at its top."""
+    """A scene of nine photos of a corner; the first is masked at its top, by a mask and by its alpha.
+
+    The last is a WebP, which COLMAP does not read, and there are files beside that are no photos.
+    """
     pytest.importorskip("pycolmap")
     folder = tmp_path_factory.mktemp("photos")
-    for index in range(PHOTOS):
+    for index in range(PHOTOS - 1):
         write_photo(folder / f"input/{index}.png", photo_of_a_corner(index))
+    write_photo(folder / f"input/{PHOTOS - 1}.webp", photo_of_a_corner(PHOTOS - 1))
+    for name in ("0.png_original", "._0.png", "1.png.bak"):
+        shutil.copy(folder / "input/1.png", folder / "input" / name)
     mask = np.full((HEIGHT, WIDTH), 255, np.uint8)
     mask[:40] = 0
-    write_photo(folder / "input_masks/0.png.png", mask)
+    write_photo(folder / "input_masks/0_mask.png", mask)
+    alpha = np.full((HEIGHT, WIDTH), 255, np.uint8)
+    alpha[:, :50] = 0
+    cut_out = np.where(alpha[..., None] > 0, photo_of_a_corner(0), np.uint8([255, 0, 255]))
+    write_photo(folder / "input/0.png", np.dstack([cut_out, alpha]))
     convert.main(["-s", str(folder), "--features", "1500", "--single_camera", "--no_gpu", "--quiet"])
     return folder
 
@@ -210,8 +271,14 @@ def test_what_is_reported_and_written(converted):
         smaller = cv2.imread(str(converted / f"images_{scale}/0.png"))
         assert smaller.shape[:2] == tuple(round(side / scale) for side in full[:2])
     first, second, *_ = load_scene(converted, quiet=True).train
-    assert not first.mask[:30].any() and first.mask[60:].all(), "the mask went the way of its photo"
+    assert not first.mask[:30].any() and first.mask[60:, 70:].all(), "the mask went the way of its photo"
+    assert not first.mask[:, :35].any(), "so did its alpha"
     assert second.mask is None
+    names = sorted(path.name for path in (converted / "images").iterdir())
+    assert names == [f"{index}.png" for index in range(PHOTOS)]
+    assert sorted(path.name for path in (converted / "input").iterdir()) == sorted(
+        ["0.png_original", "._0.png", "1.png.bak", "8.webp", *names[:-1]]
+    )
 
 
 def test_the_same_command_finds_nothing_left_to_do(converted):

@@ -78,6 +78,15 @@ def write_png(
     _write(path, ".png", image, [])
 
 
+def write_mask(
+    path: str | Path,
+    mask: np.ndarray,  # (H, W) uint8
+) -> None:
+    """Write a mask as a PNG of one channel, atomically."""
+    _, encoded = cv2.imencode(".png", mask)
+    write_atomically(path, lambda file: file.write(encoded.tobytes()))
+
+
 def write_photo(
     path: str | Path,
     image: np.ndarray,  # (H, W, 3) RGB or (H, W, 4) RGBA, uint8
