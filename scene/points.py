@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.ply import read_point_cloud
+from utils.ply import COLOR, read_point_cloud
 
 # 3DGS starts NeRF-synthetic objects from this many random points.
 RANDOM_POINTS = 100_000
 # Those objects lie within this distance of the origin along each axis.
 BLENDER_HALF_SIDE = 1.3
 GRAY = 128  # the color of points whose colors nobody wrote
-FEWEST_TO_DIFFER = 10  # fewer points may have one color
+FEWEST_TO_DIFFER = 10  # fewer points may have one color by chance
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +41,17 @@ class PointCloud:
         return PointCloud(self.xyz - origin, self.rgb)
 
     def with_colors(self, quiet: bool) -> PointCloud:
-        """Return the points in gray if all have one color, which nobody measured; say so unless `quiet`."""
-        if len(self) < FEWEST_TO_DIFFER or (self.rgb != self.rgb[0]).any():
+        """Return the points in gray where nobody measured their color; say so unless `quiet`.
+
+        That is a channel of which all points have the same value.
+        """
+        same = (self.rgb == self.rgb[0]).all(axis=0)  # (3,)
+        if len(self) < FEWEST_TO_DIFFER or not same.any():
             return self
         if not quiet:
-            print(f"All {len(self)} points have the color {self.rgb[0].tolist()}: starting from gray.")
-        return PointCloud(self.xyz, np.full_like(self.rgb, GRAY))
+            channels = ", ".join(name for name, is_same in zip(COLOR, same) if is_same)
+            print(f"All {len(self)} points have the same {channels}: starting from gray.")
+        return PointCloud(self.xyz, np.where(same, np.uint8(GRAY), self.rgb))
 
 
 @dataclass(frozen=True)

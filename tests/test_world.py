@@ -187,16 +187,19 @@ def test_a_scene_in_which_no_view_sees_a_point_ends_the_run(tmp_path, run_here):
 
 
 @pytest.mark.parametrize("color", [0, 255])
-def test_points_without_colors_start_from_gray(tmp_path, capsys, color):
+@pytest.mark.parametrize("channels", [1, 3])
+def test_points_without_colors_start_from_gray(tmp_path, capsys, color, channels):
     source = write_tiny_scene(tmp_path)
     views, points = colmap.read_scene(source, "images")
-    lines = [f"{i + 1} {x} {y} {z} {color} {color} {color} 0.5" for i, (x, y, z) in enumerate(points.xyz)]
+    points.rgb[:, :channels] = color
+    rows = np.concatenate([points.xyz, points.rgb], 1).tolist()
+    lines = [f"{i + 1} {x} {y} {z} {r:g} {g:g} {b:g} 0.5" for i, (x, y, z, r, g, b) in enumerate(rows)]
     (source / "sparse/0/points3D.txt").write_text("\n".join(lines))
     scene = load_scene(source)
-    assert f"All 60 points have the color [{color}, {color}, {color}]: starting from gray." in (
-        capsys.readouterr().out
-    )
-    assert (scene.points.rgb == 128).all()
+    same = {1: "red", 3: "red, green, blue"}[channels]
+    assert f"All 60 points have the same {same}: starting from gray.\n" in capsys.readouterr().out
+    assert (scene.points.rgb[:, :channels] == 128).all()
+    assert np.array_equal(scene.points.rgb[:, channels:], points.rgb[:, channels:])
 
 
 def test_points_of_which_a_channel_is_black_learn_it(tmp_path):
