@@ -22,6 +22,7 @@ from utils.counter_random import uniform
 from utils.ply import channels_first, channels_last, file_size, float_columns, read_gaussians
 from utils.ply import kind_of_vertices, write_gaussians
 from utils.sh import MAX_DEGREE, base_count, degree_of, rgb_to_sh, sh_to_rgb
+from utils.soundness import make_sound
 
 ADAM_EPSILON = 1e-15  # Kerbl et al. 2023: gradients of single Gaussians are far below torch's default of 1e-8
 SMALLEST_SQUARED_DISTANCE = 1e-7  # of neighbours, so that coinciding points get a scale that has a logarithm
@@ -466,8 +467,14 @@ class GaussianModel:
         write_gaussians(path, _ply_columns(self.sh_degree), columns)
 
     @classmethod
-    def load_ply(cls, path: str | os.PathLike, device: torch.device) -> GaussianModel:
-        """Read a 3DGS PLY of SH degree 0 to 3. ValueError if it is none, FileNotFoundError if missing."""
+    def load_ply(
+        cls, path: str | os.PathLike, device: torch.device, say: Callable[[str], object] = print
+    ) -> GaussianModel:
+        """Read a 3DGS PLY of SH degree 0 to 3. ValueError if it is none, FileNotFoundError if missing.
+
+        Gaussians that are not finite are left out or clamped (`make_sound`), and `say` is told so. ValueError
+        if none is left.
+        """
         vertices = read_gaussians(path)
         present = vertices.dtype.names
         bases = 1 + sum(name.startswith("f_rest_") for name in present) // 3
@@ -482,6 +489,12 @@ class GaussianModel:
         for row in PARAMETERS:
             values = float_columns(vertices, row.columns(bases))
             raw[row.name] = channels_last(values, row.shape(bases)).to(device)
+        try:
+            raw, notes = make_sound(raw)
+        except ValueError as problem:
+            raise ValueError(f"{path}: {problem}") from problem
+        for note in notes:
+            say(f"{path}: {note}")
         return cls(raw)
 
     def state_tensors(self) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from scene import Cameras, load_scene
 from scene.camera import cameras_of_entries, scene_extent
 from utils import run_folder
 from utils.checkpoints import load_checkpoint
-from utils.commands import run_command
+from utils.commands import printer, run_command
 from utils.files import read_json
 from viewer.browser import WebViewer, ViewRequest, require_viser
 from viewer.inspect import (
@@ -28,6 +28,7 @@ from viewer.inspect import (
     InspectedModel,
     browser_splats,
     answer_request,
+    bulk_of,
     place_cameras,
     inspect_model,
 )
@@ -81,7 +82,8 @@ class Source:
         checkpoint = run_folder.checkpoint_path(self.folder, iteration) if self.iterations else None
         if checkpoint is None or not checkpoint.is_file():
             path = self.ply or run_folder.point_cloud_path(self.folder, iteration)
-            return inspect_model(GaussianModel.load_ply(path, best_device()), self.settings, self.photos)
+            model = GaussianModel.load_ply(path, best_device(), printer(self.settings.run.quiet))
+            return inspect_model(model, self.settings, self.photos)
         tensors, record = load_checkpoint(checkpoint)
         optimization, importance = self.settings.optimization, self.settings.importance
         extent = scene_extent(self.cameras[run_folder.read_config(self.folder)["views"]["test"] :])
@@ -99,15 +101,13 @@ class Source:
     def place_cameras(self, page: WebViewer, model: GaussianModel) -> None:
         """Add the run's cameras to the page and set its initial camera.
 
-        Without cameras, the initial camera is placed in front of the Gaussians.
+        Without cameras, the initial camera is placed in front of the bulk of the Gaussians.
         """
         if self.cameras:
             place_cameras(page, self.cameras)
             return
-        means = model.means.cpu()
-        middle = means.median(0).values
-        distance = 2 * (means - middle).norm(dim=1).quantile(0.5).item()
-        page.start_at(middle.numpy() - [0, 0, distance], middle.numpy(), np.array([0.0, -1.0, 0.0]), 0.9)
+        target, distance = bulk_of(model)
+        page.start_at(target - [0, 0, distance], target, np.array([0.0, -1.0, 0.0]), 0.9)
 
 
 def watch(source: Source, page: WebViewer, iteration: int) -> None:
