@@ -5,7 +5,7 @@ from __future__ import annotations
 import utils.before_torch  # noqa: F401  before torch
 
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import torch
 from diff_gaussian_rasterization import best_device
@@ -15,12 +15,13 @@ from arguments.flags import Parser
 from gaussian_model import GaussianModel
 from scene import Camera, load_scene
 from utils import run_folder
-from utils.commands import run_command
+from utils.commands import printer, run_command
 from utils.files import refuse_foreign, refuse_inputs, remove_leftovers, write_json
 from utils.losses import psnr
 from utils.progress import each
 from utils.rendering import background_color, render_beside_photos
 from utils.selection import evenly_spaced
+from utils.splat_check import Loss, fit_to_format, write_checked
 from utils.splat_formats import FORMATS, Splats, require_gsply
 
 VIEWS_MEASURED = 12
@@ -30,8 +31,11 @@ EXAMPLES = """\
   python export.py -m output/mine --formats sog spz
   python export.py --ply theirs.ply -m output/theirs     a PLY of any 3DGS program
 
-Files are written into OUTPUT/export/ours_N/, the measurements into export.json there. PSNR is measured on
-held-out views, or on training views if none were held out. Without the scene it is not measured.
+Files are written into OUTPUT/export/ours_N/, the measurements into export.json there. Every file is read
+back and compared with the model; one that does not hold it to the precision of its format (docs/formats.md)
+is not kept. A format that cannot hold the model at all is an error if you named it, else it is skipped. PSNR
+is measured on held-out views, or on training views if none were held out. Without the scene it is not
+measured.
 """
 
 
@@ -48,8 +52,8 @@ def export_parser() -> Parser:
     add("--iteration", type=int, default=-1, metavar="N", help="saved iteration; -1: the newest")
     add("--ply", type=Path, metavar="FILE", help="export this file instead of one of the run")
     about = f"formats to write, of {', '.join(FORMATS)} (default: all)"
-    add("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), metavar="FORMAT", help=about)
-    add("--skip_measuring", action="store_true", help="write the files but do not measure them")
+    add("--formats", nargs="+", choices=FORMATS, metavar="FORMAT", help=about)
+    add("--skip_measuring", action="store_true", help="do not measure PSNR")
     add("--quiet", action="store_true", help="print nothing but errors")
     return parser
 
@@ -107,48 +111,105 @@ def check_outputs(output: Path, formats: Sequence[str], ply: Path) -> None:
     refuse_foreign(output / "export.json", rb'\{\s*"ply": \{\s*"bytes":')
 
 
+def load_to_export(ply: Path, say: Callable[[str], object]) -> tuple[GaussianModel, list[str]]:
+    """Return the model of a PLY, and sentences on Gaussians that were not finite. ValueError without any."""
+    changes: list[str] = []
+    model = GaussianModel.load_ply(ply, best_device(), changes.append)
+    for change in changes:
+        say(change)
+    if not len(model):
+        raise ValueError(f"{ply} holds no Gaussians to export")
+    return model, changes
+
+
+def fit_to_formats(
+    splats: Splats, named: Sequence[str] | None, say: Callable[[str], object]
+) -> tuple[dict[str, Splats], dict[str, dict[str, Any]]]:
+    """Return the model as each format holds it, and the beginning of each format's report.
+
+    Raise ValueError for a format of `named` that cannot hold it. Without `named`, such a format is skipped;
+    ValueError if all are.
+    """
+    fitted, reports = {}, {}
+    for name in named or FORMATS:
+        try:
+            fitted[name], notes = fit_to_format(name, splats)
+            reports[name] = {"notes": notes}
+        except ValueError as problem:
+            if named:
+                raise
+            notes, reports[name] = [f"not written: {problem}"], {"not_written": str(problem)}
+        for note in notes:
+            say(note)
+    if not fitted:
+        raise ValueError(". ".join(report["not_written"] for report in reports.values()))
+    return fitted, reports
+
+
+def write_formats(
+    output: Path,
+    splats: Splats,
+    fitted: dict[str, Splats],
+    report: dict[str, Any],
+    measure: Callable[[GaussianModel, str], float | None],
+    say: Callable[[str], object],
+) -> None:
+    """Write and measure the fitted models, and export.json with `report`, which is completed.
+
+    Raise ValueError in the end if a file would not have held what was given; it is not kept.
+    """
+    problems = []
+    for name in fitted:
+        path = path_of(output, name)
+        try:
+            found, loss = write_checked(name, path, splats, fitted[name])
+        except ValueError as problem:
+            report[name]["not_written"] = str(problem)
+            problems.append(str(problem))
+            continue
+        after = measure(to_model(found), name)
+        report[name] |= {"bytes": path.stat().st_size, "PSNR": after, "loss": vars(loss)}
+        say(line(name, path, report))
+    write_json(output / "export.json", report)
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command. Raise ValueError or OSError, with one clear sentence, for bad input."""
     options = export_parser().parse_args(argv)
-    if any(FORMATS[name].by_gsply for name in options.formats):
+    formats, say = options.formats or list(FORMATS), printer(options.quiet)
+    if any(FORMATS[name].by_gsply for name in formats):
         require_gsply()
     folder, iteration = options.model_path, 0
     if options.ply is None:
         iteration = run_folder.choose_iteration(folder, options.iteration)
     ply = options.ply or run_folder.point_cloud_path(folder, iteration)
     output = folder / "export" / f"ours_{iteration}"
-    check_outputs(output, options.formats, ply)
-    model = GaussianModel.load_ply(ply, best_device())
+    check_outputs(output, formats, ply)
+    model, changes = load_to_export(ply, say)
     splats = to_splats(model)
+    fitted, reports = fit_to_formats(splats, options.formats, say)
     remove_leftovers(output)
     cameras, flags = ([], {})
     if not options.skip_measuring and (folder / "cfg_args").is_file():
         cameras, flags = views_to_measure(folder, options.quiet)
-    before = mean_psnr(model, cameras, flags, "Measuring PLY", options.quiet) if cameras else None
-    report = {
-        "ply": {"bytes": ply.stat().st_size, "PSNR": before},
-        "gaussians": len(model),
-        "views": len(cameras),
-    }
-    for name in options.formats:
-        path = path_of(output, name)
-        FORMATS[name].write(path, splats)
-        again = to_model(FORMATS[name].read(path))
-        again.active_sh_degree = again.sh_degree
-        after = mean_psnr(again, cameras, flags, f"Measuring {name}", options.quiet) if cameras else None
-        report[name] = {"bytes": path.stat().st_size, "PSNR": after}
-        if not options.quiet:
-            print(line(name, path, report))
-    write_json(output / "export.json", report)
+
+    def measure(model: GaussianModel, name: str) -> float | None:
+        return mean_psnr(model, cameras, flags, f"Measuring {name}", options.quiet) if cameras else None
+
+    ply_report = {"bytes": ply.stat().st_size, "PSNR": measure(model, "PLY"), "notes": changes}
+    report = {"ply": ply_report, "gaussians": len(model), "views": len(cameras)} | reports
+    write_formats(output, splats, fitted, report, measure, say)
 
 
 def line(name: str, path: Path, report: dict[str, Any]) -> str:
-    """Return the line to print: `spz   1.23 MB, 11.1% of the PLY, PSNR 27.31 dB (-0.12): PATH`."""
+    """Return the lines to print: `spz   1.23 MB, 11.1% of the PLY, PSNR 27.31 dB (-0.12): PATH`, errors."""
     size, whole, after = report[name]["bytes"], report["ply"]["bytes"], report[name]["PSNR"]
     text = f"{name:14} {size / 1e6:8.2f} MB, {size / whole:5.1%} of the PLY"
     if after is not None:
         text += f", PSNR {after:.2f} dB ({after - report['ply']['PSNR']:+.2f})"
-    return f"{text}: {path}"
+    return f"{text}: {path}\n{'':14} {Loss(**report[name]['loss'])}"
 
 
 if __name__ == "__main__":
