@@ -477,19 +477,22 @@ class GaussianModel:
         """
         vertices = read_gaussians(path)
         present = vertices.dtype.names
-        bases = 1 + sum(name.startswith("f_rest_") for name in present) // 3
+        rest = sum(name.startswith("f_rest_") for name in present)
+        bases = 1 + rest // 3
         try:
             needed = [name for name in _ply_columns(degree_of(bases)) if name not in NORMALS]
         except ValueError as problem:
             raise ValueError(f"{path}: {problem}") from problem
+        if rest % 3:
+            raise ValueError(f"{path}: it has {rest} columns f_rest_*, expected 0, 9, 24 or 45")
         if missing := [name for name in needed if name not in present]:
             kind = kind_of_vertices(present) or f"it has no {', '.join(missing)}"
             raise ValueError(f"{path}: not a PLY file of Gaussians, {kind}")
         raw = {}
-        for row in PARAMETERS:
-            values = float_columns(vertices, row.columns(bases))
-            raw[row.name] = channels_last(values, row.shape(bases)).to(device)
         try:
+            for row in PARAMETERS:
+                values = float_columns(vertices, row.columns(bases))
+                raw[row.name] = channels_last(values, row.shape(bases)).to(device)
             raw, notes = make_sound(raw)
         except ValueError as problem:
             raise ValueError(f"{path}: {problem}") from problem

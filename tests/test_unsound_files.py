@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from commands import fails
+from plyfile import PlyData, PlyElement
 
 from arguments import make_settings
 from gaussian_model import GaussianModel
@@ -132,3 +133,35 @@ def test_a_lone_gaussian_is_seen_from_outside(size):
 def test_nothing_to_look_at_is_one_sentence():
     with pytest.raises(ValueError, match="none of 0 Gaussians has a finite position"):
         bulk_of(GaussianModel(plain_raw(count=0)))
+
+
+# Columns that are not what they should be
+
+
+def write_columns(path, extra=(), lists=(), kind="<f4"):
+    names = ["x", "y", "z", *(f"f_dc_{i}" for i in range(3)), "opacity", *(f"scale_{i}" for i in range(3))]
+    names += [*(f"rot_{i}" for i in range(4)), *extra]
+    table = np.zeros(2, dtype=[(name, "O" if name in lists else kind) for name in names])
+    table["rot_0"] = 1
+    for name in lists:
+        table[name] = [np.zeros(2, "f4")] * 2
+    types = {"val_types": dict.fromkeys(lists, "f4"), "len_types": dict.fromkeys(lists, "u1")}
+    return table, lambda: PlyData([PlyElement.describe(table, "vertex", **types)]).write(str(path))
+
+
+def test_columns_that_would_be_left_out_silently_are_an_error(tmp_path):
+    path = tmp_path / "a.ply"
+    write_columns(path, extra=[f"f_rest_{i}" for i in range(10)])[1]()
+    with pytest.raises(ValueError, match=r"a\.ply: it has 10 columns f_rest_\*, expected 0, 9, 24 or 45"):
+        GaussianModel.load_ply(path, CPU)
+    write_columns(path, lists=["opacity"])[1]()
+    with pytest.raises(ValueError, match=r"a\.ply: the vertex properties opacity are lists"):
+        GaussianModel.load_ply(path, CPU)
+
+
+def test_a_double_that_no_float32_holds_is_left_out_as_infinite(tmp_path):
+    table, write = write_columns(tmp_path / "a.ply", kind="<f8")
+    table["x"] = 1e300, 1
+    write()
+    said = []
+    assert len(GaussianModel.load_ply(tmp_path / "a.ply", CPU, said.append)) == 1 and len(said) == 1
