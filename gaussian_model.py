@@ -22,6 +22,7 @@ from utils.counter_random import uniform
 from utils.ply import NO_SHIFT, SHIFT_ROOM, channels_first, channels_last, file_size, float_columns
 from utils.ply import kind_of_vertices, read_gaussians, write_gaussians
 from utils.sh import MAX_DEGREE, base_count, degree_of, rgb_to_sh, sh_to_rgb
+from utils.soundness import make_sound
 
 ADAM_EPSILON = 1e-15  # Kerbl et al. 2023: gradients of single Gaussians are far below torch's default of 1e-8
 # Units^2, of neighbors: coinciding points get a scale that has a logarithm.
@@ -481,22 +482,37 @@ class GaussianModel:
         write_gaussians(path, _ply_columns(self.sh_degree), columns, self.shift)
 
     @classmethod
-    def load_ply(cls, path: str | os.PathLike, device: torch.device) -> GaussianModel:
-        """Read a 3DGS PLY of SH degree 0 to 3. ValueError if it is none, FileNotFoundError if missing."""
+    def load_ply(
+        cls, path: str | os.PathLike, device: torch.device, say: Callable[[str], object] = print
+    ) -> GaussianModel:
+        """Read a 3DGS PLY of SH degree 0 to 3. ValueError if it is none, FileNotFoundError if missing.
+
+        Gaussians that are not finite are left out or clamped (`make_sound`), and `say` is told so. ValueError
+        if none is left.
+        """
         vertices, shift = read_gaussians(path)
         present = vertices.dtype.names
-        bases = 1 + sum(name.startswith("f_rest_") for name in present) // 3
+        rest = sum(name.startswith("f_rest_") for name in present)
+        bases = 1 + rest // 3
         try:
             needed = [name for name in _ply_columns(degree_of(bases)) if name not in NORMALS]
         except ValueError as problem:
             raise ValueError(f"{path}: {problem}") from problem
+        if rest % 3:
+            raise ValueError(f"{path}: it has {rest} columns f_rest_*, expected 0, 9, 24 or 45")
         if missing := [name for name in needed if name not in present]:
             kind = kind_of_vertices(present) or f"it has no {', '.join(missing)}"
             raise ValueError(f"{path}: not a PLY file of Gaussians, {kind}")
         raw = {}
-        for row in PARAMETERS:
-            values = float_columns(vertices, row.columns(bases))
-            raw[row.name] = channels_last(values, row.shape(bases)).to(device)
+        try:
+            for row in PARAMETERS:
+                values = float_columns(vertices, row.columns(bases))
+                raw[row.name] = channels_last(values, row.shape(bases)).to(device)
+            raw, notes = make_sound(raw)
+        except ValueError as problem:
+            raise ValueError(f"{path}: {problem}") from problem
+        for note in notes:
+            say(f"{path}: {note}")
         model = cls(raw)
         model.shift = shift
         return model

@@ -18,7 +18,7 @@ from gaussian_model import GaussianModel
 from scene import Camera, load_scene
 from scene.camera_paths import KINDS, camera_path
 from utils import run_folder
-from utils.commands import run_command
+from utils.commands import printer, run_command
 from utils.devices import check_data_device
 from utils.exposures import Exposures
 from utils.files import refuse_foreign, refuse_inputs, remove_leftovers, write_json
@@ -154,7 +154,7 @@ def main() -> None:
     if settings.run.threads:
         torch.set_num_threads(settings.run.threads)
 
-    model = GaussianModel.load_ply(ply, best_device())
+    model = GaussianModel.load_ply(ply, best_device(), printer(settings.run.quiet))
     model.active_sh_degree = min(model.sh_degree, settings.model.sh_degree)
     exposures = Exposures.load(folder, best_device()) if settings.model.train_test_exp else None
     scene = load_scene(**settings.of_scene())

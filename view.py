@@ -20,7 +20,7 @@ from scene.camera import NEAR, cameras_of_entries, scene_extent
 from scene.world import MEDIAN_DEPTH
 from utils import run_folder
 from utils.checkpoints import load_checkpoint
-from utils.commands import run_command
+from utils.commands import printer, run_command
 from utils.files import read_json
 from viewer.browser import WebViewer, ViewRequest, require_viser
 from viewer.inspect import (
@@ -29,6 +29,7 @@ from viewer.inspect import (
     InspectedModel,
     browser_splats,
     answer_request,
+    bulk_of,
     place_cameras,
     inspect_model,
 )
@@ -82,7 +83,7 @@ class Source:
         checkpoint = run_folder.checkpoint_path(self.folder, iteration) if self.iterations else None
         if checkpoint is None or not checkpoint.is_file():
             path = self.ply or run_folder.point_cloud_path(self.folder, iteration)
-            model = GaussianModel.load_ply(path, best_device())
+            model = GaussianModel.load_ply(path, best_device(), printer(self.settings.run.quiet))
             inspected = inspect_model(model, self.settings, self.photos)
             inspected.near = self.near(model)
             return inspected
@@ -97,7 +98,7 @@ class Source:
 
     def near(self, model: GaussianModel) -> float:
         """Return the near plane of free cameras: that of the run's cameras, else one by the model's size."""
-        return self.cameras[0].near if self.cameras else NEAR * overview(model)[1] / MEDIAN_DEPTH
+        return self.cameras[0].near if self.cameras else NEAR * bulk_of(model)[1] / MEDIAN_DEPTH
 
     def _photos(self) -> Cameras:
         """Load the views with their photos, training views first; none if no scene is recorded."""
@@ -109,26 +110,13 @@ class Source:
     def place_cameras(self, page: WebViewer, model: GaussianModel) -> None:
         """Add the run's cameras to the page and set its initial camera.
 
-        Without cameras, the initial camera is placed in front of the Gaussians.
+        Without cameras, the initial camera is placed in front of the bulk of the Gaussians.
         """
         if self.cameras:
             place_cameras(page, self.cameras)
             return
-        middle, distance = overview(model)
-        page.start_at(middle - [0, 0, distance], middle, np.array([0.0, -1.0, 0.0]), 0.9)
-
-
-def overview(model: GaussianModel) -> tuple[np.ndarray, float]:
-    """Return the middle (3,) of the Gaussians and a distance from which most are seen, in world units.
-
-    Positions that are not finite have no influence.
-    """
-    means = model.means.cpu()
-    means = means[means.isfinite().all(1)]
-    if not len(means):
-        return np.zeros(3), 1.0
-    middle = means.median(0).values
-    return middle.numpy(), 2 * (means - middle).norm(dim=1).median().item() or 1.0
+        target, distance = bulk_of(model)
+        page.start_at(target - [0, 0, distance], target, np.array([0.0, -1.0, 0.0]), 0.9)
 
 
 def watch(source: Source, page: WebViewer, iteration: int) -> None:

@@ -19,7 +19,7 @@ from utils.images import to_bytes
 from utils.rendering import render
 from viewer.browser import ViewRequest
 from viewer.inspect import MODES, REMOVED_COLOR, SCORES, browser_splats, answer_request, inspect_model
-from viewer.inspect import inspect_with_tags
+from viewer.inspect import bulk_of, inspect_with_tags
 
 # Colors
 
@@ -202,17 +202,18 @@ def test_damaged_cameras_are_refused_with_the_files_name(grown, change):
     assert np.isfinite(camera_to_world(np.eye(4))).all()
 
 
-def test_what_is_not_finite_has_no_influence_on_the_view(grown):
+def test_the_near_plane_of_a_file_follows_its_size(grown):
     model = grown.model.baked("soft")
-    middle, distance = view.overview(model)
     near = view.Source(None, "some.ply", grown.settings).near(model)
-    assert near == pytest.approx(0.04 * distance)
+    assert near == pytest.approx(0.04 * bulk_of(model)[1])
+    model.raw["means"], model.raw["scales"] = model.means * 1e-4, model.raw["scales"] - 4 * np.log(10)
+    assert view.Source(None, "some.ply", grown.settings).near(model) == pytest.approx(1e-4 * near, rel=1e-3)
+
+
+def test_what_is_not_finite_is_not_sent_to_a_browser(grown):
+    model = grown.model.baked("soft")
     for row, value in enumerate((np.nan, np.inf, -np.inf)):
         model.means[row, row] = value
-    moved, again = view.overview(model)
-    assert np.allclose(moved, middle, atol=0.2) and again == pytest.approx(distance, rel=0.1)
     inspected = inspect_model(model, grown.settings, lambda: Cameras([]))
     splats = browser_splats(inspected, wish_from(grown.scene.train[0]))
     assert len(splats.centers) == len(model) - 3 and np.isfinite(splats.covariances).all()
-    model.means[:] = np.nan
-    assert view.overview(model)[1] == 1.0

@@ -69,6 +69,13 @@ def test_float_colors_beyond_1_are_refused(tmp_path):
         read_point_cloud(tmp_path / "a.ply")
 
 
+def test_no_colors_of_a_wrong_type_are_refused_too(tmp_path):
+    columns = [(name, "i4") for name in ("x", "y", "z", "red", "green", "blue")]
+    write_table(tmp_path / "a.ply", columns, [])
+    with pytest.raises(ValueError, match=r"a.ply: colors must be .* got int32$"):
+        read_point_cloud(tmp_path / "a.ply")
+
+
 def test_missing_colors_are_refused(tmp_path):
     write_table(tmp_path / "a.ply", [(name, "f4") for name in ("x", "y", "z", "f_dc_0")], [(0, 0, 0, 0)])
     with pytest.raises(

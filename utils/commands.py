@@ -36,6 +36,11 @@ def _say(message: str, code: int) -> int:
     return code
 
 
+def printer(quiet: bool) -> Callable[[str], object]:
+    """Return `print`, or with `quiet` a function that prints nothing."""
+    return (lambda text: None) if quiet else print
+
+
 def rounded(value: Any) -> Any:
     """Return a setting for display: floats are rounded, as a computed one may have sixteen digits."""
     return f"{value:.4g}" if isinstance(value, float) else value

@@ -117,9 +117,9 @@ def _to_uint8(rgb: np.ndarray, path: Path) -> np.ndarray:
         return ((rgb.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if rgb.dtype.kind == "f" and ((rgb >= 0) & (rgb <= 1)).all():
         return np.rint(rgb * 255).astype(np.uint8)
+    between = f" between {rgb.min()} and {rgb.max()}" if rgb.size else ""
     raise ValueError(
-        f"{path}: colors must be 8 or 16 bit unsigned integers or floats in [0, 1], got {rgb.dtype} "
-        f"between {rgb.min()} and {rgb.max()}"
+        f"{path}: colors must be 8 or 16 bit unsigned integers or floats in [0, 1], got {rgb.dtype}{between}"
     )
 
 
@@ -190,10 +190,16 @@ def file_size(names: Sequence[str], count: int) -> int:
 
 
 def float_columns(vertices: np.ndarray, names: Sequence[str]) -> Tensor:
-    """Return the named columns of a vertex table as float32 (N, C)."""
+    """Return the named columns of a vertex table as float32 (N, C); infinity where that is too small.
+
+    Raise ValueError if one holds lists.
+    """
+    if lists := [name for name in names if vertices.dtype[name].kind == "O"]:
+        raise ValueError(f"the vertex properties {' '.join(lists)} are lists, expected numbers")
     values = np.empty((len(vertices), len(names)), np.float32)
-    for index, name in enumerate(names):
-        values[:, index] = vertices[name]
+    with np.errstate(over="ignore"):
+        for index, name in enumerate(names):
+            values[:, index] = vertices[name]
     return torch.from_numpy(values)
 
 

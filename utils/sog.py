@@ -1,7 +1,7 @@
 """SOG, version 2: Gaussians as lossless WebP images in a ZIP archive, PlayCanvas' format for the web.
 
 The format is described at https://developer.playcanvas.com/user-manual/gaussian-splatting/formats/sog.
-A Gaussian has the same pixel in all images.
+A Gaussian has the same pixel in all images. Images are smaller if neighbors in space are neighbors in them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from utils.selection import evenly_spaced_with_ends
 
 VERSION = 2
 CODES = 256  # numbers of a codebook
+FIXED_CODES = (
+    64  # of them, evenly spaced over the range: no number is farther from its code than half a space
+)
 LARGEST_PALETTE = 65_536
 # Gaussians per palette entry of view-dependent color, where LARGEST_PALETTE is no limit.
 GAUSSIANS_PER_ENTRY = 4
@@ -28,6 +31,7 @@ PALETTE_ROUNDS = 8
 ENTRIES_PER_ROW = 64
 BASES = {1: 3, 2: 8, 3: 15}  # SH bases above degree 0, by number of bands
 CHUNK = 4096  # rows
+MORTON_BITS = 21  # for each axis, of 64 bits
 
 
 def encode(
@@ -38,10 +42,7 @@ def encode(
     sh_dc: np.ndarray,  # (N, 3)
     sh_rest: np.ndarray,  # (N, 0, 3, 8 or 15, 3)
 ) -> bytes:
-    """Return the bytes of an archive.
-
-    Gaussians keep their order, which should be that of `morton_order`: neighbors compress well.
-    """
+    """Return the bytes of an archive, with the Gaussians in the order given: best that of `morton_order`."""
     width = 4 * int(np.ceil(np.sqrt(len(means)) / 4))
     images: dict[str, np.ndarray] = {}
 
@@ -136,11 +137,15 @@ def _decode(meta, pixels) -> dict[str, np.ndarray]:
 
 
 def morton_order(means: np.ndarray) -> np.ndarray:
-    """Return the (N,) indices of the Gaussians along a Morton curve: one octant after the other."""
-    low = means.min(0)
-    cells = ((means - low) / np.maximum(means.max(0) - low, 1e-12) * 1023).astype(np.uint64)
+    """Return the (N,) indices of the Gaussians along a Morton curve: one octant after the other.
+
+    With MORTON_BITS for each axis, a far-out Gaussian does not move all others into one cell.
+    """
+    means = means.astype(np.float64)
+    low, steps = means.min(0), 2**MORTON_BITS - 1
+    cells = ((means - low) / np.maximum(np.ptp(means, axis=0), 1e-300) * steps).astype(np.uint64)
     code = np.zeros(len(means), np.uint64)
-    for bit in range(10):
+    for bit in range(MORTON_BITS):
         for axis in range(3):
             code |= ((cells[:, axis] >> np.uint64(bit)) & np.uint64(1)) << np.uint64(3 * bit + axis)
     return np.argsort(code, kind="stable")
@@ -175,16 +180,26 @@ def unpack_quats(pixels: np.ndarray) -> np.ndarray:
 def quantize(values: np.ndarray) -> tuple[np.ndarray, list[float]]:
     """Return uint8 codes of `values`, in the same shape, and the codebook: the number of each code.
 
-    The codebook starts from quantiles and is refined to the means of its cells (Lloyd).
+    FIXED_CODES are evenly spaced, which bounds the error by `largest_code_error`. The others start from
+    quantiles and are refined to the means of their cells (Lloyd).
     """
     flat = np.sort(values.ravel().astype(np.float64))
-    book = np.unique(np.quantile(flat, (np.arange(CODES) + 0.5) / CODES))
+    fixed = np.linspace(flat[0], flat[-1], FIXED_CODES)
+    free = np.quantile(flat, (np.arange(CODES - FIXED_CODES) + 0.5) / (CODES - FIXED_CODES))
+    book = np.unique(np.concatenate([fixed, free]))
+    is_fixed = np.isin(book, fixed)
     for _ in range(PALETTE_ROUNDS):
         edges = np.searchsorted(flat, (book[1:] + book[:-1]) / 2)
         cells = np.split(flat, edges)
-        book = np.array([cell.mean() if len(cell) else old for cell, old in zip(cells, book)])
+        means = [cell.mean() if len(cell) else old for cell, old in zip(cells, book)]
+        book = np.where(is_fixed, book, means)
     codes = np.searchsorted((book[1:] + book[:-1]) / 2, values).astype(np.uint8)
     return codes, np.pad(book, (0, CODES - len(book)), mode="edge").tolist()
+
+
+def largest_code_error(values: np.ndarray) -> float:
+    """Return the largest error of the numbers that `quantize` encodes."""
+    return float(np.ptp(values.astype(np.float64))) / (FIXED_CODES - 1) / 2
 
 
 def make_palette(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

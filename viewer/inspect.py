@@ -32,6 +32,8 @@ from viewer.browser import BrowserSplats, RenderedView, WebViewer, ViewRequest
 COLOR, DEPTH, PHOTO, DIFFERENCE = "color", "depth", "photo of the view", "error of the view"
 VIEWS_MEASURED = 24  # on which the scores of a finished model are measured
 REMOVED_COLOR = (1.0, 0.0, 1.0)
+# From the initial camera to where it looks, over the latter's distance to the origin, for float32.
+SMALLEST_DISTANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -262,6 +264,23 @@ def place_cameras(page: WebViewer, cameras: Sequence[Camera]) -> None:
     """Add the cameras to the page as frusta, and set its initial camera to one of them."""
     poses = np.stack([camera_to_world(camera.world_to_camera) for camera in cameras])
     page.show_cameras(cameras, poses, focus(poses), mean_up(poses))
+
+
+@torch.no_grad()
+def bulk_of(model: GaussianModel) -> tuple[np.ndarray, float]:
+    """Return a point (3,) amid the Gaussians and a distance from which half of them are seen, world units.
+
+    Both are medians of finite positions, which no far-out Gaussian moves. A lone Gaussian is seen from
+    several times its own size. Raise ValueError without a finite position.
+    """
+    finite = model.means.isfinite().all(1)
+    if not finite.any():
+        raise ValueError(f"nothing to look at: none of {len(model):,} Gaussians has a finite position")
+    means = model.means.detach()[finite].double().cpu()
+    middle = means.median(0).values
+    spread = (means - middle).norm(dim=1).median().item()
+    size = model.scales.detach()[finite].amax(1).double().median().item()
+    return middle.numpy(), max(2 * spread, 5 * size, SMALLEST_DISTANCE * middle.norm().item(), 1e-30)
 
 
 @torch.no_grad()
