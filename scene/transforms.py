@@ -78,6 +78,9 @@ def read_one_file(source: Path, quiet: bool) -> Transforms:
     Raise FileNotFoundError or ValueError, naming file and frame, if all are missing or something is wrong.
     """
     read = _read(source / FILE, alpha_is_mask=True)
+    depths = sum("depth_file_path" in frame for frame in read.content["frames"])
+    if depths and not quiet:
+        print(f"The depth maps of {depths} frames in {read.path} are not read (-d reads those of 3DGS).")
     views = sorted(leave_out_missing(read.views, read.path, quiet), key=lambda view: view.image_name)
     require_unique_names(views, read.path)
     return Transforms(views, read.content, read.path)
@@ -90,7 +93,8 @@ def find_points(source: Path, content: dict[str, Any], quiet: bool) -> Path | No
     is missing, unless `quiet`.
     """
     named = content.get("ply_file_path")
-    names = ([named] if isinstance(named, str) and named else []) + list(POINT_FILES)
+    named = _with_slashes(named) if isinstance(named, str) else ""
+    names = ([named] if named else []) + list(POINT_FILES)
     if not quiet and not (source / names[0]).is_file() and names[0] == named:
         print(f"The points that {FILE} names are missing: {source / named}{hint(source / named)}")
     return next((source / name for name in names if (source / name).is_file()), None)
@@ -119,7 +123,7 @@ def _to_view(
 ) -> PosedPhoto:
     if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str) or not frame["file_path"]:
         raise ValueError(f"{owner} has no file_path")
-    name = posixpath.normpath(frame["file_path"].replace("\\", "/"))
+    name = posixpath.normpath(_with_slashes(frame["file_path"]))
     existing = [name + suffix for suffix in _SUFFIXES if (folder / (name + suffix)).is_file()]
     name = existing[0] if existing else name if Path(name).suffix else f"{name}.png"
     owner = f"{owner} ({name})"
@@ -129,9 +133,14 @@ def _to_view(
         folder / name,
         _lens({**content, **frame}, owner),
         _pose(frame, owner),
-        mask_path=folder / mask if isinstance(mask, str) and mask else masks.of(name),
+        mask_path=folder / _with_slashes(mask) if isinstance(mask, str) and mask else masks.of(name),
         alpha_is_mask=alpha_is_mask,
     )
+
+
+def _with_slashes(name: str) -> str:
+    """Return a file's name as it is written on Windows, with slashes."""
+    return name.replace("\\", "/")
 
 
 def _lens(values: dict, owner: str) -> Lens:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from scene import load_scene
 from scene_files import Model, blender_pose, write_colmap_scene, write_photo
 from scene_files import quantized_photo, write_binary
+from utils.ply import write_point_cloud
 from utils.similar_names import find_similar, hint
 
 
@@ -71,3 +73,27 @@ def test_frames_and_points_that_are_missing(tmp_path, capsys):
         said = capsys.readouterr().out
         assert f"left out: images/2.png; there is {tmp_path}/images/2.PNG\n" in said
         assert f"names are missing: {tmp_path}/sparse_PC.ply; there is {tmp_path}/Sparse_pc.ply\n" in said
+
+
+def test_names_of_windows_in_a_transforms_json(tmp_path, capsys):
+    frames = [
+        {
+            "file_path": f"images\\{index}.png",
+            "mask_path": f"holes\\{index}.png",
+            "depth_file_path": f"depth\\{index}.png",
+            "transform_matrix": blender_pose(index),
+        }
+        for index in range(3)
+    ]
+    for index in range(3):
+        write_photo(tmp_path / f"images/{index}.png", quantized_photo(index))
+        write_photo(tmp_path / f"holes/{index}.png", quantized_photo(7, channels=1)[..., 0] // 128 * 255)
+    write_point_cloud(tmp_path / "points/a.ply", np.eye(3), np.eye(3, dtype=np.uint8))
+    content = {"fl_x": 20.0, "frames": frames, "ply_file_path": "points\\a.ply"}
+    (tmp_path / "transforms.json").write_text(json.dumps(content))
+    scene = load_scene(tmp_path)
+    assert len(scene.points) == 3 and all(camera.mask is not None for camera in scene.train)
+    assert "The depth maps of 3 frames in " in capsys.readouterr().out
+    (tmp_path / "holes/1.png").rename(tmp_path / "holes/1.PNG")
+    with pytest.raises(FileNotFoundError, match="image not found: .*holes/1.png; there is .*holes/1.PNG"):
+        load_scene(tmp_path)
