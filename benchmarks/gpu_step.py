@@ -14,6 +14,7 @@ Gaussians.
 from __future__ import annotations
 
 import argparse
+import inspect
 import statistics
 import sys
 import time
@@ -103,13 +104,17 @@ def copy_speed(device: torch.device) -> float:
     return 2 * 4 * size / (1e-3 * milliseconds(lambda: target.copy_(source), device, COPIES))
 
 
+# torch 2.4 has no such option, and keeps the events of all cycles.
+_OF_ALL_CYCLES = {"acc_events": True} if "acc_events" in inspect.signature(profile).parameters else {}
+
+
 def kernel_table(work: Work, device: torch.device) -> list[dict[str, Any]]:
     """Return name, calls and microseconds of each kernel in a step, slowest first; of operators on a CPU."""
     on_gpu = device.type == "cuda"
     work()
     wait(device)
     activity = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
-    with profile(activities=[activity], acc_events=True) as recorded:
+    with profile(activities=[activity], **_OF_ALL_CYCLES) as recorded:
         for _ in range(PROFILED):
             work()
         wait(device)
