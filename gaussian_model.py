@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from arguments import ImportanceSettings, OptimizationSettings
 from utils.counter_random import uniform
+from utils.heap import give_back_freed_memory
 from utils.ply import NO_SHIFT, SHIFT_ROOM, channels_first, channels_last, file_size, float_columns
 from utils.ply import kind_of_vertices, read_gaussians, write_gaussians
 from utils.sh import MAX_DEGREE, base_count, degree_of, rgb_to_sh, sh_to_rgb
@@ -415,6 +416,7 @@ class GaussianModel:
             self._replace(
                 name, torch.cat([self.raw[name].detach(), rows[name]]), lambda m: _with_zeros(m, count)
             )
+            give_back_freed_memory()
         self.statistics = {name: _with_zeros(values, count) for name, values in self.statistics.items()}
         self.tags = {name: torch.cat([values, rows[name]]) for name, values in self.tags.items()}
 
@@ -424,6 +426,7 @@ class GaussianModel:
         for name in self.raw:
             rows = self.raw[name].detach().index_select(0, kept)
             self._replace(name, rows, lambda moment: moment.index_select(0, kept))
+            give_back_freed_memory()
         self.statistics = {name: values.index_select(0, kept) for name, values in self.statistics.items()}
         self.tags = {name: values.index_select(0, kept) for name, values in self.tags.items()}
 

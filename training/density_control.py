@@ -13,6 +13,7 @@ from torch import Tensor
 import subfunction as policy
 from subfunction import Phase
 from training.run import Training, TrainingView
+from utils.heap import give_back_freed_memory
 
 
 def collect(run: Training, due: Phase, view: TrainingView) -> None:
@@ -47,14 +48,16 @@ def finish_round(run: Training, iteration: int) -> None:
 
 def densify_and_prune(run: Training, due: Phase) -> None:
     """Densify and prune, where that is due."""
+    if not (due.densifies or due.prunes):
+        return
+    give_back_freed_memory()  # of iterations with so many Gaussians
     pruned = prune(run, due) if due.prunes and run.budget else 0  # what goes makes room for what grows
     cloned, split = densify(run, due) if due.densifies else (0, 0)
     if due.prunes and not run.budget:
         pruned = prune(run, due)
     if due.densifies:
         restart_collecting(run)
-    if due.densifies or due.prunes:
-        run.history.step(due.iteration, cloned, split, pruned, len(run.model))
+    run.history.step(due.iteration, cloned, split, pruned, len(run.model))
 
 
 def densify(run: Training, due: Phase) -> tuple[int, int]:
