@@ -2,7 +2,8 @@
 
     python benchmarks/train_step.py -s $SCENES/fox -r 2 --threads 1
 
-Times the iteration that train.py runs on the scene's initial Gaussians at full SH degree, and quotes medians.
+Times the iteration that train.py runs on the scene's initial Gaussians, or on --gaussians drawn of its points
+and moved a little, at full SH degree, and quotes medians.
 Where gsplat is installed, its plain-torch twin renders and differentiates the same Gaussians from the same
 camera in the same run. The kernels' times are the CPU's.
 """
@@ -10,9 +11,11 @@ camera in the same run. The kernels' times are the CPU's.
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -24,10 +27,12 @@ from diff_gaussian_rasterization import cpu_info, take_profile
 import train
 from arguments import make_settings
 from benchmarks import STEADY, gsplat_twin
+from benchmarks.workload import draw_points
 from gaussian_model import GaussianModel
 from scene import load_scene
 from training.run import Training, start
 from utils.rendering import render
+from utils.run_folder import peak_memory
 
 WARM_UP = 8
 
@@ -83,22 +88,30 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("-r", "--resolution", type=int, default=-1, help="as for train.py")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--iterations", type=int, default=100)
+    parser.add_argument("--gaussians", type=int, default=0, help="drawn of the scene's points")
+    parser.add_argument("--variant", default="3dgs", help="as for train.py")
     return parser.parse_args()
 
 
 def main() -> None:
     args = arguments()
     torch.set_num_threads(args.threads)
-    flags = {"source_path": args.source_path, "resolution": args.resolution, "quiet": True}
-    settings = make_settings(STEADY | flags)
-    run = start(settings, load_scene(**settings.of_scene()), Path())
+    flags = {"source_path": args.source_path, "resolution": args.resolution, "variant": args.variant}
+    settings = make_settings(STEADY | flags | {"quiet": True})
+    scene = load_scene(**settings.of_scene())
+    if args.gaussians:
+        scene = replace(scene, points=draw_points(args.gaussians, scene.points, scene.extent))
+    run = start(settings, scene, Path())
     for _ in range(WARM_UP):
         iteration(run, Stopwatch())
     take_profile()
-    watch = Stopwatch()
+    watch, before = Stopwatch(), resource.getrusage(resource.RUSAGE_SELF)
     for _ in range(args.iterations):
         iteration(run, watch)
+    used = resource.getrusage(resource.RUSAGE_SELF)
     report(args, run.scene.train[0], run.model, watch)
+    faults = (used.ru_minflt - before.ru_minflt) / args.iterations
+    print(f"  {faults:.0f} page faults an iteration, peak memory {peak_memory() / 1e6:.0f} MB")
     if gsplat_twin.is_installed():
         compare_with_twin(run.model, run.scene.train[0], watch)
     print(f"total: {total(watch):.1f} ms")

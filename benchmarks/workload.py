@@ -95,11 +95,16 @@ def model_of_points(
     count: int, points: PointCloud, extent: float, settings: Settings, device: torch.device
 ) -> GaussianModel:
     """Return what training would begin with on `count` of the points, drawn at random and moved a little."""
+    drawn, opacity = draw_points(count, points, extent), settings.optimization.initial_opacity
+    return GaussianModel.from_points(drawn.xyz, drawn.rgb, settings.model.sh_degree, opacity, device)
+
+
+def draw_points(count: int, points: PointCloud, extent: float) -> PointCloud:
+    """Return `count` of the points, drawn at random and moved a little."""
     random = np.random.default_rng(0)
     chosen = random.integers(0, len(points), count)
     xyz = points.xyz[chosen] + random.normal(scale=JITTER * extent, size=(count, 3))
-    opacity = settings.optimization.initial_opacity
-    return GaussianModel.from_points(xyz, points.rgb[chosen], settings.model.sh_degree, opacity, device)
+    return PointCloud(xyz, points.rgb[chosen])
 
 
 def make_run(model: GaussianModel, views: Views, settings: Settings) -> Training:

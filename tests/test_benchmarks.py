@@ -28,6 +28,10 @@ def test_train_step(run_benchmark, scene):
     text = run_benchmark(train_step, "-s", scene, "--threads", 1, "--iterations", 2)
     for words in ("60 Gaussians on cpu", "update", "kernel blend", "tile-Gaussian pairs", "total:"):
         assert words in text
+    text = run_benchmark(
+        train_step, "-s", scene, "--iterations", 2, "--gaussians", 500, "--variant", "tag_gradprune_decomp"
+    )
+    assert "500 Gaussians on cpu" in text and "page faults an iteration, peak memory" in text
 
 
 def test_error_carrier(run_benchmark, scene):
