@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import densification_twin, error_carrier, importance_kinds, train_step
+from benchmarks import densification_twin, error_carrier, importance_kinds, time_to_quality, train_step
 
 
 @pytest.fixture
@@ -78,3 +78,26 @@ def test_importance_kinds(run_benchmark):
         "`latent`",
         "`constant`",
     ]
+
+
+def test_time_to_quality(run_benchmark, scene, tmp_path):
+    flags = ("--iterations", 40, "--points", 3, "--variants", "3dgs", "tag_gradprune", "--output", tmp_path)
+    text = run_benchmark(time_to_quality, "-s", scene, *flags, "--", "--scale_schedule")
+    rows = [line.split(",") for line in (tmp_path / "curves.csv").read_text().splitlines()]
+    assert [row[3] for row in rows[1:4]] == ["10", "20", "40"] and len(rows) == 7
+    assert rows[0][:6] == ["checkout", "variant", "seed", "iteration", "seconds", "gaussians"]
+    seconds, psnr = ([float(row[column]) for row in rows[1:4]] for column in (4, 6))
+    assert seconds == sorted(seconds) and psnr[2] > psnr[0] > 5
+    assert text.splitlines()[2].startswith("| now 3dgs seed 0 |") and "tag_gradprune" in text
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+def test_when_a_curve_reaches_a_quality():
+    points = [
+        time_to_quality.Point("now", "3dgs", 0, 10 * k, 2.0 * k, 9, psnr, 0.5, None)
+        for k, psnr in enumerate((20.0, 21.0, 20.5, 23.5))
+    ]
+    reached = [time_to_quality.seconds_to(points, psnr) for psnr in (19.0, 20.5, 21.0, 22.0, 24.0)]
+    assert reached == [0.0, 1.0, 2.0, pytest.approx(5.0), None]
+    assert time_to_quality.saved_iterations(7000, 12)[-1] == 7000
+    assert all(at % 10 == 0 for at in time_to_quality.saved_iterations(7000, 12))
