@@ -174,9 +174,10 @@ def draw(path: Path, curves: list[list[Point]]) -> None:
         for points in curves:
             values = [getattr(point, name) for point in points]
             axes.plot([point.seconds for point in points], values, marker=".", label=points[0].curve)
-        axes.set(xlabel="training, s", ylabel=" ".join((name, MEASURES[name])).strip(), xscale="log")
+        axes.set(xlabel="training, s", ylabel=" ".join((name, MEASURES[name])).strip())
         axes.grid(alpha=0.3)
-    axes.legend()
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=150))
 
 
