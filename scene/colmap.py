@@ -11,9 +11,9 @@ from scene import colmap_binary, colmap_text
 from scene.colmap_records import CameraRecord, ImageRecord
 from scene.lenses import DistortedLens, Pinhole, make_lens
 from scene.masks import Masks
+from scene.photo_list import photo_files
 from scene.points import PointCloud, read_points
-from scene.views import PosedPhoto, count_photos, require_images, require_rigid
-from scene.views import require_unique_names
+from scene.views import PosedPhoto, require_images, require_rigid, require_unique_names
 from utils.rotations import quats_to_matrices
 from utils.similar_names import hint
 
@@ -57,7 +57,7 @@ def read_scene(source: Path, images: str, quiet: bool = True) -> tuple[list[Pose
 
 def _report_other_photos(source: Path, folder: Path, model: Path, count: int) -> None:
     """Print what the folder of photos holds beside those of the model, and which model is larger."""
-    photos = count_photos(folder)
+    photos = len(photo_files(folder))
     others = {path: count_images(path) for path in (source / "sparse").iterdir() if path != model}
     largest = max(others, key=others.get, default=model)
     text = f"{folder} holds {photos} photos, {model} has cameras for {count} of them"

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 
 from scene.lenses import require_same_image
-from utils.images import HALF, PHOTO_SUFFIXES, read_image
+from scene.photo_list import photo_files
+from utils.images import HALF, read_image
 
 FOLDERS = ("masks", "mask")  # beside the image folder; the first that exists
 # What programs put behind the photo's name, with or without its suffix: RealityScan and Metashape.
@@ -24,10 +25,8 @@ class Masks:
         """List the masks in the first of `folders` inside `source` that exists."""
         self.folder = next((source / name for name in folders if (source / name).is_dir()), None)
         self._by_name: dict[str, Path] = {}
-        for path in sorted(self.folder.rglob("*")) if self.folder else ():
-            name = path.relative_to(self.folder)
-            if path.suffix.lower() in PHOTO_SUFFIXES and not any(part.startswith(".") for part in name.parts):
-                self._by_name.setdefault(_without_ending(name), path)
+        for path in photo_files(self.folder) if self.folder else ():
+            self._by_name.setdefault(_without_ending(path.relative_to(self.folder)), path)
 
     def of(self, image_name: str) -> Path | None:
         """Return the mask of an image, by its name with the suffix or without, None if there is none."""

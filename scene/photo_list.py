@@ -44,6 +44,11 @@ class PhotoList:
         return f"Not read in {self.folder}: {found}" + "".join(f" ({text})" for text in sorted(advice))
 
 
+def photo_files(folder: Path) -> list[Path]:
+    """Return the files in `folder` and below that are photos by their suffix; hidden files are left out."""
+    return [path for path in files_in(folder) if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file()]
+
+
 def find_photos(folder: Path) -> PhotoList:
     """Return the photos in `folder` and below; hidden files are neither photos nor others.
 
@@ -51,10 +56,11 @@ def find_photos(folder: Path) -> PhotoList:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"photos are expected in {folder}, which does not exist")
-    found = PhotoList(folder, [], [])
-    for path in filter(Path.is_file, files_in(folder)):
-        is_photo = path.suffix.lower() in PHOTO_SUFFIXES
-        (found.names if is_photo else found.others).append(path.relative_to(folder).as_posix())
+    photos, everything = (
+        [path.relative_to(folder).as_posix() for path in files if path.is_file()]
+        for files in (photo_files(folder), files_in(folder))
+    )
+    found = PhotoList(folder, photos, sorted(set(everything) - set(photos)))
     if len(found.names) < FEWEST_PHOTOS:
         also = f". {found.about_others()}" if found.others else ""
         raise ValueError(

@@ -28,11 +28,11 @@ from PIL.ExifTags import GPS, IFD
 
 from scene.masks import Masks, used_pixels
 from scene.outcome import Outcome, assess, largest_model
-from scene.photo_list import find_photos, names_for_colmap, show_to_colmap
+from scene.photo_list import find_photos, names_for_colmap, photo_files, show_to_colmap
 from scene.stage_process import run_stage
-from scene.written_files import WrittenFiles, digest, files_in
+from scene.written_files import WrittenFiles, digest
 from utils.files import read_json, write_json
-from utils.images import JPEG_QUALITY, PHOTO_SUFFIXES, read_image, resize_image, write_mask, write_photo
+from utils.images import JPEG_QUALITY, read_image, resize_image, write_mask, write_photo
 
 INPUT, MASKS = "input", "input_masks"
 # convert.py owns everything in this folder.
@@ -279,7 +279,7 @@ def _make_smaller(job: Conversion) -> None:
     for scale in SCALES:
         _empty(job.scratch / f"images_{scale}")
     images = job.folder / "images"
-    photos = [path for path in files_in(images) if path.suffix.lower() in PHOTO_SUFFIXES]
+    photos = photo_files(images)
     for number, path in enumerate(photos, 1):
         image = read_image(path)
         for scale in SCALES:

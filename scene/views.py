@@ -20,7 +20,7 @@ from scene.lenses import DistortedLens, Lens, Pinhole
 from scene.masks import scaled_mask, used_pixels
 from scene.photo_cache import Cameras, PhotoCache, pixel_bytes
 from utils.devices import keep_on
-from utils.images import HALF, PHOTO_SUFFIXES, read_image, resize_image
+from utils.images import HALF, read_image, resize_image
 from utils.similar_names import hint
 
 # The meaning of -r in 3DGS: DIVISORS divide the size, -1 keeps images up to WIDEST_BY_DEFAULT pixels wide,
@@ -81,12 +81,6 @@ def require_images(views: Sequence[PosedPhoto], source: object) -> None:
             f"{len(missing)} of {len(views)} images named in {source} are missing)"
             f"{hint(missing[0].image_path)}"
         )
-
-
-def count_photos(folder: Path) -> int:
-    """Return how many photos are in `folder` and below, hidden ones not counted."""
-    names = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
-    return sum(not any(part.startswith(".") for part in name.parts) for name in names)
 
 
 def leave_out_missing(views: Sequence[PosedPhoto], source: object, quiet: bool) -> list[PosedPhoto]:
