@@ -20,6 +20,7 @@ from utils.progress import Counter
 
 # The record of the frames in input/: SHA-256 and name of their video, and how many were asked for.
 TAKEN = "distorted/video.json"
+WHOLE = 0.95  # least share of a video's frames that can be decoded, by a header that may be off a little
 
 EXAMPLES = """\
   python convert.py -s scenes/desk                     use the photos in scenes/desk/input
@@ -96,12 +97,21 @@ def take_frames(folder: Path, video: Path, count: int, quiet: bool) -> None:
     frames = folder / SCRATCH / "frames"
     shutil.rmtree(folder / SCRATCH, ignore_errors=True)
     frames.mkdir(parents=True)
+    decoded = 0
     with Counter("Looking through the video", total, quiet) as counter:
-        video_frames.extract_frames(video, frames, count, lambda done: counter.update(done, total))
+
+        def report(done: int) -> None:
+            nonlocal decoded
+            decoded = done
+            counter.update(done, total)
+
+        video_frames.extract_frames(video, frames, count, report)
     written.put({frames: INPUT}, [TAKEN])
     written.write_json(TAKEN, asked | {"name": video.name})
     if not quiet:
         print(f"{len(files_in(folder / INPUT))} frames of {video}: {folder / INPUT}")
+        if decoded < WHOLE * total:
+            print(f"Warning: {video} says {total} frames, {decoded} could be decoded: is it damaged?")
 
 
 def holds_frames(folder: Path) -> bool:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from scene.lenses import require_same_image
-from scene.photo_list import photo_files
+from scene.photo_list import PhotoList, other_files, photo_files
 from utils.images import HALF, read_image
 
 FOLDERS = ("masks", "mask")  # beside the image folder; the first that exists
@@ -22,41 +22,58 @@ class Masks:
     """The masks in a folder, found by the names of their photos."""
 
     def __init__(self, source: Path, folders: Sequence[str] = FOLDERS) -> None:
-        """List the masks in the first of `folders` inside `source` that exists."""
-        self.folder = next((source / name for name in folders if (source / name).is_dir()), None)
+        """List the masks in the first of `folders` inside `source` that holds any."""
+        existing = [source / name for name in folders if (source / name).is_dir()]
+        found = {folder: photo_files(folder) for folder in existing}
+        self.folder = next((folder for folder in existing if found[folder]), next(iter(existing), None))
+        self._files = found.get(self.folder, [])
         self._by_name: dict[str, Path] = {}
-        for path in photo_files(self.folder) if self.folder else ():
-            self._by_name.setdefault(_without_ending(path.relative_to(self.folder)), path)
+        for form in (_stem, _without_ending):
+            for path in self._files:
+                self._by_name.setdefault(form(path.relative_to(self.folder)), path)
 
     def of(self, image_name: str) -> Path | None:
-        """Return the mask of an image, by its name with the suffix or without, None if there is none."""
+        """Return the mask of an image, None if there is none: by exact names first, then in any case."""
+        if self.folder is None:
+            return None
         name = Path(image_name)
         if name.parts[0] in ("images", "input"):  # as names in transforms.json begin
             name = Path(*name.parts[1:])
-        forms = (name.as_posix().lower(), name.with_suffix("").as_posix().lower())
+        for exact in (name.with_name(f"{name.name}.png"), name, name.with_suffix(".png")):
+            if (self.folder / exact).is_file():
+                return self.folder / exact
+        forms = (name.as_posix().lower(), _stem(name))
         return next((self._by_name[form] for form in forms if form in self._by_name), None)
 
     def report(self, found: dict[str, Path | None], quiet: bool) -> None:
-        """Print for how many images there are masks, by their names, unless `quiet`.
+        """Print for how many images there are masks, by their names, and what is not used, unless `quiet`.
 
         Raise ValueError if there are masks and none is of an image.
         """
-        masks, used = list(self._by_name.values()), set(filter(None, found.values()))
-        if masks and not used:
+        used = set(filter(None, found.values()))
+        if self._files and not used:
             raise ValueError(
-                f"{self.folder}: none of its {len(masks)} masks belongs to a photo: the first mask is "
-                f"{masks[0].relative_to(self.folder)}, the first photo {min(found)}; {NAMES}"
+                f"{self.folder}: none of its {len(self._files)} masks belongs to a photo: the first mask is "
+                f"{self._files[0].relative_to(self.folder)}, the first photo {min(found)}; {NAMES}"
             )
-        unused = len(set(masks) - used)
-        if used and not quiet:
-            left = f"; {unused} masks in {self.folder} belong to no photo" if unused else ""
+        if quiet or self.folder is None:
+            return
+        if used:
+            unused = len(set(self._files) - used)
+            left = f"; {unused} masks in {self.folder} are not used" if unused else ""
             count = sum(path is not None for path in found.values())
             print(f"Masks for {count} of {len(found)} photos{left}.")
+        if others := other_files(self.folder):
+            print(f"{PhotoList(self.folder, [], others).about_others()}.")
+
+
+def _stem(name: Path) -> str:
+    return name.with_suffix("").as_posix().lower()
 
 
 def _without_ending(name: Path) -> str:
     """Return the photo's name, with its suffix or without, of a mask's name, in lower case."""
-    stem = name.with_suffix("").as_posix().lower()
+    stem = _stem(name)
     return next((stem.removesuffix(ending) for ending in ENDINGS if stem.endswith(ending)), stem)
 
 

@@ -22,6 +22,7 @@ COLMAP_FORMATS = {
 ADVICE = {
     (".heic", ".heif"): "convert them to JPEG, or set the camera to 'most compatible'",
     (".dng", ".arw", ".cr2", ".cr3", ".nef", ".raf", ".rw2"): "develop them to JPEG or 16-bit TIFF",
+    (".mp4", ".mov", ".avi", ".mkv", ".webm"): "a video is given by --video",
     (".jxl", ".jp2", ".gif", ".exr", ".hdr"): "convert them to PNG",
 }
 
@@ -38,15 +39,26 @@ class PhotoList:
         """Return a sentence on the files that are not read, by kind and number; empty if there are none."""
         if not self.others:
             return ""
-        kinds = Counter(Path(name).suffix.lower() or Path(name).name for name in self.others)
+        kinds = Counter(map(self._kind, self.others))
         found = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         advice = {text for suffixes, text in ADVICE.items() if kinds.keys() & set(suffixes)}
         return f"Not read in {self.folder}: {found}" + "".join(f" ({text})" for text in sorted(advice))
+
+    def _kind(self, name: str) -> str:
+        if not (self.folder / name).is_file():
+            return f"link {name}"
+        return Path(name).suffix.lower() or Path(name).name
 
 
 def photo_files(folder: Path) -> list[Path]:
     """Return the files in `folder` and below that are photos by their suffix; hidden files are left out."""
     return [path for path in files_in(folder) if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file()]
+
+
+def other_files(folder: Path) -> list[str]:
+    """Return the names of all else in `folder` and below, links that lead to no file included."""
+    photos = set(photo_files(folder))
+    return [path.relative_to(folder).as_posix() for path in files_in(folder) if path not in photos]
 
 
 def find_photos(folder: Path) -> PhotoList:
@@ -56,11 +68,8 @@ def find_photos(folder: Path) -> PhotoList:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"photos are expected in {folder}, which does not exist")
-    photos, everything = (
-        [path.relative_to(folder).as_posix() for path in files if path.is_file()]
-        for files in (photo_files(folder), files_in(folder))
-    )
-    found = PhotoList(folder, photos, sorted(set(everything) - set(photos)))
+    photos = [path.relative_to(folder).as_posix() for path in photo_files(folder)]
+    found = PhotoList(folder, photos, other_files(folder))
     if len(found.names) < FEWEST_PHOTOS:
         also = f". {found.about_others()}" if found.others else ""
         raise ValueError(
@@ -79,8 +88,11 @@ def names_for_colmap(folder: Path, names: list[str]) -> dict[str, str]:
     taken = {name.lower() for name in own}
     for name in names:
         if name not in own:
-            png = Path(name).with_suffix(".png").as_posix()
-            own[name] = png if png.lower() not in taken else f"{name}.png"
+            forms = (
+                Path(name).with_suffix(".png").as_posix(),
+                *(f"{name}{'_' * k}.png" for k in range(len(names))),
+            )
+            own[name] = next(form for form in forms if form.lower() not in taken)
             taken.add(own[name].lower())
     return {name: own[name] for name in names}
 

@@ -32,6 +32,8 @@ from scene.photo_list import find_photos, names_for_colmap, photo_files, show_to
 from scene.stage_process import run_stage
 from scene.written_files import WrittenFiles, digest
 from utils.files import read_json, write_json
+
+# This imports cv2, which must come before pycolmap: in the other order its PNG writer crashes or hangs.
 from utils.images import JPEG_QUALITY, read_image, resize_image, write_mask, write_photo
 
 INPUT, MASKS = "input", "input_masks"

@@ -66,8 +66,30 @@ def test_for_how_many_photos_there_are_masks_is_said(tmp_path, capsys):
     for name in ("view_0_mask", "view_2_mask", "view_9_mask"):
         write_photo(source / f"masks/{name}.png", LEFT_OUT)
     load_scene(source)
-    said = f"Masks for 2 of 4 photos; 1 masks in {source}/masks belong to no photo.\n"
+    said = f"Masks for 2 of 4 photos; 1 masks in {source}/masks are not used.\n"
     assert said in capsys.readouterr().out
+
+
+def test_the_exact_name_comes_first(tmp_path):
+    names = ("A.png", "a.png", "b_mask.png", "c.png", "c_mask.png", "d_mask.tif")
+    for name in names:
+        write_photo(tmp_path / "masks" / name, LEFT_OUT)
+    (tmp_path / "elsewhere").mkdir()
+    write_photo(tmp_path / "elsewhere/1.png", LEFT_OUT)
+    (tmp_path / "masks/left").symlink_to(tmp_path / "elsewhere")
+    photos = ("A.jpg", "a.jpg", "b_mask.jpg", "c.jpg", "c_mask.jpg", "d_mask.jpg", "left/1.jpg")
+    found = [Masks(tmp_path).of(photo) for photo in photos]
+    assert [path.relative_to(tmp_path / "masks").as_posix() for path in found] == [*names, "left/1.png"]
+    assert Masks(tmp_path).of("b.jpg") == tmp_path / "masks/b_mask.png"
+
+
+def test_an_empty_folder_hides_no_masks_and_what_is_not_read_is_told(tmp_path, capsys):
+    source = write_colmap_scene(tmp_path)
+    (source / "masks").mkdir()
+    write_photo(source / "mask/view_0.png", LEFT_OUT)
+    (source / "mask/view_1.npy").touch()
+    assert load_scene(source).train[0].mask is not None
+    assert f"Masks for 1 of 4 photos.\nNot read in {source}/mask: 1 .npy.\n" in capsys.readouterr().out
 
 
 def test_masks_of_which_none_fits_are_refused(tmp_path):

@@ -57,6 +57,26 @@ def test_what_is_not_read_is_told_by_kind(tmp_path):
         assert kind in found.about_others()
 
 
+def test_names_for_colmap_are_unique(tmp_path):
+    names = ["a.png", "a.webp", "a.webp.png", "a.avif"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"\x89PNG" if name.endswith("png") else b"RIFF")
+    seen = names_for_colmap(tmp_path, names)
+    assert list(seen.values()) == ["a.png", "a.webp_.png", "a.webp.png", "a.avif.png"]
+
+
+def test_links_that_lead_to_no_file_are_told(tmp_path):
+    for index in range(3):
+        write_photo(tmp_path / f"input/{index}.png", quantized_photo(index))
+    (tmp_path / "input/left").symlink_to(tmp_path)
+    (tmp_path / "input/gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "input/walk.mp4").touch()
+    found = find_photos(tmp_path / "input")
+    assert found.names == ["0.png", "1.png", "2.png"]
+    for kind in ("1 link gone.png", "1 link left", "1 .mp4", "(a video is given by --video)"):
+        assert kind in found.about_others()
+
+
 def test_photos_of_phones_alone(tmp_path):
     for index in range(8):
         (tmp_path / f"IMG_{index}.HEIC").write_bytes(b"x")

@@ -358,3 +358,12 @@ def test_a_video_is_not_looked_through_where_a_scene_is_in_the_way(tmp_path, vid
     monkeypatch.setattr(convert.video_frames, "extract_frames", lambda *_: pytest.fail("long work"))
     with pytest.raises(ValueError, match="images/theirs.png was not written by convert.py"):
         take(tmp_path, video)
+
+
+def test_a_video_that_breaks_off_is_told(tmp_path, capsys):
+    whole = write_video(tmp_path / "whole.avi", [quantized_photo(k, 64, 48) for k in range(20)])
+    (tmp_path / "half.avi").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    for video, is_told in ((whole, False), (tmp_path / "half.avi", True)):
+        folder = tmp_path / video.stem
+        convert.take_frames(folder, video, 3, quiet=False)
+        assert (" could be decoded: is it damaged?" in capsys.readouterr().out) is is_told
