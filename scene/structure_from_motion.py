@@ -34,7 +34,7 @@ from scene.written_files import WrittenFiles, digest
 from utils.files import read_json, write_json
 
 # This imports cv2, which must come before pycolmap: in the other order its PNG writer crashes or hangs.
-from utils.images import JPEG_QUALITY, read_image, resize_image, write_mask, write_photo
+from utils.images import JPEG_QUALITY, read_image, resize_image, write_gray, write_photo
 
 INPUT, MASKS = "input", "input_masks"
 # convert.py owns everything in this folder.
@@ -219,7 +219,7 @@ def _write_masks(job: Conversion) -> Path | None:
         mask = masks.get(photo)
         if mask is None:
             mask = np.full(read_image(job.folder / INPUT / photo).shape[:2], 255, np.uint8)
-        write_mask(folder / f"{job.photos[photo]}.png", mask)
+        write_gray(folder / f"{job.photos[photo]}.png", mask)
     return folder if masks else None
 
 
@@ -273,7 +273,7 @@ def _undistort(job: Conversion) -> None:
             bitmap = pycolmap.Bitmap.from_array(np.dstack([mask] * 3))
             undistorted, _ = pycolmap.undistort_image(pycolmap.UndistortCameraOptions(), bitmap, image.camera)
             whole = np.where(undistorted.to_array()[..., 0] == 255, np.uint8(255), np.uint8(0))
-            write_mask(job.scratch / "masks" / f"{image.name}.png", whole)
+            write_gray(job.scratch / "masks" / f"{image.name}.png", whole)
 
 
 def _make_smaller(job: Conversion) -> None:

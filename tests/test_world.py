@@ -173,13 +173,12 @@ def test_a_scene_in_which_no_view_sees_a_point_ends_the_run(tmp_path, run_here):
     """All cameras look away."""
     source = write_tiny_scene(tmp_path / "scene")
     views, points = colmap.read_scene(source, "images")
-    center = np.mean([camera_to_world(view.world_to_camera)[:3, 3] for view in views], 0)
     model = Model(cameras={1: ("PINHOLE", 48, 36, (50.0, 50.0, 24.0, 18.0))}, images=[])
     for view in views:
         away = view.world_to_camera[:3, :3] * [[-1], [1], [-1]]
         position = camera_to_world(view.world_to_camera)[:3, 3]
         model.images.append((view.image_name, 1, quaternion(away), tuple(map(float, -away @ position))))
-    model.points = [(*map(float, at), 9, 99, 200) for at in points.xyz * 0.1 + 0 * center]
+    model.points = [(*map(float, at), 9, 99, 200) for at in points.xyz * 0.1]
     write_text(source / "sparse/0", model)
     process = run_here("train.py", "-s", source, "-m", tmp_path / "out", *FLAGS)
     assert process.returncode == 2

@@ -78,12 +78,12 @@ def write_png(
     _write(path, ".png", image, [])
 
 
-def write_mask(
+def write_gray(
     path: str | Path,
-    mask: np.ndarray,  # (H, W) uint8
+    image: np.ndarray,  # (H, W) uint8 or uint16
 ) -> None:
-    """Write a mask as a PNG of one channel, atomically."""
-    _, encoded = cv2.imencode(".png", mask)
+    """Write a PNG of one channel, atomically."""
+    _, encoded = cv2.imencode(".png", image)
     write_atomically(path, lambda file: file.write(encoded.tobytes()))
 
 
@@ -104,8 +104,7 @@ def write_depth(
 ) -> None:
     """Write numbers atomically as a 16-bit PNG of one channel."""
     stored = np.clip(np.rint(values / max(largest, 1e-12) * 2**16), 0, 2**16 - 1).astype(np.uint16)
-    _, encoded = cv2.imencode(".png", stored)
-    write_atomically(path, lambda file: file.write(encoded.tobytes()))
+    write_gray(path, stored)
 
 
 def _write(path: str | Path, suffix: str, image: np.ndarray, options: list[int]) -> None:
