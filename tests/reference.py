@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-DILATION = 0.3  # px^2, added to both diagonal entries of the screen covariance
 FRUSTUM_LIMIT = 1.3  # x/z and y/z in the Jacobian are clamped to this many half fields of view
 MIN_COMPENSATION = 0.000025  # lower bound of det(cov) / det(cov + 0.3) under the root
 MAX_ALPHA = 0.99
@@ -41,6 +40,7 @@ class ReferenceCamera:
     scale_modifier: float = 1.0
     antialiasing: bool = False
     near: float = 0.2  # camera z at or below this is culled
+    dilation: float = 0.3  # px^2, added to both diagonal entries of the screen covariance
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def project(
     jacobian = torch.cat([diagonal, (-focal * clamped / depth[:, None])[:, :, None]], dim=2)  # (M, 2, 3)
     to_screen = jacobian @ view.viewmatrix[:3, :3].T
     plain = to_screen @ covariance @ to_screen.transpose(1, 2)
-    dilated = plain + DILATION * torch.eye(2, dtype=means.dtype)
+    dilated = plain + view.dilation * torch.eye(2, dtype=means.dtype)
 
     margin = torch.minimum((slope.abs() / limit - 1).abs().amin(1), (depth / view.near - 1).abs()).detach()
     if view.antialiasing:

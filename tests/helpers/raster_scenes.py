@@ -305,6 +305,7 @@ def settings(backend: Backend, view: ReferenceCamera, dtype: torch.dtype = torch
         campos=view.campos,
         antialiasing=view.antialiasing,
         near=view.near,
+        dilation=view.dilation,
         **options,
     )
 
@@ -406,6 +407,7 @@ CASES = {
     "covariances given": {"covariance": True, "scale_modifier": 1.7, "antialiasing": True},
     "both given": {"color": "precomp", "covariance": True, "importance": False},
     "scale modifier": {"scale_modifier": 0.6},
+    "less dilation": {"dilation": 0.1, "antialiasing": True},
     "one pixel": {"width": 1, "height": 1, "principal": (0.0, 0.0), "count": 20},
     "one row": {"width": 37, "height": 1, "principal": (0.5, 0.0), "count": 20},
     "tall": {"width": 3, "height": 65, "principal": (0.5, 0.0), "count": 30},

@@ -39,6 +39,7 @@ def reference_rendering(run, camera, importance=None):
         torch.zeros(3, dtype=torch.float64),
         model.active_sh_degree,
         near=camera.near,
+        dilation=camera.dilation,
     )
     return reference.render(
         view,

@@ -84,7 +84,7 @@ GS_HD MaskOf<P> project_gaussian(const View<P>& v, const Gaussians<T>& g, const 
     Shape<P> shape;
     load_shape(g, v.scale_modifier, rows, shape);
     const Sym2<P> raw = project_covariance(affine_approximation(v, jacobian_point(v, t)), shape.covariance);
-    const Sym2<P> cov = dilate(raw);
+    const Sym2<P> cov = dilate(raw, v.dilation);
     const P det = determinant(cov);
     seen = seen & (det > P(T(0))) & (cov.xx > P(T(0))) & is_finite(det) & is_finite(cov.xx + cov.yy);
 
@@ -138,7 +138,7 @@ GS_HD void project_gaussian_backward(const View<P>& v, const Gaussians<T>& g, co
     transform_point(v.view, mean, t);
     const JacobianPoint<P> point = jacobian_point(v, t);
     const Affine<P> affine = affine_approximation(v, point);
-    const Sym2<P> raw = project_covariance(affine, shape.covariance), cov = dilate(raw);
+    const Sym2<P> raw = project_covariance(affine, shape.covariance), cov = dilate(raw, v.dilation);
     const ScreenGradients<P> screen = screen_gradients(s, conic_of(cov), sums);
 
     Sym2<P> grad_cov = conic_backward(cov, screen.conic);

@@ -31,6 +31,7 @@ View<T> make_view(const Numbers& n) {
     view.tan_fovy = T(n.at("tan_fovy"));
     view.scale_modifier = T(n.at("scale_modifier"));
     view.near = T(n.at("near"));
+    view.dilation = T(n.at("dilation"));
     view.width = int(n.at("width"));
     view.height = int(n.at("height"));
     view.sh_degree = int(n.at("sh_degree"));

@@ -40,9 +40,6 @@ constexpr T kMaxAlpha = T(0.99);
 // What lies behind this much extinction is not seen: the pixel ends.
 template <class T>
 constexpr T kMinTransmittance = T(1e-4);
-// Screen-space low-pass filter in px^2: every Gaussian is at least about one pixel wide (EWA).
-template <class T>
-constexpr T kDilation = T(0.3);
 // Floor of the determinant ratio in Mip-Splatting's compensation.
 template <class T>
 constexpr T kMinCompensationRatio = T(0.000025);
@@ -73,7 +70,8 @@ struct View {
     T campos[3];
     T tan_fovx, tan_fovy;
     T scale_modifier;
-    T near;  // camera z: closer Gaussians would cover the picture
+    T near;      // camera z: closer Gaussians would cover the picture
+    T dilation;  // px^2, of the screen-space low-pass filter (EWA)
     int width, height;
     int sh_degree;
     bool antialiasing;
@@ -328,8 +326,8 @@ GS_HD T determinant(const Sym2<T>& c) {
 }
 
 template <class T>
-GS_HD Sym2<T> dilate(const Sym2<T>& c) {
-    return {c.xx + kDilation<Scalar<T>>, c.xy, c.yy + kDilation<Scalar<T>>};
+GS_HD Sym2<T> dilate(const Sym2<T>& c, T by) {
+    return {c.xx + by, c.xy, c.yy + by};
 }
 
 // How much less opaque the dilated Gaussian must be to keep its energy (Mip-Splatting).

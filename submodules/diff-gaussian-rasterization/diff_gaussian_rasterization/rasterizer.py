@@ -36,6 +36,7 @@ class GaussianRasterizationSettings(NamedTuple):
     antialiasing: bool = False  # opacity compensation of Mip-Splatting
     statistics: bool = False  # collect RasterStatistics in the backward pass
     near: float = 0.2  # world units; Gaussians whose camera z is not larger are not drawn
+    dilation: float = 0.3  # px^2 that the screen-space low-pass filter adds to both variances (EWA)
 
 
 @dataclass
@@ -244,6 +245,9 @@ def _check_settings(s: GaussianRasterizationSettings, means: Tensor) -> _View:
     near = _number("near", s.near)
     if not near > 0:
         raise ValueError(f"near: expected a distance above 0, got {near}")
+    dilation = _number("dilation", s.dilation)
+    if not dilation > 0:
+        raise ValueError(f"dilation: expected a variance above 0 px^2, got {dilation}")
     shapes = {"viewmatrix": (4, 4), "projmatrix": (4, 4), "campos": (3,), "bg": (3,)}
     tensors = {
         name: check_tensor(name, getattr(s, name), shape, (torch.float32, torch.float64), means.device).to(
@@ -258,6 +262,7 @@ def _check_settings(s: GaussianRasterizationSettings, means: Tensor) -> _View:
         "tan_fovy": tan_fov[1],
         "scale_modifier": _number("scale_modifier", s.scale_modifier),
         "near": near,
+        "dilation": dilation,
         "sh_degree": _whole("sh_degree", s.sh_degree),
         "antialiasing": bool(s.antialiasing),
     }

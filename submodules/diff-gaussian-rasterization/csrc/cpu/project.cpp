@@ -31,6 +31,7 @@ View<Lanes<T>> in_all_lanes(const View<T>& v) {
     out.tan_fovy = v.tan_fovy;
     out.scale_modifier = v.scale_modifier;
     out.near = v.near;
+    out.dilation = v.dilation;
     out.width = v.width;
     out.height = v.height;
     out.sh_degree = v.sh_degree;

@@ -25,6 +25,7 @@ __device__ void load_view(const Camera<T>& camera, View<T>& view) {
         view.tan_fovy = camera.rest.tan_fovy;
         view.scale_modifier = camera.rest.scale_modifier;
         view.near = camera.rest.near;
+        view.dilation = camera.rest.dilation;
         view.width = camera.rest.width;
         view.height = camera.rest.height;
         view.sh_degree = camera.rest.sh_degree;
