@@ -18,6 +18,8 @@ NEAR = 0.2
 # The clip planes of 3DGS. They only shape the depth row of the projection: culling uses `Camera.near`.
 ZNEAR = 0.01
 ZFAR = 100.0
+# px^2 by which 3DGS blurs Gaussians on the screen, in both directions.
+DILATION = 0.3
 
 
 class CameraMatrices(NamedTuple):
@@ -53,6 +55,7 @@ class Camera:
     mask: Tensor | None = None  # (H, W) bool, False where pixels are ignored; None: no pixel is
     invdepth: Tensor | None = None  # (1, H, W) in 1 / world units, 0 where unknown; None: no depth map
     near: float = NEAR  # world units; what is closer is not drawn
+    divisor: int = 1  # the photo's pixels along each side of one of these, which is their mean
     _matrices: dict[torch.device, CameraMatrices] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -75,6 +78,15 @@ class Camera:
     def FoVy(self) -> float:  # noqa: N802
         """Return the vertical field of view in radians, 2 atan(height / (2 fy))."""
         return 2 * math.atan(self.height / (2 * self.fy))
+
+    @property
+    def dilation(self) -> float:
+        """Return the variance in px^2 by which Gaussians are blurred on the screen, in both directions.
+
+        It is that of the photo's pixels, and that of the mean over a square of them.
+        """
+        squares = self.divisor**2
+        return (DILATION + (squares - 1) / 12) / squares
 
     @property
     def world_view_transform(self) -> Tensor:

@@ -27,7 +27,8 @@ DEFAULT_IMAGES = "images"
 # Half the side of the cube of random points around the cameras, as a multiple of the scene's extent. It is
 # wide enough for photos taken around an object and for photos taken outwards from one place.
 REGION_PER_EXTENT = 3.0
-PHOTO_SHARE = 0.5  # share of the memory that photos may take
+# Share of the memory that photos may take. Smaller ones, which come first, may take a quarter of it besides.
+PHOTO_SHARE = 0.4
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +72,8 @@ def load_scene(
     drawn from `seed`.
     `depths` is a folder of depth maps inside the scene.
     `train_test_exp` trains on held-out views too, but only on their left half; their right half is held out.
-    `max_memory_gb` is in 10^9 bytes, 0 means the available memory. Photos that take more than half of it are
-    read again whenever they are needed.
+    `max_memory_gb` is in 10^9 bytes, 0 means the available memory. Photos that take more than 40 % of it
+    are read again whenever they are needed.
     Raise ValueError or FileNotFoundError, with one clear sentence, for bad input.
     """
     source = Path(source_path)

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import overload
 
 from scene.camera import Camera
+from scene.smaller import smaller
 
 WORKERS = 2  # threads that read ahead
 
@@ -68,6 +69,7 @@ class Cameras(Sequence[Camera]):
         """`numbers`: those of the views in the cache; None: 0, 1, ..."""
         self.without_images, self._cache = list(without_images), cache
         self._numbers = list(range(len(without_images)) if numbers is None else numbers)
+        self._divisor, self._smaller = 1, {}
 
     def __len__(self) -> int:
         return len(self.without_images)
@@ -82,6 +84,22 @@ class Cameras(Sequence[Camera]):
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         return self.without_images[index] if self._cache is None else self._cache.get(self._numbers[index])
+
+    def at_divisor(self, index: int, divisor: int) -> Camera:
+        """Return a view with the sides of its photo divided, as far as `smaller` does so.
+
+        Those of one divisor are kept, unless a cache holds the photos.
+        """
+        if divisor == 1:
+            return self[index]
+        if divisor != self._divisor:
+            self._divisor, self._smaller = divisor, {}
+        if index in self._smaller:
+            return self._smaller[index]
+        view = smaller(self[index], divisor)
+        if self._cache is None:
+            self._smaller[index] = view
+        return view
 
     def __iter__(self) -> Iterator[Camera]:
         return (self[index] for index in range(len(self)))

@@ -93,10 +93,10 @@ def test_photos_without_room_are_the_same_photos(scene, capsys):
     assert near.median_pixels == far.median_pixels == WIDTH * HEIGHT
 
 
-def test_half_of_the_memory_is_for_photos(scene):
+def test_two_fifths_of_the_memory_are_for_photos(scene):
     for share, kept in ((1.01, True), (0.99, False)):
         cameras = load_scene(
-            scene, max_memory_gb=2 * share * VIEWS * PHOTO / 1e9, quiet=True
+            scene, max_memory_gb=share * VIEWS * PHOTO / 0.4e9, quiet=True
         ).train.without_images
         assert all((without_images.image is not None) == kept for without_images in cameras)
 

@@ -60,6 +60,7 @@ def render(
             antialiasing=antialiasing,
             statistics=statistics,
             near=camera.near,
+            dilation=camera.dilation,
         )
     )
     means2d = torch.zeros_like(model.means, requires_grad=torch.is_grad_enabled())
