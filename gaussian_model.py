@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from arguments import ImportanceSettings, OptimizationSettings
 from utils.counter_random import uniform
 from utils.heap import give_back_freed_memory
+from utils.morton import morton_order
 from utils.ply import NO_SHIFT, SHIFT_ROOM, channels_first, channels_last, file_size, float_columns
 from utils.ply import kind_of_vertices, read_gaussians, write_gaussians
 from utils.sh import MAX_DEGREE, base_count, degree_of, rgb_to_sh, sh_to_rgb
@@ -159,28 +160,28 @@ class ImportanceMLP(nn.Module):
             return self.bias.sigmoid().expand(len(raw["means"]), 1)
         parts = []
         if "features" in INPUTS[self.kind]:
-            parts.append(self._features({name: values.detach() for name, values in raw.items()}))
+            parts += self._features({name: values.detach() for name, values in raw.items()})
         if "latents" in INPUTS[self.kind]:
-            parts.append(raw["latents"])
-        hidden = torch.relu(torch.addmm(self.hidden_bias, torch.cat(parts, 1), self.hidden.T))
-        return torch.addmm(self.bias, hidden, self.out.T).sigmoid()
+            parts.append(raw["latents"].T)
+        # One row for each input and unit: each is written as a whole, in the order of memory.
+        hidden = torch.relu(torch.addmm(self.hidden_bias[:, None], self.hidden, torch.cat(parts)))
+        return torch.addmm(self.bias, self.out, hidden).sigmoid().T
 
-    def _features(self, raw: dict[str, Tensor]) -> Tensor:
-        position = (raw["means"] - self.center) / self.extent
-        position = position / (1 + position.norm(dim=1, keepdim=True))  # the far background stays bounded
-        log_scales = raw["scales"] - math.log(self.extent)
-        large, small = log_scales.amax(1), log_scales.amin(1)
-        middle = log_scales.sum(1) - large - small
-        return torch.cat(
-            [
-                *_octaves(position),
-                torch.stack([large, middle, small], 1) / 4 + 1,  # of order 1 for usual scenes
-                torch.stack([middle - large, small - large], 1).exp(),  # shape, whatever the rotation
-                sh_to_rgb(0, raw["sh_dc"], position),
-                _sh_energy(raw["sh_rest"]),
-            ],
-            1,
-        )
+    def _features(self, raw: dict[str, Tensor]) -> list[Tensor]:
+        """Return the features that describe Gaussians, each (rows, N)."""
+        position = ((raw["means"] - self.center) / self.extent).T.contiguous()
+        # The far background stays bounded.
+        position = position / (1 + position.square().sum(0).sqrt())
+        log_scales = raw["scales"].T.contiguous() - math.log(self.extent)
+        large, small = log_scales.amax(0), log_scales.amin(0)
+        middle = log_scales.sum(0) - large - small
+        return [
+            *_octaves(position),
+            torch.stack([large, middle, small]) / 4 + 1,  # of order 1 for usual scenes
+            torch.stack([middle - large, small - large]).exp(),  # shape, whatever the rotation
+            sh_to_rgb(0, raw["sh_dc"], raw["means"]).T,
+            _sh_energy(raw["sh_rest"]),
+        ]
 
 
 def _octaves(position: Tensor) -> list[Tensor]:
@@ -192,13 +193,11 @@ def _octaves(position: Tensor) -> list[Tensor]:
     return parts
 
 
-def _sh_energy(sh_rest: Tensor) -> Tensor:  # (N, K - 1, 3) -> (N, 3)
+def _sh_energy(sh_rest: Tensor) -> Tensor:  # (N, K - 1, 3) -> (3, N)
     """Return the norm of each degree's coefficients; zero for degrees that the model lacks."""
-    squares = sh_rest.square().sum(2)
-    energy = sh_rest.new_zeros(len(sh_rest), MAX_DEGREE)
-    for degree in range(1, MAX_DEGREE + 1):
-        energy[:, degree - 1] = squares[:, base_count(degree - 1) - 1 : base_count(degree) - 1].sum(1).sqrt()
-    return energy
+    squares = sh_rest.flatten(1).square()
+    starts = [3 * (base_count(degree) - 1) for degree in range(MAX_DEGREE + 1)]
+    return torch.stack([squares[:, start:end].sum(1) for start, end in zip(starts, starts[1:])]).sqrt()
 
 
 def gate(probability: Tensor, kind: str, key: int) -> Tensor:
@@ -227,13 +226,14 @@ class GaussianModel:
         """Take one tensor (N, ...) per entry of PARAMETERS; K follows from `sh_rest`."""
         self.raw = {name: values.detach() for name, values in raw.items()}
         self.shift = NO_SHIFT  # (3,) float64, where the origin of the means is in the scene's files
-        self.sh_degree = degree_of(1 + self.raw["sh_rest"].shape[1])
-        self.active_sh_degree = self.sh_degree
+        self.sh_degree = degree_of(1 + self.raw["sh_rest"].shape[1])  # of the files it is saved in
+        self.active_sh_degree = self.sh_degree  # in renders
         self.optimizer: torch.optim.Optimizer | None = None
         self.statistics: dict[str, Tensor] = {}
         self.tags = {tag.name: self.means.new_zeros(len(self), dtype=torch.int32) for tag in TAGS}
         self.network: ImportanceMLP | None = None
         self.network_optimizer: torch.optim.Optimizer | None = None
+        self._held: Tensor | None = None  # see `hold_importance`
         self.reset_statistics("densification")
         self.reset_statistics("round")
 
@@ -308,6 +308,27 @@ class GaussianModel:
         """Return s (N, 1) in (0, 1) by the network, None where there is none: 1 for all."""
         return None if self.network is None else self.network(self.raw)
 
+    def hold_importance(self) -> Tensor | None:
+        """Return s (N, 1) to train with: a leaf that gathers gradients until `learn_importance`.
+
+        It is the same tensor until then, unless Gaussians were added or dropped. None without a network.
+        """
+        if self.network is not None and self._held is None:
+            with torch.no_grad():
+                self._held = self.compute_importance().contiguous()
+            self._held.requires_grad_()
+        return self._held
+
+    def learn_importance(self) -> None:
+        """Pass the gradients that the held s has gathered on to latents and network, and step the network."""
+        gathered, self._held = self._held, None
+        if gathered is None or gathered.grad is None:
+            return
+        with torch.enable_grad():
+            self.compute_importance().backward(gathered.grad)
+        self.network_optimizer.step()
+        self.network_optimizer.zero_grad(set_to_none=True)
+
     # Training
 
     def start_training(self, settings: OptimizationSettings) -> None:
@@ -345,7 +366,7 @@ class GaussianModel:
     def bake_importance(self, gate: str, threshold: float) -> None:
         """Drop the Gaussians that `gate` closes below `threshold`, and the network and latents with them."""
         opacities, seen = self._gated_opacities(gate, threshold)
-        self.network = self.network_optimizer = None
+        self.network = self.network_optimizer = self._held = None
         if "latents" in self.raw:
             self.optimizer.state.pop(self.raw.pop("latents"), None)
             groups = self.optimizer.param_groups
@@ -371,9 +392,6 @@ class GaussianModel:
         Nothing changes if rows were added or dropped since the backward pass: the new tensors have no
         gradients.
         """
-        if self.network_optimizer is not None:
-            self.network_optimizer.step()
-            self.network_optimizer.zero_grad(set_to_none=True)
         if self.raw["means"].grad is None:
             return
         if isinstance(self.optimizer, SparseGaussianAdam):
@@ -403,6 +421,20 @@ class GaussianModel:
             if row.since == since:
                 self.statistics[row.name] = self.means.new_zeros(len(self), dtype=row.dtype)
 
+    def raise_sh_degree(self, degree: int) -> None:
+        """Render with SH up to `degree`. Coefficients that the Gaussians lack are added, as zeros.
+
+        Training begins with those of degree 0: what is not in use yet takes neither time nor memory.
+        """
+        lacking = base_count(degree) - 1 - self.sh_rest.shape[1]
+        if lacking > 0:
+            self._replace(
+                "sh_rest",
+                _with_zero_bases(self.sh_rest.detach(), lacking),
+                lambda m: _with_zero_bases(m, lacking),
+            )
+        self.active_sh_degree = degree
+
     # Row surgery: parameters, their Adam moments, statistics and tags always move together
 
     def rows(self, mask: Tensor) -> dict[str, Tensor]:  # (N,) bool
@@ -411,7 +443,7 @@ class GaussianModel:
 
     def append(self, rows: dict[str, Tensor]) -> None:
         """Add Gaussians given by raw parameters and tags (M, ...), with zero Adam moments and statistics."""
-        count = len(rows["means"])
+        count, self._held = len(rows["means"]), None
         for name in self.raw:
             self._replace(
                 name, torch.cat([self.raw[name].detach(), rows[name]]), lambda m: _with_zeros(m, count)
@@ -422,13 +454,23 @@ class GaussianModel:
 
     def keep(self, mask: Tensor) -> None:  # (N,) bool
         """Drop the Gaussians that are not in `mask`."""
-        kept = _indices_of(mask)
+        self._take(_indices_of(mask))
+
+    def sort_by_place(self) -> None:
+        """Put Gaussians that are neighbors in space side by side.
+
+        What a kernel handles together is then seen together, or not at all, and lies together in memory.
+        """
+        self._take(morton_order(self.means.detach()))
+
+    def _take(self, rows: Tensor) -> None:  # (M,) int64
+        self._held = None
         for name in self.raw:
-            rows = self.raw[name].detach().index_select(0, kept)
-            self._replace(name, rows, lambda moment: moment.index_select(0, kept))
+            taken = self.raw[name].detach().index_select(0, rows)
+            self._replace(name, taken, lambda moment: moment.index_select(0, rows))
             give_back_freed_memory()
-        self.statistics = {name: values.index_select(0, kept) for name, values in self.statistics.items()}
-        self.tags = {name: values.index_select(0, kept) for name, values in self.tags.items()}
+        self.statistics = {name: values.index_select(0, rows) for name, values in self.statistics.items()}
+        self.tags = {name: values.index_select(0, rows) for name, values in self.tags.items()}
 
     def overwrite(self, name: str, values: Tensor, moments: str = "forget") -> None:
         """Set one raw parameter of all Gaussians; `moments`: "forget" or "keep" those of Adam."""
@@ -464,7 +506,7 @@ class GaussianModel:
             raw["opacities"], seen = self._gated_opacities(gate)
             raw = _chosen_rows(raw, seen)
         model = GaussianModel(raw)
-        model.active_sh_degree, model.shift = self.active_sh_degree, self.shift
+        model.sh_degree, model.shift = self.sh_degree, self.shift
         return model
 
     def relative_to(self, origin: np.ndarray) -> GaussianModel:
@@ -479,9 +521,11 @@ class GaussianModel:
     def save_ply(self, path: str | os.PathLike) -> None:
         """Write the standard 3DGS PLY: little-endian float32, raw values, SH channel after channel."""
         columns: dict[str, Tensor] = {}
+        unused = base_count(self.sh_degree) - 1 - self.sh_rest.shape[1]
+        raw = self.raw | {"sh_rest": _with_zero_bases(self.sh_rest, unused)}
         for row in PARAMETERS:
             names = row.columns(base_count(self.sh_degree))
-            columns |= zip(names, channels_first(self.raw[row.name].detach()), strict=True)
+            columns |= zip(names, channels_first(raw[row.name].detach()), strict=True)
         write_gaussians(path, _ply_columns(self.sh_degree), columns, self.shift)
 
     @classmethod
@@ -533,6 +577,10 @@ class GaussianModel:
             for name, values in self.network.named_parameters():
                 for key, value in self.network_optimizer.state.get(values, {}).items():
                     tensors[f"network_adam.{name}.{key}"] = torch.as_tensor(value)
+        if self._held is not None:
+            tensors["held.importance"] = self._held.detach()
+            if self._held.grad is not None:
+                tensors["held.gradient"] = self._held.grad
         return tensors
 
     @classmethod
@@ -588,6 +636,10 @@ class GaussianModel:
             if key.startswith("network_adam."):
                 _, name, entry = key.split(".")
                 self.network_optimizer.state[parameters[name]][entry] = value.to(self.device)
+        if "held.importance" in tensors:
+            self._held = tensors["held.importance"].to(self.device).requires_grad_()
+        if "held.gradient" in tensors:
+            self._held.grad = tensors["held.gradient"].to(self.device)
 
 
 _ROW = {row.name: row for row in PARAMETERS}
@@ -623,6 +675,10 @@ def _chosen_rows(tensors: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
 
 def _with_zeros(values: Tensor, count: int) -> Tensor:
     return torch.cat([values, values.new_zeros(count, *values.shape[1:])])
+
+
+def _with_zero_bases(values: Tensor, count: int) -> Tensor:  # (N, K - 1, 3) -> (N, K - 1 + count, 3)
+    return torch.cat([values, values.new_zeros(len(values), count, 3)], 1)
 
 
 def _ply_columns(sh_degree: int) -> list[str]:

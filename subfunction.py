@@ -24,6 +24,7 @@ SPLIT_SHRINK = 0.8 * SPLIT_INTO
 HALF_LENGTH = (
     0.6  # of a half of a split, over its parent's, along the longest axis: hardly a dip between the two
 )
+QUARTER_SHARE = 0.2  # of the time on smaller photos is for those with a quarter of the sides
 RESET_OPACITY = 0.01  # what a reset leaves at most (3DGS)
 LARGEST_SCALE = 0.1  # Gaussians of larger scale are pruned, over the extent (3DGS)
 LEAST_OPACITY = 1e-6  # distance from 0 and 1 that keeps its logit finite
@@ -59,16 +60,25 @@ def depth_weight(iteration: int, settings: OptimizationSettings) -> float:
     return log_linear(iteration, *ends, settings.iterations)
 
 
+def resolution_divisor(iteration: int, full_after: int) -> int:
+    """Return by what the sides of photos are divided: 4 in a first fifth, then 2, and 1 after `full_after`."""
+    if iteration > full_after:
+        return 1
+    return 2 if iteration > QUARTER_SHARE * full_after else 4
+
+
 class Phase(NamedTuple):
     """All that is due at one iteration."""
 
     iteration: int  # counted from 1
+    divisor: int  # of the sides of the photos
     sh_degree: int  # in use
     collects_statistics: bool  # of every view, for densification; Gaussians may grow until this ends
     collects_errors: bool  # E_k, by the carrier
     collects_removal_energy: bool
     collects_sensitivity: bool
     learns_importance: bool
+    steps_importance: bool
     bakes_importance: bool
     steers_importance: bool
     densifies: bool
@@ -89,12 +99,14 @@ def phase(iteration: int, settings: Settings) -> Phase:
     is_baked = iteration >= importance_end(settings)
     return Phase(
         iteration=iteration,
+        divisor=resolution_divisor(iteration, settings.optimization.resolution_schedule),
         sh_degree=min(iteration // settings.optimization.sh_degree_interval, settings.model.sh_degree),
         collects_statistics=grows,
         collects_errors=grows and growth.densify_by == "error",
         collects_removal_energy=may_prune and pruning.prune_by in ("removal_energy", "both"),
         collects_sensitivity=may_prune and pruning.prune_by == "sensitivity",
         learns_importance=has_importance and iteration >= importance.importance_from_iter and not is_baked,
+        steps_importance=iteration % importance.importance_interval == 0,
         bakes_importance=has_importance and is_baked,
         # Not while Gaussians grow: there is room then, and cheap importances would all be 1 and tell nothing.
         steers_importance=importance.importance_control == "budget" and not grows,

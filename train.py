@@ -62,8 +62,8 @@ def forward_backward(run: Training, iteration: int) -> TrainingView:
     """Render the next view and run the one backward pass: gradients of the loss, and E_k on the carrier."""
     settings, model, due = run.settings, run.model, policy.phase(iteration, run.settings)
     set_schedules(run, due)
-    camera, background = next_camera(run), choose_background(run, iteration)
-    importance, carrier = model.compute_importance(), new_carrier(run, due)
+    camera, background = next_camera(run, due), choose_background(run, iteration)
+    importance, carrier = model.hold_importance(), new_carrier(run, due)
     gates = new_gates(run, due, importance)
     rendered = render(
         camera,
@@ -95,7 +95,7 @@ def forward_backward(run: Training, iteration: int) -> TrainingView:
         image=image.detach(),
         gt_image=gt_image,
         loss=loss.detach(),
-        radii=rendered.radii,
+        radii=rendered.radii * camera.divisor,
         screen_gradients=rendered.means2d.grad,
         pixel_errors=pixel_errors,
         errors=None if carrier is None else carrier.grad[:, 0] / settings.densification.aux_scale,  # E_k
@@ -107,6 +107,8 @@ def forward_backward(run: Training, iteration: int) -> TrainingView:
 def update(run: Training, iteration: int, view: TrainingView) -> None:
     """Collect statistics of the view, densify and prune, control opacity, step the optimizers."""
     due = policy.phase(iteration, run.settings)
+    if due.steps_importance:
+        run.model.learn_importance()
     collect(run, due, view)
     densify_and_prune(run, due)
     control_opacity(run, due)
@@ -117,15 +119,15 @@ def update(run: Training, iteration: int, view: TrainingView) -> None:
 
 def set_schedules(run: Training, due: Phase) -> None:
     """Set SH degree and position rate of this iteration; begin or end learning importance."""
-    run.model.active_sh_degree = due.sh_degree
+    run.model.raise_sh_degree(due.sh_degree)
     rate = policy.position_learning_rate(due.iteration, run.scene.extent, run.settings.optimization)
     run.model.set_learning_rate("means", rate)
     start_or_bake_importance(run, due)
 
 
-def next_camera(run: Training) -> Camera:
-    """Return the next training view, and begin to read the photos of those after it."""
-    camera = run.scene.train[run.views.next()]
+def next_camera(run: Training, due: Phase) -> Camera:
+    """Return the next training view at the size due, and begin to read the photos of those after it."""
+    camera = run.scene.train.at_divisor(run.views.next(), due.divisor)
     run.scene.train.expect(run.views.remaining[-READ_AHEAD:])
     return camera
 

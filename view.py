@@ -91,7 +91,7 @@ class Source:
         optimization, importance = self.settings.optimization, self.settings.importance
         extent = scene_extent(self.cameras[run_folder.read_config(self.folder)["views"]["test"] :])
         model = GaussianModel.from_state(tensors, optimization, importance, extent, best_device())
-        model.active_sh_degree = record["active_sh_degree"]
+        model.sh_degree, model.active_sh_degree = self.settings.model.sh_degree, record["active_sh_degree"]
         inspected = inspect_with_tags(model, record["iteration"], self.settings, self.photos)
         inspected.near = self.near(model)
         return inspected

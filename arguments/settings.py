@@ -44,7 +44,7 @@ class ModelSettings:
     eval: bool = flag(False, "hold every 8th view out for testing")
     max_memory_gb: float = flag(
         0.0,
-        "memory to use; photos that need more than half of it stay on disk until they are needed; "
+        "memory to use; photos that need more than 40 % of it stay on disk until they are needed; "
         "0: the available memory",
         unit="10^9 bytes",
         bound=at_least(0),
@@ -106,6 +106,11 @@ class OptimizationSettings:
         bound=one_of("default", "sparse_adam"),
     )
     sh_degree_interval: int = flag(1000, "iterations between increases of the SH degree", bound=at_least(1))
+    resolution_schedule: int = milestone(
+        0,
+        "photos are used at their full size after this iteration, at half of it before, and at a quarter in "
+        "the first fifth of that time; 0: always at their full size",
+    )
     initial_opacity: float = flag(0.1, "opacity of the initial Gaussians", bound=open_unit_interval())
     scale_schedule: bool = flag(
         False,
@@ -185,7 +190,7 @@ class DensificationSettings:
         1.0, "standard deviations above the mean, for mean_std of --error_threshold", bound=between(-10, 100)
     )
     error_floor: float = flag(
-        28.0,
+        45.0,
         "smallest E_k that is densified: that of this many pixels with the typical error",
         unit="pixels",
         bound=at_least(0),
@@ -314,6 +319,11 @@ class ImportanceSettings:
     )
     importance_control_range: float = flag(
         10.0, "largest factor between the adjusted and the given lambda_importance", bound=at_least(1)
+    )
+    importance_interval: int = flag(
+        10,
+        "iterations between steps of the importance network; s_k stays the same between them",
+        bound=at_least(1),
     )
     importance_lr: float = flag(0.002, "learning rate of the importance network", bound=at_least(0))
     latent_lr: float = flag(0.02, "learning rate of the latents", bound=at_least(0))

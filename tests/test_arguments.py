@@ -156,7 +156,7 @@ def test_what_a_variant_sets_is_known_whatever_was_given_by_hand():
     assert variant_values(settings_of(*SHORT, "--tag_lifespan", "5"))["tag_lifespan"] == 300
     few = settings_of(*SHORT[:2], "--iterations", "3", "--scale_schedule", "--prune_keep", "1")
     values = variant_values(few)  # of which some would not go together by themselves
-    assert (values["prune_keep"], values["prune_until_iter"]) == (0.225, 2)
+    assert (values["prune_keep"], values["prune_until_iter"]) == (0.31, 2)
     assert set(values) == set(VARIANTS["tag_gradprune_decomp"])
 
 

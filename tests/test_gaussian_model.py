@@ -214,6 +214,29 @@ def test_sparse_adam_leaves_the_invisible_alone():
     assert torch.equal((model.raw["quats"] != before).any(1), visible)
 
 
+def test_coefficients_added_when_they_come_into_use_train_as_if_they_had_been_there():
+    """They have no gradient before, so that neither they nor their Adam moments are but zero."""
+    whole, growing = random_model(), random_model()
+    for model in (whole, growing):
+        model.raw["sh_rest"].zero_()
+    growing.raw["sh_rest"] = growing.raw["sh_rest"][:, :0]
+    for model in (whole, growing):
+        model.start_training(OptimizationSettings())
+    for degree in (0, 1, 1, 3):
+        growing.raise_sh_degree(degree)
+        used = (degree + 1) ** 2 - 1
+        assert growing.sh_rest.shape == (7, used, 3) and growing.active_sh_degree == degree
+        weights = torch.randn(7, 15, 3, generator=torch.Generator().manual_seed(degree))
+        weights[:, used:] = 0
+        for model in (whole, growing):
+            (model.sh_rest * weights[:, : model.sh_rest.shape[1]]).sum().backward()
+            model.raw["means"].sum().backward()
+            model.step(torch.ones(7, dtype=torch.bool))
+    for theirs, ours in zip(moments(whole, "sh_rest"), moments(growing, "sh_rest")):
+        assert torch.equal(theirs, ours)
+    assert torch.equal(whole.sh_rest, growing.sh_rest) and whole.sh_rest.all()
+
+
 @pytest.mark.parametrize("optimizer_type", ["default", "sparse_adam"])
 def test_training_goes_on_from_its_state_as_if_never_stopped(optimizer_type):
     model = training_model(optimizer_type)

@@ -37,6 +37,13 @@ def test_sh_degree_rises_every_1000_iterations():
     assert due(30000, sh_degree=1).sh_degree == 1
 
 
+def test_photos_are_a_quarter_then_half_of_their_size_at_first():
+    settings = make_settings({"resolution_schedule": 10})
+    divisors = [policy.phase(iteration, settings).divisor for iteration in range(1, 13)]
+    assert divisors == [4, 4] + [2] * 8 + [1, 1]
+    assert policy.phase(1, make_settings({})).divisor == 1
+
+
 def test_position_rate_scales_with_the_extent():
     assert policy.position_learning_rate(0, 5.0, DEFAULTS) == pytest.approx(0.00016 * 5)
     assert policy.position_learning_rate(30_000, 5.0, DEFAULTS) == pytest.approx(0.0000016 * 5)

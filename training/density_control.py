@@ -21,15 +21,17 @@ def collect(run: Training, due: Phase, view: TrainingView) -> None:
     settings, model, totals = run.settings.densification, run.model, run.totals
     if due.collects_statistics:
         policy.accumulate_gradients(model.statistics, view.screen_gradients, view.radii)
+    size = run.scene.median_pixels / view.image[0].numel()  # views of all sizes count alike
     if view.errors is not None:
-        size = run.scene.median_pixels / view.pixel_errors.numel()  # views of all sizes count alike
         policy.accumulate_errors(model.statistics, view.errors * size, settings)
         totals.pixel_error += policy.typical_error(view.pixel_errors)
         totals.error_views += 1
     if view.contributions is not None:
-        squared_error = (view.image - view.gt_image).square().sum()
-        model.statistics["contribution_so_far"] += view.contributions
-        totals.error_so_far += view.loss if due.collects_sensitivity else squared_error
+        error, scale = view.loss, 1.0
+        if due.collects_removal_energy:
+            error, scale = (view.image - view.gt_image).square().sum(), size
+        model.statistics["contribution_so_far"] += scale * view.contributions
+        totals.error_so_far += scale * error
         if not run.views.remaining:
             finish_round(run, due.iteration)
 
@@ -56,6 +58,7 @@ def densify_and_prune(run: Training, due: Phase) -> None:
     if due.prunes and not run.budget:
         pruned = prune(run, due)
     if due.densifies:
+        run.model.sort_by_place()
         restart_collecting(run)
     run.history.step(due.iteration, cloned, split, pruned, len(run.model))
 

@@ -158,7 +158,7 @@ def resume(resume_point: ResumePoint, scene: Scene, folder: Path) -> Training:
     model = GaussianModel.from_state(
         tensors, settings.optimization, settings.importance, scene.extent, best_device()
     )
-    model.shift = scene.shift
+    model.sh_degree, model.shift = settings.model.sh_degree, scene.shift
     generator = torch.Generator()
     views = ViewOrder(len(scene.train), generator)
     try:

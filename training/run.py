@@ -143,10 +143,11 @@ def start(settings: Settings, scene: Scene, folder: Path) -> Training:
         chosen = torch.randperm(len(xyz), generator=generator)[:budget].sort().values.numpy()
         xyz, rgb = xyz[chosen], rgb[chosen]
     model = GaussianModel.from_points(
-        *(xyz, rgb, settings.model.sh_degree, settings.optimization.initial_opacity, best_device()),
+        *(xyz, rgb, 0, settings.optimization.initial_opacity, best_device()),
         scene.unit,
         scene.shift,
     )
+    model.sh_degree = settings.model.sh_degree
     model.start_training(settings.optimization)
     totals = Totals.at_start(settings.importance.lambda_importance, model.device)
     order = ViewOrder(len(scene.train), generator)
