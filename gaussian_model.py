@@ -37,6 +37,7 @@ LATENT_SIZE, HIDDEN_WIDTH, OCTAVES = (
     32,
     4,
 )  # of a Gaussian's latent, of the importance MLP, of its positions
+CHUNK = 2**14  # Gaussians whose importance is computed at a time: what lies between stays in the cache
 OPEN_FROM = 0.5  # importance from which a Gaussian is in a file, where gates are 0 or 1
 INPUTS = {  # what each kind of network sees
     "full": ("features", "latents"),
@@ -306,7 +307,9 @@ class GaussianModel:
 
     def compute_importance(self) -> Tensor | None:
         """Return s (N, 1) in (0, 1) by the network, None where there is none: 1 for all."""
-        return None if self.network is None else self.network(self.raw)
+        if self.network is None:
+            return None
+        return torch.cat([self.network(self._raw_of(rows)) for rows in self._chunks()])
 
     def hold_importance(self) -> Tensor | None:
         """Return s (N, 1) to train with: a leaf that gathers gradients until `learn_importance`.
@@ -324,10 +327,24 @@ class GaussianModel:
         gathered, self._held = self._held, None
         if gathered is None or gathered.grad is None:
             return
-        with torch.enable_grad():
-            self.compute_importance().backward(gathered.grad)
+        if "latents" in self.raw:
+            self.raw["latents"].grad = torch.zeros_like(self.raw["latents"])
+        for rows in self._chunks():
+            raw = {name: values.detach() for name, values in self._raw_of(rows).items()}
+            with torch.enable_grad():
+                if "latents" in raw:
+                    raw["latents"].requires_grad_()
+                self.network(raw).backward(gathered.grad[rows])
+            if "latents" in raw:
+                self.raw["latents"].grad[rows] = raw["latents"].grad
         self.network_optimizer.step()
         self.network_optimizer.zero_grad(set_to_none=True)
+
+    def _chunks(self) -> list[slice]:
+        return [slice(start, start + CHUNK) for start in range(0, max(1, len(self)), CHUNK)]
+
+    def _raw_of(self, rows: slice) -> dict[str, Tensor]:
+        return {name: values[rows] for name, values in self.raw.items()}
 
     # Training
 

@@ -61,7 +61,7 @@ def depth_weight(iteration: int, settings: OptimizationSettings) -> float:
 
 
 def resolution_divisor(iteration: int, full_after: int) -> int:
-    """Return by what the sides of photos are divided: 4 in a first fifth, then 2, and 1 after `full_after`."""
+    """Return by what the sides of photos are divided: 4 in a first fifth, then 2, 1 after `full_after`."""
     if iteration > full_after:
         return 1
     return 2 if iteration > QUARTER_SHARE * full_after else 4

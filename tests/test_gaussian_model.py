@@ -4,6 +4,7 @@ import torch
 from arguments import ImportanceSettings, OptimizationSettings
 from gaussian_model import PARAMETERS, GaussianModel
 from plyfile import PlyData
+from utils.morton import morton_order
 from utils.sh import C0
 
 CPU = torch.device("cpu")
@@ -212,6 +213,18 @@ def test_sparse_adam_leaves_the_invisible_alone():
     model.raw["means"].sum().backward()
     model.step(visible)
     assert torch.equal((model.raw["quats"] != before).any(1), visible)
+
+
+def test_neighbours_come_together_with_all_that_is_theirs():
+    model = training_model(count=50)
+    model.statistics["max_radius"] += torch.arange(50, dtype=torch.int32)
+    before = {name: tensor.clone() for name, tensor in model.state_tensors().items()}
+    order = morton_order(before["raw.means"])
+    assert order.tolist() != list(range(50))
+    model.sort_by_place()
+    for name, values in model.state_tensors().items():
+        expected = before[name] if name.endswith("step") else before[name][order]
+        assert torch.equal(values, expected), name
 
 
 def test_coefficients_added_when_they_come_into_use_train_as_if_they_had_been_there():
