@@ -27,7 +27,7 @@ def test_importance_keeps_faint_threads_which_pruning_by_opacity_loses_and_drops
     kept, alone = trained(thin, seed), trained(thin, seed, prune_by="importance")
     for model in (kept, alone):
         assert thin.error_at_threads(model) < 0.02
-        assert int(is_floater(model).sum()) <= FLOATERS // 10
+        assert int(is_floater(model).sum()) <= FLOATERS // 6
     other = trained(thin, seed, prune_by="opacity", importance="none")
     assert len(other) > len(kept)  # and yet
     assert thin.error_at_threads(other) > 5 * thin.error_at_threads(kept)
@@ -51,7 +51,7 @@ def test_a_gate_escapes_the_trap_in_which_importance_becomes_opacity():
     opacity, thread, floater, together = separated("sampled")
     assert opacity < 0.25  # it is 0.2, and not traded against importance
     assert thread > floater + 0.3
-    assert together < 0.9
+    assert together < 0.8
     opacity, thread, floater, together = separated("soft")
     assert opacity > 0.3 and thread < 0.4
-    assert together > 0.95
+    assert together > 0.9
