@@ -190,7 +190,7 @@ class DensificationSettings:
         1.0, "standard deviations above the mean, for mean_std of --error_threshold", bound=between(-10, 100)
     )
     error_floor: float = flag(
-        45.0,
+        28.0,
         "smallest E_k that is densified: that of this many pixels with the typical error",
         unit="pixels",
         bound=at_least(0),

@@ -6,7 +6,6 @@ from typing import Any
 
 ERROR_DRIVEN = {
     "densify_by": "error",
-    "resolution_schedule": 21_000,
     "growth_cap": 0.05,
     "split": "long_axis",
     "percent_dense": 0.0,
@@ -24,6 +23,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tag_gradprune_decomp": GRADPRUNE
     | {"prune_by": "both", "importance": "full", "importance_until_iter": 15_000, "prune_until_iter": 25_000}
     | {"prune_cap": 0.05, "prune_keep": 0.31}
+    # Photos reach their full size when nothing grows any more. The floor leads to as many Gaussians on
+    # smaller photos as the default does on those of full size.
+    | {"resolution_schedule": 15_000, "error_floor": 45.0}
     # The remaining Gaussians must fill the gaps of the pruned ones, with few iterations left to learn it.
     | {"position_lr_final": 1.6e-5, "feature_lr": 0.005, "scaling_lr": 0.01},
 }

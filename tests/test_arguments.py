@@ -124,7 +124,7 @@ def test_a_short_run_is_a_small_copy_of_a_full_one():
         "prune_until_iter": 5833,
         "importance_from_iter": 233,
         "importance_until_iter": 3500,
-        "resolution_schedule": 4900,
+        "resolution_schedule": 3500,
         "position_lr_max_steps": 7000,
     }
     assert {name: flat[name] for name in milestones} == milestones

@@ -582,7 +582,8 @@ def test_a_low_energy_or_a_low_importance_prunes_by_both(loaded_scene, tmp_path,
 ROWS = ("3dgs", "no_tag", "tag", "tag_25k", "tag_gradprune", "tag_gradprune_decomp")
 TABLE = {  # docs/method.md: what sets the rows apart
     "densify_by": ("gradient", "error", "error", "error", "error", "error"),
-    "resolution_schedule": (0, 21_000, 21_000, 21_000, 21_000, 21_000),
+    "resolution_schedule": (0, 0, 0, 0, 0, 15_000),
+    "error_floor": (28.0, 28.0, 28.0, 28.0, 28.0, 45.0),
     "growth_cap": (0.0, 0.05, 0.05, 0.05, 0.05, 0.05),
     "split": ("random", "long_axis", "long_axis", "long_axis", "long_axis", "long_axis"),
     "percent_dense": (0.01, 0.0, 0.0, 0.0, 0.0, 0.0),
@@ -602,7 +603,7 @@ TABLE = {  # docs/method.md: what sets the rows apart
 IN_ALL = {  # and what all have in common
     "densify_until_iter": 15_000, "densification_interval": 100, "prune_interval": 100,
     "error_metric": "mixed", "error_reduce": "max", "error_coherence": 1.0, "error_fineness": 0.0,
-    "error_threshold": "quantile", "error_quantile": 0.2, "error_floor": 45.0, "aux_scale": 2.0**-20,
+    "error_threshold": "quantile", "error_quantile": 0.2, "aux_scale": 2.0**-20,
     "opacity_control": "reset", "prune_threshold": "fixed",
     "prune_opacity": 0.005, "prune_importance": 0.5, "prune_energy": 0.01,
     "importance_interval": 10, "importance_gate": "sampled",
