@@ -318,7 +318,7 @@ class GaussianModel:
         """
         if self.network is not None and self._held is None:
             with torch.no_grad():
-                self._held = self.compute_importance().contiguous()
+                self._held = self.compute_importance()
             self._held.requires_grad_()
         return self._held
 

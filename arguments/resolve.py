@@ -23,6 +23,8 @@ DROPPED = {
     "importance_width": 32,
     "importance_frequencies": 4,
 }
+# Settings that earlier versions did not have, as these versions behaved.
+ADDED = {"resolution_schedule": 0, "importance_interval": 1}
 # Other names of values, by setting.
 ALIASES = {"prune_by": {"gradient": "removal_energy"}}
 
@@ -99,6 +101,7 @@ def make_settings(given: dict[str, Any], recorded: dict[str, Any] | None = None)
     for the first value that is out of its bound, and for settings that exclude each other.
     """
     recorded = {name: value for name, value in (recorded or {}).items() if name not in OF_ONE_COMMAND}
+    recorded = ADDED | recorded if recorded else {}
     recorded, given = without_aliases(recorded), without_aliases(given)
     for name, value in DROPPED.items():
         if recorded.get(name, value) != value:

@@ -69,7 +69,7 @@ class Cameras(Sequence[Camera]):
         """`numbers`: those of the views in the cache; None: 0, 1, ..."""
         self.without_images, self._cache = list(without_images), cache
         self._numbers = list(range(len(without_images)) if numbers is None else numbers)
-        self._divisor, self._smaller = 1, {}
+        self._divisor, self._smaller = 1, dict[int, Camera]()
 
     def __len__(self) -> int:
         return len(self.without_images)
@@ -90,10 +90,10 @@ class Cameras(Sequence[Camera]):
 
         Those of one divisor are kept, unless a cache holds the photos.
         """
-        if divisor == 1:
-            return self[index]
         if divisor != self._divisor:
             self._divisor, self._smaller = divisor, {}
+        if divisor == 1:
+            return self[index]
         if index in self._smaller:
             return self._smaller[index]
         view = smaller(self[index], divisor)

@@ -12,7 +12,6 @@ from torch.nn.functional import avg_pool2d
 from scene.camera import Camera
 from utils.devices import keep_on
 
-
 SMALLEST_SIDE = 32  # pixels that are left of a photo
 
 

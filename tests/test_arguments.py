@@ -4,6 +4,7 @@ import math
 import pytest
 from arguments import VARIANTS, Settings, given_flags, make_settings, render_parser, train_parser
 from arguments import variant_values
+from arguments.resolve import ADDED
 
 # The public command line of 3DGS: what its users' scripts rely on.
 DEFAULTS_OF_3DGS = {
@@ -109,6 +110,14 @@ def test_a_recorded_run_gives_the_same_settings_again():
     first = settings_of("-s", "a", "--iterations", "7", "--checkpoint_iterations", "3", "4")
     again = settings_of(recorded=first.flat())
     assert again.flat() == first.flat()
+
+
+def test_what_an_earlier_version_did_not_record_stays_as_it_was_there():
+    flat = settings_of("--variant", "tag_gradprune_decomp").flat()
+    record = {name: value for name, value in flat.items() if name not in ADDED}
+    again = settings_of(recorded=record).flat()
+    assert {name: again[name] for name in ADDED} == {"resolution_schedule": 0, "importance_interval": 1}
+    assert settings_of(recorded=flat).flat() == flat
 
 
 # --scale_schedule

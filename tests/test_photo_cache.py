@@ -93,6 +93,16 @@ def test_photos_without_room_are_the_same_photos(scene, capsys):
     assert near.median_pixels == far.median_pixels == WIDTH * HEIGHT
 
 
+def test_smaller_views_are_made_once_and_are_the_same_where_photos_are_read_again(scene, monkeypatch):
+    monkeypatch.setattr("scene.smaller.SMALLEST_SIDE", 4)
+    near, far = (load_scene(scene, max_memory_gb=room, quiet=True).train for room in (0, 1e-6))
+    for divisor in (4, 2):
+        small = near.at_divisor(0, divisor)
+        assert small.divisor == divisor and near.at_divisor(0, divisor) is small
+        assert torch.equal(small.image, far.at_divisor(0, divisor).image)
+    assert near.at_divisor(0, 1) is near[0] and near.at_divisor(0, 2) is not small, "the others are let go"
+
+
 def test_two_fifths_of_the_memory_are_for_photos(scene):
     for share, kept in ((1.01, True), (0.99, False)):
         cameras = load_scene(

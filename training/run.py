@@ -117,7 +117,7 @@ class TrainingView:
     image: Tensor  # (3, H, W) rendered, with the photo where a mask leaves it out
     gt_image: Tensor  # (3, H, W)
     loss: Tensor  # ()
-    radii: Tensor  # (N,) pixels, 0 where a Gaussian is not seen
+    radii: Tensor  # (N,) pixels of the full size, 0 where a Gaussian is not seen
     screen_gradients: Tensor  # (N, 3) of the projected means, NDC units
     pixel_errors: Tensor | None = None  # (1, H, W) E(u), where E_k is collected
     errors: Tensor | None = None  # (N,) E_k
