@@ -62,7 +62,7 @@ def forward_backward(run: Training, iteration: int) -> TrainingView:
     """Render the next view and run the one backward pass: gradients of the loss, and E_k on the carrier."""
     settings, model, due = run.settings, run.model, policy.phase(iteration, run.settings)
     set_schedules(run, due)
-    camera, background = next_camera(run, due), choose_background(run, iteration)
+    camera, background = next_camera(run, due.divisor), choose_background(run, iteration)
     importance, carrier = model.hold_importance(), new_carrier(run, due)
     gates = new_gates(run, due, importance)
     rendered = render(
@@ -125,9 +125,9 @@ def set_schedules(run: Training, due: Phase) -> None:
     start_or_bake_importance(run, due)
 
 
-def next_camera(run: Training, due: Phase) -> Camera:
-    """Return the next training view at the size due, and begin to read the photos of those after it."""
-    camera = run.scene.train.at_divisor(run.views.next(), due.divisor)
+def next_camera(run: Training, divisor: int = 1) -> Camera:
+    """Return the next training view, its sides divided, and begin to read the photos of those after it."""
+    camera = run.scene.train.at_divisor(run.views.next(), divisor)
     run.scene.train.expect(run.views.remaining[-READ_AHEAD:])
     return camera
 

@@ -101,7 +101,7 @@ def make_settings(given: dict[str, Any], recorded: dict[str, Any] | None = None)
     for the first value that is out of its bound, and for settings that exclude each other.
     """
     recorded = {name: value for name, value in (recorded or {}).items() if name not in OF_ONE_COMMAND}
-    recorded = ADDED | recorded if recorded else {}
+    recorded = ADDED | recorded if "iterations" in recorded else recorded  # of a run, not a part of one
     recorded, given = without_aliases(recorded), without_aliases(given)
     for name, value in DROPPED.items():
         if recorded.get(name, value) != value:

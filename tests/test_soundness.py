@@ -10,7 +10,9 @@ from commands import fails
 import train
 from utils import checkpoints, run_folder
 
-FLAGS = "--iterations 30 --checkpoint_iterations 10 --threads 1 --disable_viewer".split()
+FLAGS = (
+    "--iterations 30 --checkpoint_iterations 10 --sh_degree_interval 5 --threads 1 --disable_viewer".split()
+)
 
 
 @pytest.fixture
