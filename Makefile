@@ -16,7 +16,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 VENV ?= .venv# relative to the checkout, without spaces
-DEMO_ITERATIONS ?= 3500
+DEMO_ITERATIONS ?= 3100
 CUDA ?= AUTO
 CUDA_ARCHITECTURES ?=
 EMULATED ?= ON
