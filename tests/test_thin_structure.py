@@ -27,7 +27,7 @@ def test_importance_keeps_faint_threads_which_pruning_by_opacity_loses_and_drops
     kept, alone = trained(thin, seed), trained(thin, seed, prune_by="importance")
     for model in (kept, alone):
         assert thin.error_at_threads(model) < 0.02
-        assert int(is_floater(model).sum()) <= FLOATERS // 6
+        assert int(is_floater(model).sum()) <= FLOATERS // 10
     other = trained(thin, seed, prune_by="opacity", importance="none")
     assert len(other) > len(kept)  # and yet
     assert thin.error_at_threads(other) > 5 * thin.error_at_threads(kept)
@@ -40,6 +40,7 @@ def separated(gate):
     Nothing grows or is pruned; before the last iteration, in which importance is baked.
     """
     flags = {"densify_until_iter": 1, "tag_lifespan": 10**6, "importance_until_iter": ITERATIONS}
+    flags["importance_interval"] = 1  # so that it goes as far as it can in so few iterations
     model = trained(make_thin_scene(0), 0, until=ITERATIONS - 1, importance_gate=gate, **flags)
     s, o = model.compute_importance().detach()[:, 0], model.opacities.detach()[:, 0]
     thread, floater = is_thread(model), is_floater(model)
@@ -51,7 +52,7 @@ def test_a_gate_escapes_the_trap_in_which_importance_becomes_opacity():
     opacity, thread, floater, together = separated("sampled")
     assert opacity < 0.25  # it is 0.2, and not traded against importance
     assert thread > floater + 0.3
-    assert together < 0.8
+    assert together < 0.9
     opacity, thread, floater, together = separated("soft")
     assert opacity > 0.3 and thread < 0.4
-    assert together > 0.9
+    assert together > 0.95
