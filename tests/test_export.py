@@ -19,7 +19,7 @@ from utils import sog, splat_formats
 from utils.rotations import quats_to_matrices
 from utils.sh import sh_to_rgb
 from utils.splat_check import fit_to_format, write_checked
-from utils.splat_formats import FORMATS, Splats
+from utils.splat_formats import FORMATS, Splats, along_curve
 
 COUNT = 500
 
@@ -149,10 +149,11 @@ def test_sizes_and_colors_in_the_tails_are_not_averaged_away():
 
 
 def test_a_far_gaussian_does_not_spoil_the_curve():
-    means = random_splats(count=2000).means
-    alone = np.linalg.norm(np.diff(means[sog.morton_order(means)], axis=0), axis=1).mean()
+    splats = random_splats(count=2000)
+    means = splats.means
+    alone = np.linalg.norm(np.diff(means[along_curve(splats)], axis=0), axis=1).mean()
     means[0] = 1e5
-    order = sog.morton_order(means)
+    order = along_curve(splats)
     order = order[order != 0]
     assert np.linalg.norm(np.diff(means[order], axis=0), axis=1).mean() < 1.2 * alone
 
@@ -293,8 +294,8 @@ def test_the_largest_component_of_a_quaternion_is_left_out():
 
 
 def test_neighbours_on_the_curve_are_neighbours_in_space():
-    means = random_splats(count=2000).means
-    along = means[sog.morton_order(means)]
+    splats = random_splats(count=2000)
+    means, along = splats.means, splats.means[along_curve(splats)]
     assert (
         np.linalg.norm(np.diff(along, axis=0), axis=1).mean()
         < 0.25 * np.linalg.norm(np.diff(means, axis=0), axis=1).mean()

@@ -1,5 +1,5 @@
 import torch
-from utils.morton import morton_order
+from utils.morton import MOST_BITS, morton_order
 
 
 def test_the_corners_of_a_cube_follow_the_curve():
@@ -19,6 +19,11 @@ def test_neighbours_in_order_are_neighbours_in_space_and_what_is_far_out_disturb
     near = (ordered[1:] - ordered[:-1]).norm(dim=1).median()
     shuffled = points[torch.randperm(4096, generator=generator)]
     assert near < 0.12 < 0.5 < (shuffled[1:] - shuffled[:-1]).norm(dim=1).median()
+
+
+def test_with_all_bits_close_points_are_told_apart():
+    points = torch.tensor([[3e-6, 0.0, 0.0], [1e-6, 0.0, 0.0], [2e-6, 0.0, 0.0], [-1.0, -1, -1], [1.0, 1, 1]])
+    assert morton_order(points.double(), MOST_BITS)[1:4].tolist() == [1, 2, 0]
 
 
 def test_points_of_one_cell_keep_their_order():

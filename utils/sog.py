@@ -31,7 +31,6 @@ PALETTE_ROUNDS = 8
 ENTRIES_PER_ROW = 64
 BASES = {1: 3, 2: 8, 3: 15}  # SH bases above degree 0, by number of bands
 CHUNK = 4096  # rows
-MORTON_BITS = 21  # for each axis, of 64 bits
 
 
 def encode(
@@ -42,7 +41,7 @@ def encode(
     sh_dc: np.ndarray,  # (N, 3)
     sh_rest: np.ndarray,  # (N, 0, 3, 8 or 15, 3)
 ) -> bytes:
-    """Return the bytes of an archive, with the Gaussians in the order given: best that of `morton_order`."""
+    """Return the bytes of an archive, with the Gaussians in the order given: best along a curve."""
     width = 4 * int(np.ceil(np.sqrt(len(means)) / 4))
     images: dict[str, np.ndarray] = {}
 
@@ -134,21 +133,6 @@ def _decode(meta, pixels) -> dict[str, np.ndarray]:
         )
         found["sh_rest"] = palette[labels[:count, 0] + 256 * labels[:count, 1].astype(np.int64)]
     return {name: values.astype(np.float32) for name, values in found.items()}
-
-
-def morton_order(means: np.ndarray) -> np.ndarray:
-    """Return the (N,) indices of the Gaussians along a Morton curve: one octant after the other.
-
-    With MORTON_BITS for each axis, a far-out Gaussian does not move all others into one cell.
-    """
-    means = means.astype(np.float64)
-    low, steps = means.min(0), 2**MORTON_BITS - 1
-    cells = ((means - low) / np.maximum(np.ptp(means, axis=0), 1e-300) * steps).astype(np.uint64)
-    code = np.zeros(len(means), np.uint64)
-    for bit in range(MORTON_BITS):
-        for axis in range(3):
-            code |= ((cells[:, axis] >> np.uint64(bit)) & np.uint64(1)) << np.uint64(3 * bit + axis)
-    return np.argsort(code, kind="stable")
 
 
 def pack_quats(quats: np.ndarray) -> np.ndarray:

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from utils import sog
 from utils.files import replacing, write_atomically
+from utils.morton import MOST_BITS, morton_order
 from utils.sh import C0, MAX_DEGREE
 
 # Sign of each SH basis above degree 0 when y and z are negated: of y z x, xy yz zz xz xx-yy, ...
@@ -110,7 +112,7 @@ def splat_errors(splats: Splats) -> Errors:
 
 def along_curve(splats: Splats) -> np.ndarray:
     """Return the (N,) indices of the Gaussians along a Morton curve."""
-    return sog.morton_order(splats.means)
+    return morton_order(torch.from_numpy(splats.means), MOST_BITS).numpy()
 
 
 def write_sog(path: Path, splats: Splats) -> None:
