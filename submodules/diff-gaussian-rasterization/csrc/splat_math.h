@@ -537,11 +537,11 @@ GS_HD V alpha_gradient(V before, V toward, V behind, V inv) {
     return before * toward - behind * inv;
 }
 
-// By how much a channel of the pixel changes when the Gaussian goes: w c - alpha B T, with B T = behind / (1
-// - alpha).
+// By how much a channel of the pixel changes when the Gaussian goes, as a multiple of alpha / (1 - alpha): T c -
+// behind, with T after it. (w c - alpha behind / (1 - alpha), and w = alpha T / (1 - alpha).)
 template <class V>
-GS_HD V change_if_removed(V weight, V color, V alpha, V behind, V inv) {
-    return weight * color - alpha * inv * behind;
+GS_HD V change_if_removed(V after, V color, V behind) {
+    return after * color - behind;
 }
 
 }  // namespace gs

@@ -92,7 +92,7 @@ double available_memory() {
 }
 
 void check_memory(int64_t pairs, int bytes_per_pair) {
-    const double needed = double(pairs) * (bytes_per_pair + sizeof(uint32_t) + sizeof(int64_t));
+    const double needed = double(pairs) * (bytes_per_pair + sizeof(uint32_t) + sizeof(uint16_t) + sizeof(int64_t));
     if (needed < double(1 << 28)) return;  // not worth asking
     const double available = available_memory(), gib = double(1 << 30);
     if (needed > available) throw OutOfMemory{pairs, needed / gib, available / gib};
@@ -148,6 +148,7 @@ void Bins::build(const Projected<T>& seen, int64_t count, int width, int height,
     tile_start_[tiles] = next;
 
     gaussians_ = Array<uint32_t>(pairs);
+    blocks_ = Array<uint16_t>(pairs);
     entry_of_ = Array<int64_t>(pairs);
     parallel_for(shares, threads, [&](int64_t c) {
         for (int64_t r = share_start(c); r < share_start(c + 1); ++r) {

@@ -20,7 +20,7 @@ public:
     template <class T>
     void build(const Projected<T>&, int64_t count, int width, int height, int bytes_per_pair, int threads);
 
-    TileLists lists() const { return {tiles_x_, tiles_y_, tile_start_.data(), gaussians_.data()}; }
+    TileLists lists() { return {tiles_x_, tiles_y_, tile_start_.data(), gaussians_.data(), blocks_.data()}; }
     PairIndex index() const { return {first_pair_.data(), entry_of_.data()}; }
     int64_t pairs() const { return gaussians_.size(); }
 
@@ -28,6 +28,7 @@ private:
     int tiles_x_ = 0, tiles_y_ = 0;
     Array<int64_t> tile_start_, first_pair_, entry_of_;
     Array<uint32_t> gaussians_;
+    Array<uint16_t> blocks_;
 };
 
 }  // namespace gs

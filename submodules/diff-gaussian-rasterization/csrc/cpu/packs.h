@@ -167,6 +167,24 @@ GS_INLINE Mask<T, W> index_above(const int32_t* index, int32_t value, Pack<T, W>
     return m;
 }
 
+// Appends first + b for every bit b < 16 that is set in `bits`, and returns how many they are. There is room for
+// 16. No branch, as which bits are set is anybody's guess.
+GS_INLINE int append_set_bits(uint32_t bits, uint32_t first, uint32_t* to) {
+#if defined(__AVX512F__)
+    const __m512i places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i all = _mm512_add_epi32(places, _mm512_set1_epi32(int32_t(first)));
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(__mmask16(bits), all));
+    return __builtin_popcount(bits);
+#else
+    int count = 0;
+    for (int b = 0; b < 16; ++b) {
+        to[count] = first + b;
+        count += bits >> b & 1;
+    }
+    return count;
+#endif
+}
+
 // 2^x for x <= 0; relative error below 2e-7 (Cephes' minimax polynomial on [-1/2, 1/2]).
 template <class P>
 GS_INLINE P exp2_fraction(P f) {
@@ -336,7 +354,12 @@ GS_INLINE T lane_max(Pack<T, W> p) {
     return out;
 }
 
-// out[i] = sum of the lanes of p[i]: all together, as a transposition that adds.
+#if defined(__AVX512F__)
+GS_INLINE float lane_max(Pack16 p) { return _mm512_reduce_max_ps(p.lanes); }
+#endif
+
+// out[i] = sum of the lanes of p[i]: all together, as a transposition that adds. There is room for a register of
+// results behind the last whole one.
 template <int kCount, class T, int W>
 GS_INLINE void lane_sums(const Pack<T, W>* p, T* out) {
     for (int i = 0; i < kCount; ++i) {
@@ -370,9 +393,7 @@ GS_INLINE void lane_sums(const Pack16* p, float* out) {
                  q1 = add_transposed(at(4), at(5), at(6), at(7));
     const __m512 q2 = add_transposed(at(8), at(9), at(10), at(11)),
                  q3 = add_transposed(at(12), at(13), at(14), at(15));
-    float sums[16];
-    _mm512_storeu_ps(sums, add_blocks(add_blocks(q0, q1), add_blocks(q2, q3)));
-    memcpy(out, sums, kCount * sizeof(float));
+    _mm512_storeu_ps(out, add_blocks(add_blocks(q0, q1), add_blocks(q2, q3)));
 }
 #elif defined(__AVX2__)
 GS_INLINE __m256 add_transposed(__m256 a, __m256 b, __m256 c, __m256 d) {
@@ -390,10 +411,8 @@ GS_INLINE void lane_sums(const Pack<float, 8>* p, float* out) {
     for (int first = 0; first < kCount; first += 8) {
         const __m256 x = add_transposed(at(first), at(first + 1), at(first + 2), at(first + 3));
         const __m256 y = add_transposed(at(first + 4), at(first + 5), at(first + 6), at(first + 7));
-        float sums[8];
-        _mm256_storeu_ps(
-            sums, _mm256_add_ps(_mm256_permute2f128_ps(x, y, 0x20), _mm256_permute2f128_ps(x, y, 0x31)));
-        for (int i = first; i < first + 8 && i < kCount; ++i) out[i] = sums[i - first];
+        _mm256_storeu_ps(out + first, _mm256_add_ps(_mm256_permute2f128_ps(x, y, 0x20),
+                                                    _mm256_permute2f128_ps(x, y, 0x31)));
     }
 }
 #endif

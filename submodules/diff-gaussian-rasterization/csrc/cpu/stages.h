@@ -28,6 +28,7 @@ struct TileLists {
     int tiles_x, tiles_y;
     const int64_t* tile_start;  // (tiles + 1,)
     const uint32_t* gaussians;  // (pairs,)
+    uint16_t* blocks;           // (pairs,) of the tile that each may color (bit b: block b): for the backward pass
 };
 
 // The same pairs by Gaussian: those of Gaussian i stand in the tile lists at entry_of[first_pair[i]] ...

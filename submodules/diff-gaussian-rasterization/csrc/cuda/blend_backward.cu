@@ -148,10 +148,12 @@ __device__ void differentiate(const Splat<T>& s, const Ring<T>& ring, int place,
     w.behind -= weight * toward;
     w.transmittance = transmittance_after(before, 1 - alpha);
     if (Pass::statistics) {
+        T energy = 0;
         for (int c = 0; c < 3; ++c) {
             w.behind_color[c] -= weight * s.color[c];
-            sums[kEnergy] += square(change_if_removed(weight, s.color[c], alpha, w.behind_color[c], inv));
+            energy += square(change_if_removed(w.transmittance, s.color[c], w.behind_color[c]));
         }
+        sums[kEnergy] += square(alpha * inv) * energy;
         sums[kWeight] += weight;
         sums[kPixelCount] += T(1);
         sums[kWeightMax] = weight > sums[kWeightMax] ? weight : sums[kWeightMax];
