@@ -112,7 +112,7 @@ public:
     }
 
     void backward(const Addresses& picture_gradients, const Addresses& gradients, const Addresses& statistics,
-                  int threads) {
+                  int threads) const {
         const nb::gil_scoped_release release;
         const PictureGradients<T> picture = make_picture_gradients<T>(picture_gradients);
         const Gradients<T> grad = make_gradients<T>(gradients);

@@ -15,9 +15,28 @@ namespace {
 
 constexpr int64_t kPrefetch = 8;  // Gaussians ahead: in depth order they lie anywhere in memory
 
+template <class T>
+const TileKernels<T>& tile_kernels();
+template <>
+const TileKernels<float>& tile_kernels() {
+    return GS_SELECT_KERNELS(tiles_float);
+}
+template <>
+const TileKernels<double>& tile_kernels() {
+    return GS_SELECT_KERNELS(tiles_double);
+}
+
 // Calls f(tile) for the tiles that the cut ellipse of a splat meets, row by row.
 template <class T, class F>
-void for_each_tile(const Splat<T>& s, int width, int height, int tiles_x, const F& f) {
+void for_each_tile(const TileSet& set, const Splat<T>& s, int width, int height, int tiles_x, const F& f) {
+    if (set.met) {
+        const int64_t first = int64_t(set.row) * tiles_x + set.column;
+        for (uint32_t met = set.met; met; met &= met - 1) {
+            const int b = __builtin_ctz(met);
+            f(first + b / 4 * tiles_x + b % 4);
+        }
+        return;
+    }
     const TileWalk<T> walk(s, width, height);
     for (int row = walk.first_row(); row <= walk.last_row(); ++row) {
         int first, last;
@@ -109,13 +128,15 @@ void Bins::build(const Projected<T>& seen, int64_t count, int width, int height,
     tiles_x_ = (width + kTile - 1) / kTile;
     tiles_y_ = (height + kTile - 1) / kTile;
     const int64_t tiles = int64_t(tiles_x_) * tiles_y_;
+    const Array<TileSet> sets(count);
+    tile_kernels<T>().find(seen, count, width, height, sets.data(), threads);
     const Array<uint32_t> order = depth_order(seen, count);
     const int64_t visible = order.size();
     const int64_t shares = std::max<int64_t>(1, std::min<int64_t>(threads, visible));
     auto share_start = [&](int64_t c) { return visible * c / shares; };
-    auto splat = [&](int64_t r) -> const Splat<T>& {
-        if (r + kPrefetch < visible) __builtin_prefetch(&seen.splats[order[r + kPrefetch]]);
-        return seen.splats[order[r]];
+    auto for_each_tile_of = [&](int64_t r, const auto& f) {
+        if (r + kPrefetch < visible) __builtin_prefetch(&sets[order[r + kPrefetch]]);
+        for_each_tile(sets[order[r]], seen.splats[order[r]], width, height, tiles_x_, f);
     };
 
     first_pair_ = Array<int64_t>(count + 1);
@@ -124,7 +145,7 @@ void Bins::build(const Projected<T>& seen, int64_t count, int width, int height,
     parallel_for(shares, threads, [&](int64_t c) {
         for (int64_t r = share_start(c); r < share_start(c + 1); ++r) {
             int64_t n = 0;
-            for_each_tile(splat(r), width, height, tiles_x_, [&](int64_t t) {
+            for_each_tile_of(r, [&](int64_t t) {
                 ++cursor[c][t];
                 ++n;
             });
@@ -153,7 +174,7 @@ void Bins::build(const Projected<T>& seen, int64_t count, int width, int height,
     parallel_for(shares, threads, [&](int64_t c) {
         for (int64_t r = share_start(c); r < share_start(c + 1); ++r) {
             int64_t p = first_pair_[order[r]];
-            for_each_tile(splat(r), width, height, tiles_x_, [&](int64_t t) {
+            for_each_tile_of(r, [&](int64_t t) {
                 const int64_t entry = cursor[c][t]++;
                 gaussians_[entry] = order[r];
                 entry_of_[p++] = entry;

@@ -64,7 +64,7 @@ void blend_list(const Splat<T>* splats, const uint32_t* list, uint16_t* met, int
         prefetch(splats, list, end, gs::min(end + kEntries, length));
         const Visits<T> visits(splats, list + start, int(end - start), area,
                                [&](int e, const Splat<T>& s) __attribute__((always_inline)) {
-                                   met[start + e] = uint16_t(blocks_met(s, area));
+                                   met[start + e] = uint16_t(squares_met(s, area.x, area.y, kSide));
                                    return met[start + e] & open;
                                });
         for (int v = 0; v < visits.begin(int(end - start)); ++v) {

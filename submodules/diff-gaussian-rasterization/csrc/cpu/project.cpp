@@ -97,12 +97,27 @@ struct BlockRows {
 
 constexpr int kSplatNumbers = 16;
 
+// What Gaussians are is spread over so many arrays that the processor does not foresee which rows come next.
+template <class T>
+GS_INLINE void prefetch_gaussians(const Gaussians<T>& g, int64_t first, int64_t end) {
+    prefetch(g.means, 3, first, end);
+    prefetch(g.scales, 3, first, end);
+    prefetch(g.quats, 4, first, end);
+    prefetch(g.sh_rest, g.sh_rest_stride, first, end);
+}
+
 template <class T>
 void project(const View<T>& view, const Gaussians<T>& g, const Projected<T>& out, int threads) {
     using P = Lanes<T>;
     static_assert(sizeof(Splat<P>) == kSplatNumbers * sizeof(P), "a splat is its numbers");
     const View<P> v = in_all_lanes(view);
     for_each_block<T>(g.count, threads, [&](auto b) {
+        const int64_t next = b.first + NativeWidth<T>::value;
+        if (next < g.count) {
+            const int64_t after_next = gs::min(next + NativeWidth<T>::value, g.count);
+            prefetch_gaussians(g, next, after_next);
+            prefetch_to_write(&out.splats->x, kSplatNumbers, next, after_next);
+        }
         Splat<P> splat;
         P numbers[kSplatNumbers], depth, radius(T(0));
         const BlockRows<T, decltype(b)> rows{b, {}};
@@ -125,17 +140,19 @@ void project(const View<T>& view, const Gaussians<T>& g, const Projected<T>& out
 template <class T>
 GS_INLINE void reduce_pairs(const PairIndex& index, int64_t i, const PairSums<T>* pair_sums,
                             PairSums<T>& out) {
-    constexpr int W = NativeWidth<T>::value;
-    Lanes<T> total[kSumsStride / W];
-    for (Lanes<T>& t : total) t = T(0);
-    T weight_max = 0;
+    using P = Lanes<T>;
+    constexpr int W = NativeWidth<T>::value, kMaxPack = kWeightMax / W * W;
+    P total[kSumsStride / W], top(T(0));
+    for (P& t : total) t = P(T(0));
     for (int64_t p = index.first_pair[i]; p < index.first_pair[i + 1]; ++p) {
         const T* sums = pair_sums[index.entry_of[p]].of;
-        for (int j = 0; j < kSumsStride; j += W) total[j / W] += Lanes<T>::load(sums + j);
-        weight_max = gs::max(weight_max, sums[kWeightMax]);
+        for (int j = 0; j < kSumsStride; j += W) total[j / W] += P::load(sums + j);
+        top = max(top, P::load(sums + kMaxPack));
     }
     for (int j = 0; j < kSumsStride; j += W) total[j / W].store(out.of + j);
-    out.of[kWeightMax] = weight_max;
+    T largest[W];
+    top.store(largest);
+    out.of[kWeightMax] = largest[kWeightMax - kMaxPack];
 }
 
 // The sums of Gaussians first ... end - 1 lie in as many places as they have tiles.
@@ -147,6 +164,16 @@ GS_INLINE void prefetch_pairs(const PairIndex& index, int64_t first, int64_t end
 }
 
 template <class T>
+GS_INLINE void prefetch_gradients(const Gradients<T>& grad, const Gaussians<T>& g, int64_t first, int64_t end) {
+    prefetch_to_write(grad.means, 3, first, end);
+    prefetch_to_write(grad.means2d, 3, first, end);
+    prefetch_to_write(grad.scales, 3, first, end);
+    prefetch_to_write(grad.quats, 4, first, end);
+    prefetch_to_write(grad.sh_first, g.sh_first_stride, first, end);
+    prefetch_to_write(grad.sh_rest, g.sh_rest_stride, first, end);
+}
+
+template <class T>
 void project_backward(const View<T>& view, const Gaussians<T>& g, const Projected<T>& projected,
                       const PairIndex& index, const PairSums<T>* pair_sums, bool statistics,
                       const Gradients<T>& grad, const Statistics<T>& stats, int threads) {
@@ -154,8 +181,13 @@ void project_backward(const View<T>& view, const Gaussians<T>& g, const Projecte
     constexpr int W = NativeWidth<T>::value;
     const View<P> v = in_all_lanes(view);
     for_each_block<T>(g.count, threads, [&](auto b) {
-        const int64_t next = b.first + W;
-        if (next < g.count) prefetch_pairs(index, next, gs::min(next + W, g.count), pair_sums);
+        const int64_t next = b.first + W, after_next = gs::min(next + W, g.count);
+        if (next < g.count) {
+            prefetch_pairs(index, next, after_next, pair_sums);
+            prefetch_gaussians(g, next, after_next);
+            prefetch(&projected.splats->x, kSplatNumbers, next, after_next);
+            prefetch_gradients(grad, g, next, after_next);
+        }
         int32_t radii[W] = {};
         PairSums<T> sums[W];
         for (int r = 0; r < b.rows(); ++r) {

@@ -23,6 +23,18 @@ struct Block {
 template <class T>
 constexpr bool kIsVec = kLanes<T> == NativeWidth<T>::value;
 
+// Asks for rows first ... end - 1 of an array whose rows are `stride` numbers apart, if there is one.
+template <bool kWrite = false, class T>
+GS_INLINE void prefetch(const T* array, int64_t stride, int64_t first, int64_t end) {
+    if (!array) return;
+    const T* last = array + end * stride;
+    for (const T* at = array + first * stride; at < last; at += 64 / sizeof(T)) __builtin_prefetch(at, kWrite);
+}
+template <class T>
+GS_INLINE void prefetch_to_write(const T* array, int64_t stride, int64_t first, int64_t end) {
+    prefetch<true>(array, stride, first, end);
+}
+
 // Row r, column c becomes row c, column r.
 template <class T>
 GS_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {

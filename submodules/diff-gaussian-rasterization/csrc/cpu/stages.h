@@ -23,6 +23,12 @@ struct Projected {
     int32_t* radii;  // pixels; 0: not seen, and the splat is not set
 };
 
+// The tiles that a splat meets: bit b of `met` is the one in column `column + b % 4`, row `row + b / 4`. No bit
+// where that is too small a part of the image: then they have to be walked over (TileWalk).
+struct TileSet {
+    uint16_t column, row, met;
+};
+
 // The Gaussians of each tile in depth order: entries tile_start[t] ... tile_start[t + 1] of `gaussians`.
 struct TileLists {
     int tiles_x, tiles_y;
@@ -55,6 +61,10 @@ struct ProjectKernels {
                      int threads);
 };
 template <class T>
+struct TileKernels {
+    void (*find)(const Projected<T>&, int64_t count, int width, int height, TileSet*, int threads);
+};
+template <class T>
 struct BlendKernels {
     void (*forward)(const Splat<T>*, const TileLists&, const Picture<T>&, int threads);
     void (*backward)(const Splat<T>*, const TileLists&, const Picture<T>&, const PictureGradients<T>&,
@@ -62,6 +72,8 @@ struct BlendKernels {
 };
 GS_DECLARE_KERNELS(ProjectKernels<float>, project_float)
 GS_DECLARE_KERNELS(ProjectKernels<double>, project_double)
+GS_DECLARE_KERNELS(TileKernels<float>, tiles_float)
+GS_DECLARE_KERNELS(TileKernels<double>, tiles_double)
 GS_DECLARE_KERNELS(BlendKernels<float>, blend_float)
 GS_DECLARE_KERNELS(BlendKernels<double>, blend_double)
 

@@ -6,40 +6,6 @@
 namespace gs {
 namespace GS_ISA {
 
-// For each lane of a pack that starts at lane `first` of 16: its column (or row) of four.
-template <class T>
-GS_INLINE Lanes<T> lane_columns(int first) {
-    T n[NativeWidth<T>::value];
-    for (int i = 0; i < NativeWidth<T>::value; ++i) n[i] = T((first + i) % kSide);
-    return Lanes<T>::load(n);
-}
-template <class T>
-GS_INLINE Lanes<T> lane_rows(int first) {
-    T n[NativeWidth<T>::value];
-    for (int i = 0; i < NativeWidth<T>::value; ++i) n[i] = T((first + i) / kSide);
-    return Lanes<T>::load(n);
-}
-
-// Blocks of the tile (bit b: block b) that the cut of a splat meets.
-template <class T>
-GS_INLINE uint32_t blocks_met(const Splat<T>& s, const TileArea& area) {
-    using P = Lanes<T>;
-    const P slack(kSlack<T>);
-    const P side{T(kSide)}, last(T(kSide - 1));
-    const P x(T(area.x) + T(0.5) - s.x), y(T(area.y) + T(0.5) - s.y), half_height(s.half_height + kSlack<T>);
-    uint32_t blocks = 0;
-    for (int first = 0; first < kBlock; first += NativeWidth<T>::value) {
-        const P left_edge = fma(lane_columns<T>(first), side, x), right_edge = left_edge + last;
-        const P top = fma(lane_rows<T>(first), side, y), bottom = top + last;
-        P left, right;
-        cut_in_band(s, top, bottom, left, right);
-        const LaneMask<T> in_columns = (right + slack >= left_edge) & (right_edge + slack >= left);
-        const LaneMask<T> in_rows = (half_height >= top) & (bottom >= P(T(0)) - half_height);
-        blocks |= bits(in_columns & in_rows) << first;
-    }
-    return blocks;
-}
-
 // Where the pixels of a pack lie relative to a splat's mean.
 template <class T>
 struct Offsets {
