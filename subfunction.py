@@ -9,7 +9,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from fused_ssim import fused_ssim_and_map
+from fused_ssim import fused_l1_ssim
 from torch import Tensor
 
 from arguments import DensificationSettings, ImportanceSettings, OptimizationSettings, PruningSettings
@@ -166,12 +166,11 @@ def training_loss(
     image: Tensor,  # (3, H, W)
     gt_image: Tensor,  # (3, H, W)
     lambda_dssim: float,
-) -> tuple[Tensor, PixelLosses]:
+    per_pixel: bool = True,
+) -> tuple[Tensor, PixelLosses | None]:
     """Return (1 - lambda) L1 + lambda (1 - SSIM) (Kerbl et al. 2023, eq. 7), and both at every pixel."""
-    ssim, ssim_map = fused_ssim_and_map(image[None], gt_image[None])
-    differences = (image - gt_image).abs()
-    loss = (1 - lambda_dssim) * differences.mean() + lambda_dssim * (1 - ssim)
-    return loss, PixelLosses(differences.detach(), ssim_map[0])
+    loss, l1, ssim = fused_l1_ssim(image[None], gt_image[None], lambda_dssim, maps=per_pixel)
+    return loss, PixelLosses(l1[0], ssim[0]) if per_pixel else None
 
 
 def pixel_error(losses: PixelLosses, metric: str, lambda_dssim: float) -> Tensor:

@@ -76,12 +76,13 @@ def forward_backward(run: Training, iteration: int) -> TrainingView:
     )
     gt_image = camera.ground_truth(background, model.device)
     image = camera.masked(exposed(run, rendered.image, camera), gt_image)
-    loss, losses = policy.training_loss(image, gt_image, settings.optimization.lambda_dssim)
+    lambda_dssim, wants_errors = settings.optimization.lambda_dssim, carrier is not None
+    loss, losses = policy.training_loss(image, gt_image, lambda_dssim, per_pixel=wants_errors)
 
     objective, pixel_errors = loss, None
-    if carrier is not None:
-        kind = (settings.densification.error_metric, settings.optimization.lambda_dssim)
-        pixel_errors = camera.masked(policy.pixel_error(losses, *kind), 0.0)
+    if wants_errors:
+        error = policy.pixel_error(losses, settings.densification.error_metric, lambda_dssim)
+        pixel_errors = camera.masked(error, 0.0)
         auxiliary = policy.auxiliary_loss(pixel_errors, rendered.error_image)
         objective = objective + settings.densification.aux_scale * auxiliary
     if camera.invdepth is not None:

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from diff_gaussian_rasterization import GaussianAdam, SparseGaussianAdam, best_device
 from diff_gaussian_rasterization import GaussianRasterizationSettings, GaussianRasterizer
-from fused_ssim import fused_ssim_and_map
+from fused_ssim import fused_l1_ssim, fused_ssim, fused_ssim_map
 from simple_knn._C import distCUDA2
 from torch import Tensor
 
@@ -202,9 +202,12 @@ def ssim(shape: tuple[int, ...], dtype: torch.dtype, padding: str, device: torch
     image = torch.rand(shape, generator=generator, dtype=dtype)
     other = (image + 0.1 * torch.rand(shape, generator=generator, dtype=dtype)).clamp(0, 1)
     image = image.to(device, copy=True).requires_grad_()
-    mean, values = fused_ssim_and_map(image, other.to(device), padding)
-    mean.backward()
-    return {"mean": mean, "map": values, "gradient": image.grad}
+    other = other.to(device)
+    loss, differences, values = fused_l1_ssim(image, other, 0.2, maps=True)
+    mean, of_padding = fused_ssim(image, other, padding), fused_ssim_map(image, other, padding)
+    (loss + mean).backward()
+    maps = {"differences": differences, "map": values, "map with padding": of_padding.detach()}
+    return {"loss": loss, "mean": mean, "gradient": image.grad} | maps
 
 
 def neighbors(count: int, device: torch.device) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from backends import Backend, on_every_backend
-from fused_ssim import FusedSSIMMap, fused_ssim, fused_ssim_and_map, fused_ssim_map
+from fused_ssim import FusedSSIMMap, fused_l1_ssim, fused_ssim, fused_ssim_map
 from plain_ssim import plain_ssim_map
 
 pytestmark = on_every_backend
@@ -57,14 +58,16 @@ class Operators:
         self._device = backend.device
         self.mean = self._there_and_back(fused_ssim)
         self.map = self._there_and_back(fused_ssim_map)
-        self.mean_and_map = self._there_and_back(fused_ssim_and_map)
+        self.l1_ssim = self._there_and_back(fused_l1_ssim)
         self.map_function = self._there_and_back(FusedSSIMMap.apply)
 
     def _there_and_back(self, operator):
         def run(*arguments, **options):
             there = [a.to(self._device) if isinstance(a, Tensor) else a for a in arguments]
             result = operator(*there, **options)
-            return tuple(t.cpu() for t in result) if isinstance(result, tuple) else result.cpu()
+            if isinstance(result, tuple):
+                return tuple(t if t is None else t.cpu() for t in result)
+            return result.cpu()
 
         return run
 
@@ -104,19 +107,43 @@ def test_mean_and_gradient(ops: Operators, shape, padding):
         assert_as_exact_as_torch(floats[i], torch32[i], exact[i])
 
 
-@pytest.mark.parametrize("padding", ["same", "valid"])
-def test_mean_and_map_of_one_pass_are_those_of_two(ops: Operators, padding):
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("weight", [0.0, 0.2, 1.0])
+def test_loss_of_3dgs_and_its_gradient(ops: Operators, shape, weight):
+    x, y = images(shape)
+    x[..., 0, :3] = y[..., 0, :3]  # |x - y| has no slope there
+
+    def plain(x, y, _):
+        return (1 - weight) * (x - y).abs().mean() + weight * (1 - plain_ssim_map(x, y, "same").mean())
+
+    def fused(x, y, _):
+        return ops.l1_ssim(x, y, weight)[0]
+
+    minus_two = torch.tensor(-2.0)
+    exact = values_and_gradients(plain, x, y, "same", minus_two)
+    doubles = values_and_gradients(fused, x, y, "same", minus_two)
+    floats = values_and_gradients(fused, x.float(), y.float(), "same", minus_two)
+    torch32 = values_and_gradients(plain, x.float(), y.float(), "same", minus_two)
+    for i in range(2):
+        assert worst(doubles[i], exact[i]) < 1e-12
+        assert_as_exact_as_torch(floats[i], torch32[i], exact[i])
+
+
+def test_loss_of_3dgs_with_its_maps(ops: Operators):
     x, y = (image.float() for image in images(SHAPES[0]))
     x.requires_grad_()
-    mean, ssim_map = ops.mean_and_map(x, y, padding)
-    alone = ops.mean(x, y, padding)
-    assert torch.equal(mean, alone) and torch.equal(ssim_map, ops.map(x, y, padding))
-    assert not ssim_map.requires_grad
-    assert torch.equal(*(torch.autograd.grad(value, x)[0] for value in (mean, alone)))
+    loss, differences, ssim_map = ops.l1_ssim(x, y, 0.2, maps=True)
+    assert torch.equal(differences, (x - y).abs()) and torch.equal(ssim_map, ops.map(x, y, "same"))
+    assert not differences.requires_grad and not ssim_map.requires_grad
+    alone = ops.l1_ssim(x, y, 0.2)
+    assert torch.equal(alone[0], loss) and alone[1:] == (None, None)
     with torch.no_grad():
-        assert torch.equal(ops.mean_and_map(x, y, padding)[0], mean)
+        assert torch.allclose(ops.l1_ssim(x, y, 0.2)[0], loss, rtol=1e-6)
+    for weight in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match=r"ssim_weight: expected a number in \[0, 1\]"):
+            ops.l1_ssim(x, y, weight)
     with pytest.raises(ValueError, match="img2"):
-        ops.mean_and_map(x, y.requires_grad_(), padding)
+        ops.l1_ssim(x, y.requires_grad_(), 0.2)
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])

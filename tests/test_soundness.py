@@ -53,8 +53,8 @@ def test_without_a_checkpoint_that_is_said(run_here, scene, tmp_path, spoil):
 def test_a_loss_that_is_no_number_ends_training_at_once(run_here, scene, tmp_path, monkeypatch):
     exact = train.policy.training_loss
 
-    def broken(image, gt_image, share):
-        loss, losses = exact(image, gt_image, share)
+    def broken(*images, **options):
+        loss, losses = exact(*images, **options)
         return loss * float("nan"), losses
 
     monkeypatch.setattr(train.policy, "training_loss", broken)

@@ -57,5 +57,16 @@ GS_HD Similarity<V> similarity(const Moments<V>& mean, T c1, T c2) {
     return {value, d_x, d_squares_twice, d_product};
 }
 
+// |d| and its derivative.
+template <class V>
+GS_HD V magnitude(V d) {
+    return d < V{} ? -d : d;
+}
+template <class V>
+GS_HD V sign(V d) {
+    const V zero = {}, one = zero + 1;
+    return (d > zero ? one : zero) - (d < zero ? one : zero);
+}
+
 }  // namespace GS_ISA
 }  // namespace gs

@@ -15,7 +15,7 @@ from . import _kernels
 from ._checks import check_tensor
 from ._devices import DeviceKernels
 
-__all__ = ["FusedSSIMMap", "fused_ssim", "fused_ssim_and_map", "fused_ssim_map"]
+__all__ = ["FusedSSIMMap", "fused_l1_ssim", "fused_ssim", "fused_ssim_map"]
 
 KERNELS = DeviceKernels(__package__, cpu=_kernels)
 
@@ -40,7 +40,7 @@ def fused_ssim(img1: Tensor, img2: Tensor, padding: str = "same", train: bool = 
     if train and torch.is_grad_enabled():
         _refuse_gradient(img2.requires_grad)
         if img1.requires_grad:
-            return _FusedSSIM.apply(img1, img2, margin, None)
+            return _FusedSSIM.apply(img1, img2, margin)
     return _mean(img1, img2, margin)
 
 
@@ -54,16 +54,23 @@ def fused_ssim_map(img1: Tensor, img2: Tensor, padding: str = "same") -> Tensor:
     return FusedSSIMMap.apply(C1, C2, img1, img2, padding)
 
 
-def fused_ssim_and_map(img1: Tensor, img2: Tensor, padding: str = "same") -> tuple[Tensor, Tensor]:
-    """`fused_ssim` and, from the same pass, its map (see `fused_ssim_map`), which carries no gradient."""
-    margin = _check_padding(padding)
-    img1, img2 = _check_images(img1, img2, margin)
-    ssim_map = img1.new_empty(_map_shape(img1, margin))
-    if torch.is_grad_enabled():
-        _refuse_gradient(img2.requires_grad)
-        if img1.requires_grad:
-            return _FusedSSIM.apply(img1, img2, margin, ssim_map), ssim_map
-    return _mean(img1, img2, margin, ssim_map=ssim_map), ssim_map
+def fused_l1_ssim(
+    img1: Tensor, img2: Tensor, ssim_weight: float, maps: bool = False
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The loss of 3DGS, (1 - w) L1 + w (1 - SSIM), of two batches of images, in one pass with its gradient.
+
+    Returns the loss, a scalar, and with `maps` |img1 - img2| and the SSIM at every pixel, (B, C, H, W) each, which
+    carry no gradient. Images and errors as for `fused_ssim`, under "same" padding; ValueError also for a weight
+    outside of [0, 1].
+    Source: Kerbl et al. 2023, equation 7.
+    """
+    if not 0 <= ssim_weight <= 1:
+        raise ValueError(f"ssim_weight: expected a number in [0, 1], got {ssim_weight!r}")
+    img1, img2 = _check_images(img1, img2, 0)
+    _refuse_gradient(img2.requires_grad and torch.is_grad_enabled())
+    differences, ssim_map = (torch.empty_like(img1), torch.empty_like(img1)) if maps else (None, None)
+    loss = _FusedL1SSIM.apply(img1, img2, ssim_weight, differences, ssim_map)
+    return loss, differences, ssim_map
 
 
 class FusedSSIMMap(torch.autograd.Function):
@@ -96,16 +103,38 @@ class _FusedSSIM(torch.autograd.Function):
     """The mean. Every SSIM value counts alike, so the gradient is known as soon as the map is: one pass."""
 
     @staticmethod
-    def forward(ctx, img1: Tensor, img2: Tensor, margin: int, ssim_map: Tensor | None) -> Tensor:
+    def forward(ctx, img1: Tensor, img2: Tensor, margin: int) -> Tensor:
         grad = torch.empty_like(img1)
         ctx.save_for_backward(grad)
-        return _mean(img1, img2, margin, grad, ssim_map)
+        return _mean(img1, img2, margin, grad)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_mean: Tensor):
         (grad,) = ctx.saved_tensors
-        return grad * grad_mean, None, None, None
+        return grad * grad_mean, None, None
+
+
+class _FusedL1SSIM(torch.autograd.Function):
+    """The loss of 3DGS, whose gradient is known as soon as it is, too."""
+
+    @staticmethod
+    def forward(
+        ctx, img1: Tensor, img2: Tensor, weight: float, differences: Tensor | None, ssim_map: Tensor | None
+    ) -> Tensor:
+        grad = torch.empty_like(img1) if ctx.needs_input_grad[0] else None
+        means, values = img1.new_empty(2), img1.numel()
+        scales = {"scale": -weight / values, "difference_scale": (1 - weight) / values}
+        outputs = {"ssim_map": ssim_map, "differences": differences, "grad": grad, "means": means}
+        _run(img1, img2, 0, C1, C2, **outputs, **scales, with_differences=True)
+        ctx.save_for_backward(grad)
+        return weight * (1 - means[0]) + (1 - weight) * means[1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_loss: Tensor):
+        (grad,) = ctx.saved_tensors
+        return grad * grad_loss, None, None, None, None
 
 
 def _check_padding(padding: str) -> int:
@@ -135,13 +164,10 @@ def _map_shape(images: Tensor, margin: int) -> torch.Size:
     return torch.Size((batch, channels, height - 2 * margin, width - 2 * margin))
 
 
-def _mean(
-    img1: Tensor, img2: Tensor, margin: int, grad: Tensor | None = None, ssim_map: Tensor | None = None
-) -> Tensor:
-    """The mean SSIM; its gradient and its map in `grad` and `ssim_map` where given."""
+def _mean(img1: Tensor, img2: Tensor, margin: int, grad: Tensor | None = None) -> Tensor:
+    """The mean SSIM; its gradient in `grad` where given."""
     mean = img1.new_empty(())
-    scale = 1 / _map_shape(img1, margin).numel()
-    _run(img1, img2, margin, C1, C2, ssim_map=ssim_map, grad=grad, mean=mean, scale=scale)
+    _run(img1, img2, margin, C1, C2, grad=grad, means=mean, scale=1 / _map_shape(img1, margin).numel())
     return mean
 
 
@@ -154,14 +180,19 @@ def _run(
     *,
     weight: Tensor | None = None,  # of each SSIM value in what `grad` differentiates; as ssim_map
     ssim_map: Tensor | None = None,  # out, (B, C, H - 2 margin, W - 2 margin)
+    differences: Tensor | None = None,  # out, (B, C, H, W), |img1 - img2|
     grad: Tensor | None = None,  # out, (B, C, H, W)
-    mean: Tensor | None = None,  # out, ()
-    scale: float = 1.0,  # of grad
+    means: Tensor | None = None,  # out, of SSIM and, if they count, of the differences
+    scale: float = 1.0,  # of SSIM in grad
+    difference_scale: float = 0.0,  # of the differences in grad
+    with_differences: bool = False,  # whether they count
 ) -> None:
-    """Fills ssim_map, grad and mean where given."""
+    """Fills ssim_map, differences, grad and means where given."""
     batch, channels, height, width = img1.shape
     kernels = KERNELS.on("img1", img1.device)
     kernel = kernels.module.ssim_f32 if img1.dtype == torch.float32 else kernels.module.ssim_f64
-    addresses = [0 if t is None else t.data_ptr() for t in (img1, img2, weight, ssim_map, grad, mean)]
+    arrays = (img1, img2, weight, ssim_map, differences, grad, means)
+    addresses = [0 if t is None else t.data_ptr() for t in arrays]
     size = (batch * channels, height, width)
-    kernel(*addresses, *size, margin, c1, c2, scale, *kernels.place(img1.device))
+    scales = (scale, difference_scale, with_differences)
+    kernel(*addresses, *size, margin, c1, c2, *scales, *kernels.place(img1.device))

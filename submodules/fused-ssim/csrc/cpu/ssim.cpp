@@ -23,28 +23,31 @@ std::vector<SsimStrip> cut(int64_t planes, int64_t height, int64_t width) {
     return strips;
 }
 
-double run(const SsimProblem<float>& problem, const SsimStrip& strip) {
+SsimSums run(const SsimProblem<float>& problem, const SsimStrip& strip) {
     return GS_SELECT_KERNELS(ssim_kernels).strip_f32(problem, strip);
 }
 
-double run(const SsimProblem<double>& problem, const SsimStrip& strip) {
+SsimSums run(const SsimProblem<double>& problem, const SsimStrip& strip) {
     return GS_SELECT_KERNELS(ssim_kernels).strip_f64(problem, strip);
 }
 
 }  // namespace
 
 template <class T>
-double ssim(const SsimProblem<T>& problem, int threads) {
+SsimSums ssim(const SsimProblem<T>& problem, int threads) {
     cpu_isa();  // throws here, not in a thread
     const std::vector<SsimStrip> strips = cut(problem.planes, problem.height, problem.width);
-    std::vector<double> sums(strips.size());
+    std::vector<SsimSums> sums(strips.size());
     parallel_for(int64_t(strips.size()), threads, [&](int64_t i) { sums[i] = run(problem, strips[i]); });
-    double total = 0;
-    for (double sum : sums) total += sum;
+    SsimSums total;
+    for (const SsimSums& sum : sums) {
+        total.similarity += sum.similarity;
+        total.difference += sum.difference;
+    }
     return total;
 }
 
-template double ssim(const SsimProblem<float>&, int);
-template double ssim(const SsimProblem<double>&, int);
+template SsimSums ssim(const SsimProblem<float>&, int);
+template SsimSums ssim(const SsimProblem<double>&, int);
 
 }  // namespace gs

@@ -16,15 +16,15 @@ struct SsimStrip {
 // With a radius on each side a multiple of 64 columns, and a working set that the second-level cache holds.
 constexpr int64_t kStripWidth = 310;
 
-// Fills the strip's part of map and grad, returns the sum of its SSIM values.
+// Fills the strip's part of map, differences and grad, returns its sums.
 struct SsimKernels {
-    double (*strip_f32)(const SsimProblem<float>&, const SsimStrip&);
-    double (*strip_f64)(const SsimProblem<double>&, const SsimStrip&);
+    SsimSums (*strip_f32)(const SsimProblem<float>&, const SsimStrip&);
+    SsimSums (*strip_f64)(const SsimProblem<double>&, const SsimStrip&);
 };
 GS_DECLARE_KERNELS(SsimKernels, ssim_kernels)
 
-// Fills map and grad, returns the sum of all SSIM values. The same bits for every number of threads.
+// Fills map, differences and grad, returns the sums. The same bits for every number of threads.
 template <class T>
-double ssim(const SsimProblem<T>& problem, int threads);
+SsimSums ssim(const SsimProblem<T>& problem, int threads);
 
 }  // namespace gs

@@ -128,7 +128,7 @@ public:
         fill(own_, own, 1);
     }
 
-    double run() {
+    SsimSums run() {
         const int64_t above =
             p_.grad ? kRadius : 0;  // the gradient of a row needs the slopes of rows around it
         const int64_t turns = (s_.y1 - s_.y0 + kFour - 1) / kFour + (p_.grad ? 2 : 1) * kWait;
@@ -143,7 +143,9 @@ public:
                 write_gradient(y_grad + g, slopes_.out()[g]);
             y_grad += kFour;
         }
-        return sum_;
+        if (p_.with_differences)
+            for (int64_t y = s_.y0; y < s_.y1; ++y) add_differences(y);
+        return sums_;
     }
 
 private:
@@ -215,7 +217,7 @@ private:
                 store(&slopes[2][p][i], s.d_product * weight);
             }
         if (y < s_.y0 || y >= s_.y1) return;
-        sum_ += double(sum<T>(total));
+        sums_.similarity += double(sum<T>(total));
         if (p_.map) write_values(p_.map + at, inside(map_x, map_width));
     }
 
@@ -257,6 +259,29 @@ private:
         for (; i < width_; ++i) grad[i] = scale * (d_x[i] + x[i] * d_squares[i] + x2[i] * d_product[i]);
     }
 
+    // |x - y| of image row y; its gradient goes to that of SSIM.
+    void add_differences(int64_t y) {
+        const int64_t at = (s_.plane * p_.height + y) * p_.width + s_.x0;
+        const T *x = p_.x + at, *x2 = p_.y + at;
+        T* differences = p_.differences ? p_.differences + at : nullptr;
+        T* grad = p_.grad ? p_.grad + at : nullptr;
+        Vec<T> total = {};
+        int i = 0;
+        for (; i + kLanes<T> <= width_; i += kLanes<T>) {
+            const Vec<T> d = load(x + i) - load(x2 + i);
+            total += magnitude(d);
+            if (differences) store(differences + i, magnitude(d));
+            if (grad) store(grad + i, load(grad + i) + p_.difference_scale * sign(d));
+        }
+        sums_.difference += double(sum<T>(total));
+        for (; i < width_; ++i) {
+            const T d = x[i] - x2[i];
+            sums_.difference += double(magnitude(d));
+            if (differences) differences[i] = magnitude(d);
+            if (grad) grad[i] += p_.difference_scale * sign(d);
+        }
+    }
+
     const SsimProblem<T>& p_;
     const SsimStrip& s_;
     const int width_;
@@ -269,11 +294,11 @@ private:
     alignas(64) Row<T, kPhaseSpan> weights_;  // of each column's SSIM value in the objective; zero where
                                               // there is none
     alignas(64) Row<T, kPhaseSpan> own_;      // one where a column's SSIM value belongs to this strip's sum
-    double sum_ = 0;
+    SsimSums sums_;
 };
 
 template <class T>
-double strip(const SsimProblem<T>& problem, const SsimStrip& strip) {
+SsimSums strip(const SsimProblem<T>& problem, const SsimStrip& strip) {
     return Strip<T>(problem, strip).run();
 }
 

@@ -9,7 +9,9 @@ namespace gs {
 namespace {
 
 using generic::kRadius;
+using generic::magnitude;
 using generic::Moments;
+using generic::sign;
 using generic::similarity;
 using generic::Similarity;
 
@@ -111,8 +113,8 @@ __device__ double block_sum(double value) {
     return total;
 }
 
-// slopes: (3, planes, height, width), null without a gradient. sums: of the SSIM values of each tile, or
-// null.
+// slopes: (3, planes, height, width), null without a gradient. sums: of the SSIM values of each tile and then, if
+// they count, of its |x - y|; or null.
 template <class T>
 __global__ void __launch_bounds__(kThreads) compare(SsimProblem<T> p, T* slopes, double* sums) {
     GS_SHARED(Span<T>, x);
@@ -136,10 +138,13 @@ __global__ void __launch_bounds__(kThreads) compare(SsimProblem<T> p, T* slopes,
         for (int m = 0; m < kMoments; ++m) means[m][r][c] = sum[m];
     });
     __syncthreads();
-    double total = 0;
+    double total = 0, total_difference = 0;
     share(kTileHeight * kTileWidth, [&](int i) {
         const int r = i / kTileWidth, c = i % kTileWidth;
         if (!is_inside(p, tile.y + r, tile.x + c)) return;
+        const T difference = magnitude(x[r + kRadius][c + kRadius] - y[r + kRadius][c + kRadius]);
+        total_difference += double(difference);
+        if (p.differences) p.differences[pixel_index(p, tile.plane, tile.y + r, tile.x + c)] = difference;
         const int64_t value = value_index(p, tile.plane, tile.y + r, tile.x + c);
         Similarity<T> s = {};
         if (value >= 0) {
@@ -160,6 +165,10 @@ __global__ void __launch_bounds__(kThreads) compare(SsimProblem<T> p, T* slopes,
     if (!sums) return;
     total = block_sum(total);
     if (threadIdx.x == 0) sums[blockIdx.x] = total;
+    if (!p.with_differences) return;
+    __syncthreads();  // the sum's shared memory is used again
+    total_difference = block_sum(total_difference);
+    if (threadIdx.x == 0) sums[gridDim.x + blockIdx.x] = total_difference;
 }
 
 template <class T>
@@ -185,11 +194,12 @@ __global__ void __launch_bounds__(kThreads) differentiate(SsimProblem<T> p, cons
         if (!is_inside(p, tile.y + r, tile.x + c)) return;
         const int64_t at = pixel_index(p, tile.plane, tile.y + r, tile.x + c);
         p.grad[at] = p.scale * (down_column<T>(rows[0], r, c) + p.x[at] * down_column<T>(rows[1], r, c) +
-                                p.y[at] * down_column<T>(rows[2], r, c));
+                                p.y[at] * down_column<T>(rows[2], r, c)) +
+                     p.difference_scale * sign(p.x[at] - p.y[at]);
     });
 }
 
-// One block: the mean of `values` SSIM values from the sums of the tiles.
+// One block: the mean of `values` numbers from the sums of the tiles.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     average(const double* sums, int64_t count, int64_t values, T* mean) {
@@ -202,15 +212,18 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 template <class T>
-void ssim(const SsimProblem<T>& p, T* mean, const Queue& queue) {
+void ssim(const SsimProblem<T>& p, T* means, const Queue& queue) {
     const OnDevice guard(queue.device);
     const DeviceArray<T> slopes(queue, p.grad ? kSlopes * p.planes * p.height * p.width : 0);
-    const DeviceArray<double> sums(queue, mean ? tiles(p) : 0);
+    const DeviceArray<double> sums(queue, means ? 2 * tiles(p) : 0);
     GS_LAUNCH(compare<T>, tiles(p), kThreads, queue, p, p.grad ? slopes.get() : nullptr,
-              mean ? sums.get() : nullptr);
+              means ? sums.get() : nullptr);
     if (p.grad) GS_LAUNCH(differentiate<T>, tiles(p), kThreads, queue, p, slopes.get());
     const int64_t values = p.planes * (p.height - 2 * p.margin) * (p.width - 2 * p.margin);
-    if (mean) GS_LAUNCH(average<T>, 1, kThreads, queue, sums.get(), tiles(p), values, mean);
+    if (means) GS_LAUNCH(average<T>, 1, kThreads, queue, sums.get(), tiles(p), values, means);
+    if (means && p.with_differences)
+        GS_LAUNCH(average<T>, 1, kThreads, queue, sums.get() + tiles(p), tiles(p), p.planes * p.height * p.width,
+                  means + 1);
 }
 
 template void ssim(const SsimProblem<float>&, float*, const Queue&);
