@@ -537,8 +537,8 @@ GS_HD V alpha_gradient(V before, V toward, V behind, V inv) {
     return before * toward - behind * inv;
 }
 
-// By how much a channel of the pixel changes when the Gaussian goes, as a multiple of alpha / (1 - alpha): T c -
-// behind, with T after it. (w c - alpha behind / (1 - alpha), and w = alpha T / (1 - alpha).)
+// By how much a channel of the pixel changes when the Gaussian goes, as a multiple of alpha / (1 - alpha): T
+// c - behind, with T after it. (w c - alpha behind / (1 - alpha), and w = alpha T / (1 - alpha).)
 template <class V>
 GS_HD V change_if_removed(V after, V color, V behind) {
     return after * color - behind;

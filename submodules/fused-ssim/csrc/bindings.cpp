@@ -9,8 +9,8 @@ namespace {
 
 template <class T>
 void ssim(uintptr_t x, uintptr_t y, uintptr_t weight, uintptr_t map, uintptr_t differences, uintptr_t grad,
-          uintptr_t means, int64_t planes, int64_t height, int64_t width, int64_t margin, double c1, double c2,
-          double scale, double difference_scale, bool with_differences, int threads) {
+          uintptr_t means, int64_t planes, int64_t height, int64_t width, int64_t margin, double c1,
+          double c2, double scale, double difference_scale, bool with_differences, int threads) {
     const gs::SsimProblem<T> problem = {reinterpret_cast<const T*>(x),
                                         reinterpret_cast<const T*>(y),
                                         reinterpret_cast<const T*>(weight),

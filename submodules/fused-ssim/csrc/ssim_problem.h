@@ -14,9 +14,9 @@ struct SsimProblem {
     const T* weight;  // of each SSIM value in the objective, (planes, height - 2 margin, width - 2 margin);
                       // null: all 1
     T* map;           // out: SSIM values, shape as `weight`; null: not wanted
-    T* differences;  // out: |x - y|, (planes, height, width); null: not wanted
-    T* grad;         // out: gradient with respect to x of scale * the weighted sum + difference_scale * the sum
-                     // of |x - y|, (planes, height, width); null: not wanted
+    T* differences;   // out: |x - y|, (planes, height, width); null: not wanted
+    T* grad;  // out: gradient with respect to x of scale * the weighted sum + difference_scale * the sum
+              // of |x - y|, (planes, height, width); null: not wanted
     int64_t planes, height, width;
     int64_t margin;
     T c1, c2;

@@ -59,9 +59,9 @@ def fused_l1_ssim(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The loss of 3DGS, (1 - w) L1 + w (1 - SSIM), of two batches of images, in one pass with its gradient.
 
-    Returns the loss, a scalar, and with `maps` |img1 - img2| and the SSIM at every pixel, (B, C, H, W) each, which
-    carry no gradient. Images and errors as for `fused_ssim`, under "same" padding; ValueError also for a weight
-    outside of [0, 1].
+    Returns the loss, a scalar, and with `maps` |img1 - img2| and the SSIM at every pixel, (B, C, H, W)
+    each, which carry no gradient. Images and errors as for `fused_ssim`, under "same" padding; ValueError
+    also for a weight outside of [0, 1].
     Source: Kerbl et al. 2023, equation 7.
     """
     if not 0 <= ssim_weight <= 1:

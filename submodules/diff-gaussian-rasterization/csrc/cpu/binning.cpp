@@ -111,7 +111,8 @@ double available_memory() {
 }
 
 void check_memory(int64_t pairs, int bytes_per_pair) {
-    const double needed = double(pairs) * (bytes_per_pair + sizeof(uint32_t) + sizeof(uint16_t) + sizeof(int64_t));
+    const double needed =
+        double(pairs) * (bytes_per_pair + sizeof(uint32_t) + sizeof(uint16_t) + sizeof(int64_t));
     if (needed < double(1 << 28)) return;  // not worth asking
     const double available = available_memory(), gib = double(1 << 30);
     if (needed > available) throw OutOfMemory{pairs, needed / gib, available / gib};

@@ -20,7 +20,9 @@ public:
     template <class T>
     void build(const Projected<T>&, int64_t count, int width, int height, int bytes_per_pair, int threads);
 
-    TileLists lists() const { return {tiles_x_, tiles_y_, tile_start_.data(), gaussians_.data(), blocks_.data()}; }
+    TileLists lists() const {
+        return {tiles_x_, tiles_y_, tile_start_.data(), gaussians_.data(), blocks_.data()};
+    }
     PairIndex index() const { return {first_pair_.data(), entry_of_.data()}; }
     int64_t pairs() const { return gaussians_.size(); }
 

@@ -273,8 +273,8 @@ void blend_backward_pass(const Splat<T>* splats, const TileLists& lists, const P
         if (length == 0) return;
         BackwardTile<T> tile;
         load_tile(area, picture, grad, tile);
-        blend_list_backward<T, Pass>(splats, lists.gaussians + start, lists.blocks + start, length, area, tile,
-                                     pair_sums + start);
+        blend_list_backward<T, Pass>(splats, lists.gaussians + start, lists.blocks + start, length, area,
+                                     tile, pair_sums + start);
     });
 }
 

@@ -167,7 +167,8 @@ GS_INLINE Mask<T, W> index_above(const int32_t* index, int32_t value, Pack<T, W>
     return m;
 }
 
-// Appends first + b for every bit b < 16 that is set in `bits`, and returns how many they are. There is room for
+// Appends first + b for every bit b < 16 that is set in `bits`, and returns how many they are. There is room
+// for
 // 16. No branch, as which bits are set is anybody's guess.
 GS_INLINE int append_set_bits(uint32_t bits, uint32_t first, uint32_t* to) {
 #if defined(__AVX512F__)
@@ -223,7 +224,8 @@ GS_INLINE Pack<float, W> log2(Pack<float, W> x) {
     const uint32_t sqrt_half = 0x3f3504f3;  // its bits: the fraction will lie in [sqrt(1/2), sqrt(2))
     const Unsigned bits = (Unsigned)x.lanes;
     const Ints exponent = (Ints)(bits - sqrt_half) >> 23;
-    const P fraction((Lanes)(bits - ((Unsigned)exponent << 23))), whole(__builtin_convertvector(exponent, Lanes));
+    const P fraction((Lanes)(bits - ((Unsigned)exponent << 23))),
+        whole(__builtin_convertvector(exponent, Lanes));
     const P z = (fraction - 1) / (fraction + 1), zz = z * z;
     const float scale = 2.885390081777927f;  // 2 / ln 2
     P p = fma(zz, P(scale / 9), P(scale / 7));
@@ -358,8 +360,8 @@ GS_INLINE T lane_max(Pack<T, W> p) {
 GS_INLINE float lane_max(Pack16 p) { return _mm512_reduce_max_ps(p.lanes); }
 #endif
 
-// out[i] = sum of the lanes of p[i]: all together, as a transposition that adds. There is room for a register of
-// results behind the last whole one.
+// out[i] = sum of the lanes of p[i]: all together, as a transposition that adds. There is room for a register
+// of results behind the last whole one.
 template <int kCount, class T, int W>
 GS_INLINE void lane_sums(const Pack<T, W>* p, T* out) {
     for (int i = 0; i < kCount; ++i) {

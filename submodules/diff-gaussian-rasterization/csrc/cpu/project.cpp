@@ -135,8 +135,8 @@ void project(const View<T>& view, const Gaussians<T>& g, const Projected<T>& out
 // ----------------------------------------------------------------------------------------------------
 // Back
 
-// Adds one Gaussian's sums over its tiles, in the order of its pairs. Without statistics nobody has set theirs,
-// and nobody reads what becomes of them.
+// Adds one Gaussian's sums over its tiles, in the order of its pairs. Without statistics nobody has set
+// theirs, and nobody reads what becomes of them.
 template <class T>
 GS_INLINE void reduce_pairs(const PairIndex& index, int64_t i, const PairSums<T>* pair_sums,
                             PairSums<T>& out) {
@@ -164,7 +164,8 @@ GS_INLINE void prefetch_pairs(const PairIndex& index, int64_t first, int64_t end
 }
 
 template <class T>
-GS_INLINE void prefetch_gradients(const Gradients<T>& grad, const Gaussians<T>& g, int64_t first, int64_t end) {
+GS_INLINE void prefetch_gradients(const Gradients<T>& grad, const Gaussians<T>& g, int64_t first,
+                                  int64_t end) {
     prefetch_to_write(grad.means, 3, first, end);
     prefetch_to_write(grad.means2d, 3, first, end);
     prefetch_to_write(grad.scales, 3, first, end);

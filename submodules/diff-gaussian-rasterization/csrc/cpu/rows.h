@@ -28,7 +28,8 @@ template <bool kWrite = false, class T>
 GS_INLINE void prefetch(const T* array, int64_t stride, int64_t first, int64_t end) {
     if (!array) return;
     const T* last = array + end * stride;
-    for (const T* at = array + first * stride; at < last; at += 64 / sizeof(T)) __builtin_prefetch(at, kWrite);
+    for (const T* at = array + first * stride; at < last; at += 64 / sizeof(T))
+        __builtin_prefetch(at, kWrite);
 }
 template <class T>
 GS_INLINE void prefetch_to_write(const T* array, int64_t stride, int64_t first, int64_t end) {

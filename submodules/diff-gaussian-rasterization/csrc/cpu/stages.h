@@ -23,8 +23,8 @@ struct Projected {
     int32_t* radii;  // pixels; 0: not seen, and the splat is not set
 };
 
-// The tiles that a splat meets: bit b of `met` is the one in column `column + b % 4`, row `row + b / 4`. No bit
-// where that is too small a part of the image: then they have to be walked over (TileWalk).
+// The tiles that a splat meets: bit b of `met` is the one in column `column + b % 4`, row `row + b / 4`. No
+// bit where that is too small a part of the image: then they have to be walked over (TileWalk).
 struct TileSet {
     uint16_t column, row, met;
 };
@@ -34,7 +34,7 @@ struct TileLists {
     int tiles_x, tiles_y;
     const int64_t* tile_start;  // (tiles + 1,)
     const uint32_t* gaussians;  // (pairs,)
-    uint16_t* blocks;           // (pairs,) of the tile that each may color (bit b: block b): for the backward pass
+    uint16_t* blocks;  // (pairs,) of the tile that each may color (bit b: block b): for the backward pass
 };
 
 // The same pairs by Gaussian: those of Gaussian i stand in the tile lists at entry_of[first_pair[i]] ...

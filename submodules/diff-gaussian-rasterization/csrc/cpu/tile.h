@@ -28,14 +28,15 @@ GS_INLINE Lanes<T> lane_rows(int first) {
     return Lanes<T>::load(n);
 }
 
-// Which of 4x4 squares of pixels (bit b: column b % 4, row b / 4) the cut of a splat meets. Each is `length` pixels
-// wide, the first begins at pixel (first_x, first_y).
+// Which of 4x4 squares of pixels (bit b: column b % 4, row b / 4) the cut of a splat meets. Each is `length`
+// pixels wide, the first begins at pixel (first_x, first_y).
 template <class T>
 GS_INLINE uint32_t squares_met(const Splat<T>& s, int first_x, int first_y, int length) {
     using P = Lanes<T>;
     const P slack(kSlack<T>);
     const P side{T(length)}, last(T(length - 1));
-    const P x(T(first_x) + T(0.5) - s.x), y(T(first_y) + T(0.5) - s.y), half_height(s.half_height + kSlack<T>);
+    const P x(T(first_x) + T(0.5) - s.x), y(T(first_y) + T(0.5) - s.y),
+        half_height(s.half_height + kSlack<T>);
     uint32_t squares = 0;
     for (int first = 0; first < kBlock; first += NativeWidth<T>::value) {
         const P left_edge = fma(lane_columns<T>(first), side, x), right_edge = left_edge + last;

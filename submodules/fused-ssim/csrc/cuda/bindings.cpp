@@ -13,9 +13,9 @@ T* at(uintptr_t address) {
 
 template <class T>
 void ssim(uintptr_t x, uintptr_t y, uintptr_t weight, uintptr_t map, uintptr_t differences, uintptr_t grad,
-          uintptr_t means, int64_t planes, int64_t height, int64_t width, int64_t margin, double c1, double c2,
-          double scale, double difference_scale, bool with_differences, int device, uintptr_t stream,
-          nb::callable allocate) {
+          uintptr_t means, int64_t planes, int64_t height, int64_t width, int64_t margin, double c1,
+          double c2, double scale, double difference_scale, bool with_differences, int device,
+          uintptr_t stream, nb::callable allocate) {
     const gs::SsimProblem<T> problem = {at<T>(x),
                                         at<T>(y),
                                         at<T>(weight),

@@ -113,8 +113,8 @@ __device__ double block_sum(double value) {
     return total;
 }
 
-// slopes: (3, planes, height, width), null without a gradient. sums: of the SSIM values of each tile and then, if
-// they count, of its |x - y|; or null.
+// slopes: (3, planes, height, width), null without a gradient. sums: of the SSIM values of each tile and
+// then, if they count, of its |x - y|; or null.
 template <class T>
 __global__ void __launch_bounds__(kThreads) compare(SsimProblem<T> p, T* slopes, double* sums) {
     GS_SHARED(Span<T>, x);
@@ -222,8 +222,8 @@ void ssim(const SsimProblem<T>& p, T* means, const Queue& queue) {
     const int64_t values = p.planes * (p.height - 2 * p.margin) * (p.width - 2 * p.margin);
     if (means) GS_LAUNCH(average<T>, 1, kThreads, queue, sums.get(), tiles(p), values, means);
     if (means && p.with_differences)
-        GS_LAUNCH(average<T>, 1, kThreads, queue, sums.get() + tiles(p), tiles(p), p.planes * p.height * p.width,
-                  means + 1);
+        GS_LAUNCH(average<T>, 1, kThreads, queue, sums.get() + tiles(p), tiles(p),
+                  p.planes * p.height * p.width, means + 1);
 }
 
 template void ssim(const SsimProblem<float>&, float*, const Queue&);
