@@ -321,7 +321,7 @@ class ImportanceSettings:
         10.0, "largest factor between the adjusted and the given lambda_importance", bound=at_least(1)
     )
     importance_interval: int = flag(
-        20,
+        10,
         "iterations between steps of the importance network; s_k stays the same between them",
         bound=at_least(1),
     )

@@ -21,7 +21,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tag_25k": TAGGED | {"prune_until_iter": 25_000},
     "tag_gradprune": GRADPRUNE,
     "tag_gradprune_decomp": GRADPRUNE
-    | {"prune_by": "both", "importance": "full", "importance_until_iter": 15_000, "prune_until_iter": 21_000}
+    | {"prune_by": "both", "importance": "full", "importance_until_iter": 15_000, "prune_until_iter": 25_000}
     | {"prune_cap": 0.05, "prune_keep": 0.31}
     # Photos reach their full size when nothing grows any more. The floor leads to as many Gaussians on
     # smaller photos as the default does on those of full size.

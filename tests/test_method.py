@@ -589,7 +589,7 @@ TABLE = {  # docs/method.md: what sets the rows apart
     "percent_dense": (0.01, 0.0, 0.0, 0.0, 0.0, 0.0),
     "clone_opacity": ("kept", "corrected", "corrected", "corrected", "corrected", "corrected"),
     "prune_by": ("opacity", "opacity", "opacity", "opacity", "removal_energy", "both"),
-    "prune_until_iter": (0, 0, 0, 25_000, 0, 21_000),
+    "prune_until_iter": (0, 0, 0, 25_000, 0, 25_000),
     "prune_cap": (0.0, 0.0, 0.0, 0.0, 0.0, 0.05),
     "prune_keep": (1.0, 1.0, 1.0, 1.0, 1.0, 0.31),
     "tag_lifespan": (0, 0, 300, 300, 300, 300),
@@ -606,7 +606,7 @@ IN_ALL = {  # and what all have in common
     "error_threshold": "quantile", "error_quantile": 0.2, "aux_scale": 2.0**-20,
     "opacity_control": "reset", "prune_threshold": "fixed",
     "prune_opacity": 0.005, "prune_importance": 0.5, "prune_energy": 0.01,
-    "importance_interval": 20, "importance_gate": "sampled",
+    "importance_interval": 10, "importance_gate": "sampled",
     "importance_control": "fixed", "importance_from_iter": 1000,
     "lambda_importance": 0.1, "lambda_binary": 0.0, "max_gaussians": 0, "target_size_mb": 0.0,
 }  # fmt: skip

@@ -167,9 +167,8 @@ GS_INLINE Mask<T, W> index_above(const int32_t* index, int32_t value, Pack<T, W>
     return m;
 }
 
-// Appends first + b for every bit b < 16 that is set in `bits`, and returns how many they are. There is room
-// for
-// 16. No branch, as which bits are set is anybody's guess.
+// Appends first + b for every bit b < 16 that is set in `bits`, and returns how many there are; `to` has room
+// for 16. Without branches: no processor guesses which bits are set.
 GS_INLINE int append_set_bits(uint32_t bits, uint32_t first, uint32_t* to) {
 #if defined(__AVX512F__)
     const __m512i places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);

@@ -24,7 +24,7 @@ struct Projected {
 };
 
 // The tiles that a splat meets: bit b of `met` is the one in column `column + b % 4`, row `row + b / 4`. No
-// bit where that is too small a part of the image: then they have to be walked over (TileWalk).
+// bit is set where they do not fit into 4x4 tiles; then TileWalk finds them.
 struct TileSet {
     uint16_t column, row, met;
 };
