@@ -73,8 +73,7 @@ demo: install $(demo_model)
 	@echo "Delete $(demo) to train it again."
 
 # Trained once, by the method: rendering and measuring it again takes seconds.
-demo_flags := --variant tag_gradprune_decomp --iterations $(DEMO_ITERATIONS) --scale_schedule \
-    --test_iterations 1000 $(DEMO_ITERATIONS)
+demo_flags := --iterations $(DEMO_ITERATIONS) --test_iterations 1000 $(DEMO_ITERATIONS)
 $(demo_model): | install
 	$(python) train.py -s data/demo -m $(demo) --eval $(demo_flags) --overwrite
 

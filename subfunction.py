@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from fused_ssim import fused_l1_ssim
 from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate
 
 from arguments import DensificationSettings, ImportanceSettings, OptimizationSettings, PruningSettings
 from arguments import Settings
@@ -27,6 +28,8 @@ HALF_LENGTH = (
 QUARTER_SHARE = 0.2  # of the time on smaller photos is for those with a quarter of the sides
 RESET_OPACITY = 0.01  # what a reset leaves at most (3DGS)
 LARGEST_SCALE = 0.1  # Gaussians of larger scale are pruned, over the extent (3DGS)
+KEPT_WITHIN_BUDGET = 0.31  # of what may grow: where there is a budget and thinning, growth goes beyond it
+CONTRAST_SQUARE = 8  # pixels along the squares over which a photo's contrast is measured
 LEAST_OPACITY = 1e-6  # distance from 0 and 1 that keeps its logit finite
 
 # When
@@ -114,7 +117,7 @@ def phase(iteration: int, settings: Settings) -> Phase:
         prunes=has_begun and may_prune and iteration % pruning.prune_interval == 0,
         # Sizes mean little before the first opacity reset; later nothing grows in a large Gaussian's place.
         prunes_large=grows and iteration > growth.opacity_reset_interval,
-        thins_out=pruning.prune_keep < 1 and not grows,
+        thins_out=kept_share(settings) < 1 and not grows,
         resets_opacity=grows and _is_reset(iteration, settings),
         decays_opacity=densifies and growth.opacity_control == "decay",
     )
@@ -126,6 +129,16 @@ def _is_reset(iteration: int, settings: Settings) -> bool:
     at_start = settings.model.white_background and iteration == growth.densify_from_iter
     due = iteration % growth.opacity_reset_interval == 0 or at_start
     return growth.opacity_control == "reset" and due
+
+
+def recovered_from_reset(iteration: int, settings: Settings) -> float:
+    """Return the iteration from which opacities tell something again: a lifespan after the last reset.
+
+    It is -inf before the first one.
+    """
+    last = min(iteration, settings.densification.densify_until_iter - 1)
+    resets = (i for i in range(last, 0, -1) if _is_reset(i, settings))
+    return next(resets, -math.inf) + settings.pruning.tag_lifespan
 
 
 def pruning_end(settings: Settings) -> int:
@@ -181,6 +194,23 @@ def pixel_error(losses: PixelLosses, metric: str, lambda_dssim: float) -> Tensor
     if share > 0:
         error.addmm_(thirds, losses.ssim.flatten(1), alpha=-share)
     return error.view(1, *losses.l1.shape[1:])
+
+
+def energy_weights(gt_image: Tensor, contrast: float) -> Tensor:  # (3, H, W) -> (H, W)
+    """Return how much each pixel counts in removal energies: less, the more the photo varies around it.
+
+    A change is seen less beside strong texture, which is also how SSIM counts it (Wang et al. 2004, eq. 6):
+    by 1 / (1 + variance / contrast), variance being that of the gray values in squares of pixels.
+    """
+    height, width = gt_image.shape[1:]
+    if not contrast:
+        return gt_image.new_ones(height, width)
+    gray = gt_image.mean(0, keepdim=True)
+    pooling = {"kernel_size": CONTRAST_SQUARE, "ceil_mode": True, "count_include_pad": False}
+    mean, mean_square = avg_pool2d(torch.cat([gray, gray.square()])[None], **pooling)[0]
+    weights = contrast / (contrast + (mean_square - mean.square()).clamp_min(0))
+    weights = interpolate(weights[None, None], scale_factor=CONTRAST_SQUARE, mode="bilinear")
+    return weights[0, 0, :height, :width].contiguous()
 
 
 def typical_error(error: Tensor) -> Tensor:  # (1, H, W) -> ()
@@ -317,13 +347,13 @@ def fineness(radii: Tensor, power: float) -> Tensor:
     return (drawn.median() / radii.clamp_min(1)) ** power if len(drawn) else torch.ones_like(radii).float()
 
 
-def error_threshold(scores: Tensor, pixel_error: Tensor, settings: DensificationSettings) -> Tensor:
-    """Return tau () from the E_k of the Gaussians seen; at least the error of `error_floor` pixels.
+def error_threshold(scores: Tensor, picture_error: Tensor, settings: DensificationSettings) -> Tensor:
+    """Return tau () from the E_k of the Gaussians seen; at least the error of the share `error_floor`.
 
-    pixel_error: the mean of `typical_error` over the views, ().
+    picture_error: the mean of `typical_error` over the views, times the pixels of one, ().
     """
     seen = scores[~scores.isnan()]
-    floor = settings.error_floor * pixel_error.to(scores)
+    floor = settings.error_floor * picture_error.to(scores)
     if len(seen) == 0:
         return floor
     if settings.error_threshold == "fixed":
@@ -341,16 +371,25 @@ def upper_quantile(values: Tensor, share: float) -> Tensor:
     return values.sort(descending=True).values[above]
 
 
-def densification_candidates(scores: Tensor, pixel_error: Tensor, settings: DensificationSettings) -> Tensor:
+def densification_candidates(
+    scores: Tensor, picture_error: Tensor, settings: DensificationSettings
+) -> Tensor:
     """Return the mask (N,) of Gaussians whose E_k exceeds tau, or whose gradient reaches 3DGS's threshold."""
     if settings.densify_by == "error":
-        return scores > error_threshold(scores, pixel_error, settings)
+        return scores > error_threshold(scores, picture_error, settings)
     return scores >= settings.densify_grad_threshold
 
 
 def growth_budget(budget: int, views: int, settings: Settings) -> int:
     """Return the most Gaussians there may be during growth: above the budget if the excess is sure to go."""
-    return int(budget / settings.pruning.prune_keep) if thinning_is_sure(0, views, settings) else budget
+    return int(budget / kept_share(settings)) if thinning_is_sure(0, views, settings) else budget
+
+
+def kept_share(settings: Settings) -> float:
+    """Return the share of what has grown that thinning works towards. 1: a threshold decides."""
+    growth, pruning = settings.densification, settings.pruning
+    has_budget = bool(growth.max_gaussians or growth.target_size_mb)
+    return KEPT_WITHIN_BUDGET if pruning.thin_energy and has_budget else pruning.prune_keep
 
 
 def thinning_is_sure(iteration: int, views: int, settings: Settings) -> bool:
@@ -362,7 +401,7 @@ def thinning_is_sure(iteration: int, views: int, settings: Settings) -> bool:
     pruning, begins = settings.pruning, max(iteration, settings.densification.densify_until_iter)
     known = 2 * views + pruning.tag_patience * pruning.prune_interval
     time = (thinning_rounds(begins, settings) - 1) * pruning.prune_interval
-    return pruning.prune_keep < 1 and time >= max(known, pruning.tag_lifespan)
+    return kept_share(settings) < 1 and time >= max(known, pruning.tag_lifespan)
 
 
 def growth_room(count: int, budget: int, settings: DensificationSettings) -> int:
@@ -486,11 +525,11 @@ def relative_contribution(
     return torch.where(births <= round_start, share.to(statistics["contribution"]), math.nan)
 
 
-def pruning_threshold(settings: PruningSettings) -> float:
-    """Return the fixed threshold below which a score is low."""
+def pruning_threshold(settings: PruningSettings, grows: bool) -> float:
+    """Return the fixed threshold below which a score is low: while Gaussians grow, or when that has ended."""
     if settings.prune_by in ("opacity", "importance"):
         return settings.prune_opacity if settings.prune_by == "opacity" else settings.prune_importance
-    return settings.prune_energy
+    return settings.prune_energy if grows else settings.thin_energy or settings.prune_energy
 
 
 def thinning_rounds(iteration: int, settings: Settings) -> int:
@@ -501,6 +540,13 @@ def thinning_rounds(iteration: int, settings: Settings) -> int:
     interval = settings.pruning.prune_interval
     end = min(pruning_end(settings), settings.optimization.iterations)
     return len(range(-(-iteration // interval) * interval, end, interval))
+
+
+def pruning_cap(count: int, intervals: float, settings: PruningSettings) -> int:
+    """Return how many of `count` Gaussians may go, this many pruning intervals after the last time."""
+    if not settings.prune_cap:
+        return count
+    return count - int(round(count * (1 - settings.prune_cap) ** intervals, 6))
 
 
 def next_count(count: int, goal: int, rounds: int) -> int:

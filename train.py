@@ -65,6 +65,8 @@ def forward_backward(run: Training, iteration: int) -> TrainingView:
     camera, background = next_camera(run, due.divisor), choose_background(run, iteration)
     importance, carrier = model.hold_importance(), new_carrier(run, due)
     gates = new_gates(run, due, importance)
+    gt_image = camera.ground_truth(background, model.device)
+    energy_weights = weights_of_pixels(run, due, camera, gt_image)
     rendered = render(
         camera,
         model,
@@ -72,9 +74,9 @@ def forward_backward(run: Training, iteration: int) -> TrainingView:
         importance=gates,
         error_carrier=carrier,
         statistics=due.collects_removal_energy,
+        energy_weights=energy_weights,
         **pipeline_flags(settings, iteration),
     )
-    gt_image = camera.ground_truth(background, model.device)
     image = camera.masked(exposed(run, rendered.image, camera), gt_image)
     lambda_dssim, wants_errors = settings.optimization.lambda_dssim, carrier is not None
     loss, losses = policy.training_loss(image, gt_image, lambda_dssim, per_pixel=wants_errors)
@@ -101,6 +103,7 @@ def forward_backward(run: Training, iteration: int) -> TrainingView:
         pixel_errors=pixel_errors,
         errors=None if carrier is None else carrier.grad[:, 0] / settings.densification.aux_scale,  # E_k
         contributions=contributions(due, rendered, gates),
+        energy_weights=energy_weights,
     )
 
 
@@ -166,6 +169,13 @@ def weighted_depth_loss(run: Training, due: Phase, camera: Camera, invdepth: Ten
     known = camera.masked(bring_to(run.model.device, camera.invdepth), 0.0)
     weight = policy.depth_weight(due.iteration, run.settings.optimization) * run.scene.unit
     return weight * policy.depth_loss(invdepth, known)
+
+
+def weights_of_pixels(run: Training, due: Phase, camera: Camera, gt_image: Tensor) -> Tensor | None:
+    """Return how much each pixel (H, W) counts in removal energies, where those prune."""
+    if not due.collects_removal_energy:
+        return None
+    return camera.masked(policy.energy_weights(gt_image, run.settings.pruning.energy_contrast), 0.0)
 
 
 def contributions(due: Phase, rendered: RenderOutput, gates: Tensor | None) -> Tensor | None:

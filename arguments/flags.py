@@ -53,14 +53,16 @@ def flag(
     short: str = "",
     metavar: str = "",
     scales: bool = False,
+    of_variants: bool = False,
 ) -> Any:
     """Return a dataclass field that is also a flag.
 
     default: its type is the type of the flag. False makes a switch, a tuple takes one or more whole numbers.
     scales: whether --scale_schedule scales the default with the number of iterations.
+    of_variants: whether variants have the switch on, so that there must be a --no-NAME.
     """
     metadata = {"sentence": sentence, "unit": unit, "bound": bound, "short": short, "metavar": metavar}
-    return field(default=default, metadata=metadata | {"scales": scales})
+    return field(default=default, metadata=metadata | {"scales": scales, "of_variants": of_variants})
 
 
 def milestone(default: int, sentence: str, low: int = 0) -> Any:
@@ -141,7 +143,8 @@ def _argparse_options(item: dataclasses.Field) -> dict[str, Any]:
     """Return the keyword arguments of `add_argument` for a field."""
     text = _help_text(item).replace("%", "%%")
     if item.default is False:
-        return {"action": "store_true", "help": text}
+        action = argparse.BooleanOptionalAction if item.metadata["of_variants"] else "store_true"
+        return {"action": action, "help": text}
     if isinstance(item.default, tuple):
         return {"nargs": "+", "type": int, "metavar": "N", "help": text}
     kind, choices = type(item.default), _choices(item)

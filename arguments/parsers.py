@@ -15,7 +15,7 @@ COMMON = (
     *("train_test_exp", "max_memory_gb", "init_points", "variant", "iterations", "scale_schedule"),
     *("lambda_dssim", "random_background", "antialiasing", "max_gaussians", "target_size_mb"),
     *("densify_by", "densify_until_iter", "densify_grad_threshold", "error_floor", "error_quantile"),
-    *("opacity_reset_interval", "prune_by", "prune_keep", "prune_until_iter", "tag_lifespan"),
+    *("opacity_reset_interval", "prune_by", "thin_energy", "prune_until_iter", "tag_lifespan"),
     *("importance", "lambda_importance", "test_iterations", "save_iterations", "checkpoint_iterations"),
     *("start_checkpoint", "checkpoint_every", "resume", "overwrite", "seed", "threads", "quiet"),
     *("viewer", "viewer_port", "disable_viewer"),
@@ -23,9 +23,9 @@ COMMON = (
 
 TRAIN_EXAMPLES = """\
   python train.py -s scenes/garden                             30,000 iterations into output/<10 hex digits>
-  python train.py -s scenes/garden -m output/garden --eval -r 4 --iterations 7000 --scale_schedule
-  python train.py -s scenes/garden -m output/few --variant tag_gradprune_decomp
-  python train.py -s scenes/garden -m output/small --variant tag_gradprune_decomp --target_size_mb 10
+  python train.py -s scenes/garden -m output/garden --eval -r 4 --iterations 7000
+  python train.py -s scenes/garden -m output/small --target_size_mb 10
+  python train.py -s scenes/garden -m output/baseline --variant 3dgs
   python train.py -m output/garden --resume                    continues an interrupted run
   python train.py --start_checkpoint output/garden/chkpnt7000.safetensors -m output/other --lambda_dssim 0.3
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,11 @@ DROPPED = {
     "importance_frequencies": 4,
 }
 # Settings that earlier versions did not have, as these versions behaved.
-ADDED = {"resolution_schedule": 0, "importance_interval": 1}
+ADDED = {"resolution_schedule": 0, "importance_interval": 1, "energy_contrast": 0.0, "thin_energy": 0.0}
+ADDED |= {"variant": "3dgs", "scale_schedule": False}
+# Pixels that --error_floor was meant for in versions that counted it in pixels.
+PIXELS_OF_FLOOR = 150_000
+LARGEST_EXPONENT = 20.0  # of growth by one densification; beyond it there is no limit in any case
 # Other names of values, by setting.
 ALIASES = {"prune_by": {"gradient": "removal_energy"}}
 
@@ -103,6 +108,8 @@ def make_settings(given: dict[str, Any], recorded: dict[str, Any] | None = None)
     recorded = {name: value for name, value in (recorded or {}).items() if name not in OF_ONE_COMMAND}
     recorded = ADDED | recorded if "iterations" in recorded else recorded  # of a run, not a part of one
     recorded, given = without_aliases(recorded), without_aliases(given)
+    if recorded.get("error_floor", 0) > 1:
+        recorded["error_floor"] /= PIXELS_OF_FLOOR
     for name, value in DROPPED.items():
         if recorded.get(name, value) != value:
             raise ValueError(
@@ -154,9 +161,11 @@ def _check_together(settings: Settings) -> None:
         ):
             if value == "budget":
                 raise ValueError(f"--{name} budget: which one? give --max_gaussians or --target_size_mb")
-    if pruning.prune_keep < 1 and pruning.prune_until_iter <= growth.densify_until_iter:
+    thins = "prune_keep" if pruning.prune_keep < 1 else "thin_energy" if pruning.thin_energy else ""
+    shortest = 0 if settings.optimization.scale_schedule else 1  # of a few iterations none are left for it
+    if thins and pruning.prune_until_iter < growth.densify_until_iter + shortest:
         raise ValueError(
-            "--prune_keep thins what has grown: pruning must go on after densification, "
+            f"--{thins} thins what has grown: pruning must go on after densification, "
             f"--prune_until_iter {pruning.prune_until_iter} "
             f"above --densify_until_iter {growth.densify_until_iter}"
         )
@@ -182,10 +191,10 @@ def _fill(group: type, values: dict[str, Any]) -> Any:
 
 
 def _scaled(settings: Settings, variant: dict[str, Any], fixed: dict[str, Any]) -> dict[str, Any]:
-    """Return milestones for the run's number of iterations, and a growth cap for as much growth in total.
+    """Return milestones for the run's number of iterations, and shares for as much growth in total.
 
-    The cap is larger where there are fewer densifications than in a run of FULL_RUN iterations. `fixed` holds
-    the values that are not scaled.
+    A densification may add more where there are fewer of them than in a run of FULL_RUN iterations. `fixed`
+    holds the values that are not scaled.
     """
     factor = settings.optimization.iterations / FULL_RUN
     groups = [item.default_factory for item in dataclasses.fields(Settings)]
@@ -193,9 +202,18 @@ def _scaled(settings: Settings, variant: dict[str, Any], fixed: dict[str, Any]) 
     full = {item.name: variant.get(item.name, item.default) for item in fields}
     scaled = {name: fixed.get(name, round(value * factor)) for name, value in full.items()}
     scaled["position_lr_max_steps"] = max(1, scaled["position_lr_max_steps"])
-    steps = _densifications(full, settings), _densifications(scaled, settings)
-    cap = variant.get("growth_cap", DensificationSettings.growth_cap)
-    return {"growth_cap": (1 + cap) ** (steps[0] / max(1, steps[1])) - 1} | fixed | scaled
+    times = _densifications(full, settings) / max(1, _densifications(scaled, settings))
+    unscaled = dataclasses.asdict(DensificationSettings()) | variant
+    shares = {
+        "growth_cap": _compounded(unscaled["growth_cap"], times),
+        "error_quantile": min(1.0, _compounded(unscaled["error_quantile"], times)),
+    }
+    return shares | fixed | scaled
+
+
+def _compounded(share: float, times: float) -> float:
+    """Return by what share something grows that grows by `share` so many times."""
+    return share if times == 1 else math.expm1(min(times * math.log1p(share), LARGEST_EXPONENT))
 
 
 def _densifications(milestones: dict[str, int], settings: Settings) -> int:

@@ -114,7 +114,9 @@ class OptimizationSettings:
     initial_opacity: float = flag(0.1, "opacity of the initial Gaussians", bound=open_unit_interval())
     scale_schedule: bool = flag(
         False,
-        "scale milestones, decay of the position learning rate and growth cap from 30,000 to --iterations",
+        "scale milestones, decay of the position learning rate and steps of growth from 30,000 to "
+        "--iterations, as all variants but 3dgs do",
+        of_variants=True,
     )
 
 
@@ -190,10 +192,10 @@ class DensificationSettings:
         1.0, "standard deviations above the mean, for mean_std of --error_threshold", bound=between(-10, 100)
     )
     error_floor: float = flag(
-        28.0,
-        "smallest E_k that is densified: that of this many pixels with the typical error",
-        unit="pixels",
-        bound=at_least(0),
+        2e-4,
+        "smallest E_k that is densified: that of this share of a picture with the typical error",
+        unit="share of the pixels",
+        bound=between(0, 1),
     )
     growth_cap: float = flag(
         0.0,
@@ -203,8 +205,8 @@ class DensificationSettings:
     )
     max_gaussians: int = flag(
         0,
-        "largest number of Gaussians; 0: no limit; with --prune_keep there may be more during densification, "
-        "as many as pruning will remove",
+        "largest number of Gaussians; 0: no limit; with --thin_energy there may be more during "
+        "densification, as many as pruning will remove",
         bound=at_least(0),
     )
     target_size_mb: float = flag(
@@ -251,6 +253,20 @@ class PruningSettings:
         unit="least squared error, or loss, of the training views / Gaussians",
         bound=at_least(0),
     )
+    thin_energy: float = flag(
+        0.0,
+        "the same for when densification has ended: thinning stops where the squared error would rise by "
+        "this share per share of Gaussians; 0: prune_energy goes on",
+        unit="least squared error of the training views / Gaussians",
+        bound=at_least(0),
+    )
+    energy_contrast: float = flag(
+        0.01,
+        "variance of the photo around a pixel with which it counts half in removal energies; 0: all pixels "
+        "count alike",
+        unit="gray value^2, white is 1",
+        bound=at_least(0),
+    )
     prune_quantile: float = flag(
         0.01, "share of the Gaussians whose scores are low, for quantile", bound=between(0, 1)
     )
@@ -262,7 +278,7 @@ class PruningSettings:
     prune_keep: float = flag(
         1.0,
         "share of the Gaussians to keep after densification; every pruning round removes an even part, "
-        "lowest scores first; 1: the threshold goes on deciding",
+        "lowest scores first; 1: the thresholds decide",
         bound=share(),
     )
     prune_interval: int = flag(100, "iterations between pruning rounds", bound=at_least(1))
@@ -334,7 +350,8 @@ class RunSettings:
     """Run."""
 
     variant: str = flag(
-        "3dgs", "named set of settings: 3dgs (Kerbl et al. 2023) or a row of the table in docs/method.md"
+        "tag_gradprune_decomp",
+        "named set of settings: 3dgs (Kerbl et al. 2023) or a row of the table in docs/method.md",
     )
     test_iterations: tuple[int, ...] = flag(
         (7_000, 30_000), "measure quality at these iterations", bound=at_least(-1)

@@ -6,10 +6,16 @@ from typing import Any
 
 ERROR_DRIVEN = {
     "densify_by": "error",
-    "growth_cap": 0.05,
+    "growth_cap": 0.03,
     "split": "long_axis",
     "percent_dense": 0.0,
     "clone_opacity": "corrected",
+    # Photos reach their full size when nothing grows any more, and few iterations are left to learn it.
+    "resolution_schedule": 15_000,
+    "position_lr_final": 1.6e-5,
+    "feature_lr": 0.005,
+    "scaling_lr": 0.01,
+    "scale_schedule": True,
 }
 TAGGED = ERROR_DRIVEN | {"tag_lifespan": 300, "tag_patience": 2}
 GRADPRUNE = TAGGED | {"prune_by": "removal_energy"}
@@ -21,11 +27,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tag_25k": TAGGED | {"prune_until_iter": 25_000},
     "tag_gradprune": GRADPRUNE,
     "tag_gradprune_decomp": GRADPRUNE
-    | {"prune_by": "both", "importance": "full", "importance_until_iter": 15_000, "prune_until_iter": 25_000}
-    | {"prune_cap": 0.05, "prune_keep": 0.31}
-    # Photos reach their full size when nothing grows any more. The floor leads to as many Gaussians on
-    # smaller photos as the default does on those of full size.
-    | {"resolution_schedule": 15_000, "error_floor": 45.0}
-    # The remaining Gaussians must fill the gaps of the pruned ones, with few iterations left to learn it.
-    | {"position_lr_final": 1.6e-5, "feature_lr": 0.005, "scaling_lr": 0.01},
+    | {"prune_by": "both", "importance": "full", "importance_until_iter": 15_000}
+    | {"prune_until_iter": 25_000, "prune_cap": 0.1, "thin_energy": 1.0},
 }

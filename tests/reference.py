@@ -41,6 +41,7 @@ class ReferenceCamera:
     antialiasing: bool = False
     near: float = 0.2  # camera z at or below this is culled
     dilation: float = 0.3  # px^2, added to both diagonal entries of the screen covariance
+    energy_weights: Tensor | None = None  # (H, W) of pixels in removal energies, absent: 1
 
 
 @dataclass(frozen=True)
@@ -277,12 +278,16 @@ def gaussian_power(points: Tensor, splats: Splats) -> Tensor:
     return -0.5 * (yy * dx * dx - 2 * xy * dx * dy + xx * dy * dy) / determinant(splats.covariance)[:, None]
 
 
-def removal_energy(blend: Blend, colors: Tensor, background: Tensor) -> Tensor:
-    """(M,) sum over pixels of |alpha_k T_k (c_k - B_k)|^2, B_k the color behind k, background included."""
+def removal_energy(view: ReferenceCamera, blend: Blend, colors: Tensor) -> Tensor:
+    """(M,) weighed sum over pixels of |alpha_k T_k (c_k - B_k)|^2.
+
+    B_k is the color behind k, background included.
+    """
     shares = blend.weights[:, :, None] * colors[:, None]  # (M, P, 3)
-    behind = shares.flip(0).cumsum(0).flip(0) - shares + blend.final[:, None] * background
+    behind = shares.flip(0).cumsum(0).flip(0) - shares + blend.final[:, None] * view.background
     change = blend.weights[:, :, None] * (colors[:, None] - behind / blend.after[:, :, None])
-    return change.square().sum(dim=(1, 2))
+    energies = change.square().sum(2)
+    return energies.sum(1) if view.energy_weights is None else energies @ view.energy_weights.flatten()
 
 
 def radius_and_reach(view: ReferenceCamera, splats: Splats) -> tuple[Tensor, Tensor]:
@@ -315,7 +320,7 @@ def collect(view, means3D, order, splats, colors, carrier, blend, color_margin) 
             weight_sum=spread(blend.weights.sum(1)),
             weight_max=spread(blend.weights.amax(1)),
             pixels=spread(blend.blended.sum(1).int()),
-            removal_energy=spread(removal_energy(blend, colors, view.background)),
+            removal_energy=spread(removal_energy(view, blend, colors)),
         )
         margins = (to_camera(view, means3D)[:, 2] / view.near - 1).abs()
         margins[order] = torch.stack(

@@ -30,7 +30,7 @@ def settings_of(*arguments, recorded=None):
 
 
 def test_defaults_are_those_of_3dgs():
-    flat = settings_of().flat()
+    flat = settings_of("--variant", "3dgs").flat()
     assert {name: flat[name] for name in DEFAULTS_OF_3DGS} == DEFAULTS_OF_3DGS
 
 
@@ -116,12 +116,20 @@ def test_what_an_earlier_version_did_not_record_stays_as_it_was_there():
     flat = settings_of("--variant", "tag_gradprune_decomp").flat()
     record = {name: value for name, value in flat.items() if name not in ADDED}
     again = settings_of(recorded=record).flat()
-    assert {name: again[name] for name in ADDED} == {"resolution_schedule": 0, "importance_interval": 1}
+    assert {name: again[name] for name in ADDED} == {
+        "resolution_schedule": 0,
+        "importance_interval": 1,
+        "energy_contrast": 0,
+        "thin_energy": 0,
+        "variant": "3dgs",
+        "scale_schedule": False,
+    }
     assert settings_of(recorded=flat).flat() == flat
 
 
 # --scale_schedule
 
+SHARES = ("growth_cap", "error_quantile")  # of the Gaussians that grow in one step
 SHORT = ("--variant", "tag_gradprune_decomp", "--iterations", "7000", "--scale_schedule")
 
 
@@ -138,11 +146,12 @@ def test_a_short_run_is_a_small_copy_of_a_full_one():
     }
     assert {name: flat[name] for name in milestones} == milestones
     # 144 densifications, at 600, 700 ... 14,900, have become 33, at 200, 300 ... 3400.
-    assert flat["growth_cap"] == pytest.approx(1.05 ** (144 / 33) - 1) == pytest.approx(0.2373, abs=5e-5)
-    assert (1 + flat["growth_cap"]) ** 33 == pytest.approx(1.05**144)
-    full = settings_of(*SHORT[:2]).flat()
-    changed = {name for name in flat if flat[name] != full[name]}  # no interval, lifespan or share does
-    assert changed == {*milestones, "growth_cap", "iterations", "scale_schedule"}
+    assert flat["growth_cap"] == pytest.approx(1.03 ** (144 / 33) - 1) == pytest.approx(0.1377, abs=5e-5)
+    assert (1 + flat["growth_cap"]) ** 33 == pytest.approx(1.03**144)
+    assert flat["error_quantile"] == 1 < 1.2 ** (144 / 33) - 1  # the cap alone limits growth then
+    full = settings_of(*SHORT[:2]).flat()  # which is scaled, too, by 1
+    changed = {name for name in flat if flat[name] != full[name]}  # no interval or lifespan does
+    assert changed == {*milestones, *SHARES, "iterations"}
 
 
 def test_what_is_given_by_hand_is_not_scaled():
@@ -151,27 +160,42 @@ def test_what_is_given_by_hand_is_not_scaled():
     assert (flat["growth_cap"], flat["densify_from_iter"], flat["prune_until_iter"]) == (0.05, 500, 5000)
     assert flat["densify_until_iter"] == 3500
     late = settings_of(*SHORT, "--densify_from_iter", "500").flat()  # 600 to 3400: 29 are left
-    assert late["growth_cap"] == pytest.approx(1.05 ** (144 / 29) - 1)
+    assert late["growth_cap"] == pytest.approx(1.03 ** (144 / 29) - 1)
 
 
 def test_a_full_run_is_its_own_scaled_copy():
     for variant in VARIANTS:
-        full = settings_of("--variant", variant).flat() | {"scale_schedule": True}
+        full = settings_of("--variant", variant, "--no-scale_schedule").flat()
         scaled = settings_of("--variant", variant, "--scale_schedule").flat()
-        assert scaled.pop("growth_cap") == pytest.approx(full.pop("growth_cap"))
-        assert scaled == full
+        assert scaled == full | {"scale_schedule": True}
+
+
+def test_only_3dgs_is_not_scaled_by_default():
+    for variant in VARIANTS:
+        flat = settings_of("--variant", variant, "--iterations", "7000").flat()
+        assert flat["densify_until_iter"] == (15_000 if variant == "3dgs" else 3500)
+    assert settings_of("--iterations", "7000", "--no-scale_schedule").flat()["densify_until_iter"] == 15_000
+    assert settings_of().run.variant == "tag_gradprune_decomp"
+
+
+def test_a_floor_in_pixels_that_an_earlier_version_recorded_is_a_share_now():
+    assert settings_of(recorded={"error_floor": 30.0}).densification.error_floor == pytest.approx(2e-4)
+    assert settings_of(recorded={"error_floor": 2e-4}).densification.error_floor == 2e-4
+    with pytest.raises(ValueError, match="--error_floor: expected 0 to 1, got 28"):
+        settings_of("--error_floor", "28")
 
 
 def test_what_a_variant_sets_is_known_whatever_was_given_by_hand():
     assert variant_values(settings_of(*SHORT, "--tag_lifespan", "5"))["tag_lifespan"] == 300
-    few = settings_of(*SHORT[:2], "--iterations", "3", "--scale_schedule", "--prune_keep", "1")
+    few = settings_of(*SHORT[:2], "--iterations", "3", "--scale_schedule", "--thin_energy", "0")
     values = variant_values(few)  # of which some would not go together by themselves
-    assert (values["prune_keep"], values["prune_until_iter"]) == (0.31, 2)
+    assert (values["thin_energy"], values["prune_until_iter"]) == (1.0, 2)
     assert set(values) == set(VARIANTS["tag_gradprune_decomp"])
 
 
 def test_without_a_growth_cap_there_is_none_to_scale():
-    assert settings_of("--iterations", "7000", "--scale_schedule").flat()["growth_cap"] == 0
+    flags = ("--variant", "3dgs", "--iterations", "7000", "--scale_schedule")
+    assert settings_of(*flags).flat()["growth_cap"] == 0
 
 
 def test_help_names_every_available_flag_with_default_and_unit(capsys):

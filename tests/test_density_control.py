@@ -1,11 +1,13 @@
 """What training does to the Gaussians by what every view tells of them (density_control.py)."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import subfunction as policy
 import torch
 import train
+from arguments import make_settings
 from subfunction import phase
 from training import density_control
 from training_runs import learn, new_run, reference_rendering
@@ -29,16 +31,18 @@ def close(found, expected):
 
 
 def test_a_round_adds_up_removal_energies_and_errors_of_all_its_views(loaded_scene, tmp_path):
-    run = new_run(loaded_scene, tmp_path, variant="tag_gradprune", densify_from_iter=1000)
+    run = new_run(
+        loaded_scene, tmp_path, variant="tag_gradprune", densify_from_iter=1000, energy_contrast=0.0
+    )
     views = len(loaded_scene.train)
     cameras = look(run, views)
     assert len({camera.image_name for camera in cameras}) == views > 5
     renderings = [reference_rendering(run, camera) for camera in cameras]
     energy = sum(rendering.statistics.removal_energy for rendering in renderings)
     black = torch.zeros(3)
+    photos = [camera.ground_truth(black, run.model.device) for camera in cameras]
     squares = [
-        (rendering.color - camera.ground_truth(black, run.model.device).double()).square().sum()
-        for rendering, camera in zip(renderings, cameras)
+        (rendering.color - photo.double()).square().sum() for rendering, photo in zip(renderings, photos)
     ]
     share = (sum(squares) / len(run.model)).item()
     assert close(run.model.statistics["contribution"], energy)
@@ -51,6 +55,87 @@ def test_a_round_adds_up_removal_energies_and_errors_of_all_its_views(loaded_sce
     look(run, 1)
     scores = density_control.pruning_scores(run)
     assert scores[0].isnan() and close(scores[1:], energy[1:] / share)
+
+
+def test_removal_energies_count_pixels_by_contrast_and_leave_masked_ones_out(loaded_scene, tmp_path):
+    run = new_run(loaded_scene, tmp_path, variant="tag_gradprune", energy_contrast=0.02)
+    camera = loaded_scene.train[0]
+    masked = replace(camera, mask=torch.arange(camera.width)[None].expand(camera.height, -1) > 9)
+    due, gt_image = phase(1, run.settings), camera.ground_truth(torch.zeros(3), run.model.device)
+    weights = train.weights_of_pixels(run, due, masked, gt_image)
+    expected = policy.energy_weights(gt_image, 0.02) * masked.mask
+    assert torch.equal(weights, expected) and 0 < weights[:, 10:].min() < 0.9
+    settings = make_settings({"variant": "tag"})
+    assert train.weights_of_pixels(replace(run, settings=settings), due, camera, gt_image) is not None
+    due = phase(1, settings)
+    assert train.weights_of_pixels(run, due, camera, gt_image) is None  # no energies are asked for
+
+
+def thinned_run(loaded_scene, tmp_path, **flags):
+    """A run whose growth ends at iteration 100, and of which one round of views has been seen since."""
+    shared = {"variant": "tag_gradprune_decomp", "importance": "none", "densify_until_iter": 100}
+    shared |= {"prune_until_iter": 1000, "tag_lifespan": 0, "tag_patience": 1, "prune_cap": 0.1}
+    run = new_run(loaded_scene, tmp_path, densify_from_iter=0, **shared | flags)
+    run.iteration = 99
+    views = len(loaded_scene.train)
+    look(run, views - len(run.views.remaining) % views)
+    return run
+
+
+def pruned_at(run, iteration):
+    with torch.no_grad():
+        return density_control.prune(run, phase(iteration, run.settings))
+
+
+def test_thinning_by_energy_waits_until_the_energies_are_measured_anew(loaded_scene, tmp_path):
+    run = thinned_run(loaded_scene, tmp_path, thin_energy=1e6)  # everything is low
+    views, count = len(loaded_scene.train), len(run.model)
+    assert pruned_at(run, 200) == 0  # the round began while Gaussians grew
+    look(run, views)
+    assert pruned_at(run, 300) == math.ceil(round((1 - 0.9**2) * count, 6))  # two intervals
+    count = len(run.model)
+    assert pruned_at(run, 400) == 0
+    run.iteration = 400
+    look(run, views)  # began before the thinning
+    assert pruned_at(run, 500) == 0
+    look(run, views)
+    assert pruned_at(run, 600) == math.ceil(round((1 - 0.9**3) * count, 6))
+
+
+def test_energies_are_no_measure_while_opacities_recover_from_a_reset(loaded_scene, tmp_path):
+    flags = {"variant": "tag_gradprune", "opacity_reset_interval": 100, "densify_until_iter": 150}
+    flags |= {"prune_until_iter": 1000, "tag_lifespan": 150, "tag_patience": 1, "prune_energy": 1e6}
+    run = new_run(loaded_scene, tmp_path, densify_from_iter=0, **flags)
+    views = len(loaded_scene.train)
+    look(run, views)
+    run.iteration = 249
+    look(run, views)  # begins at the first round's end, before the opacities have recovered
+    assert pruned_at(run, 300) == 0
+    look(run, views)
+    with pytest.raises(ValueError, match="pruned the last"):
+        pruned_at(run, 300)
+
+
+def test_thinning_drops_what_is_worth_less_than_its_threshold(loaded_scene, tmp_path):
+    run = thinned_run(loaded_scene, tmp_path, prune_cap=1.0)
+    look(run, len(loaded_scene.train))
+    scores = density_control.pruning_scores(run)
+    run.settings.pruning.thin_energy = scores.median().item()
+    kept = run.model.means[scores >= scores.median()]
+    assert pruned_at(run, 300) > 10 and torch.equal(run.model.means, kept)
+
+
+def test_the_least_error_is_that_of_rounds_after_growth_once_it_has_ended(loaded_scene, tmp_path):
+    run = thinned_run(loaded_scene, tmp_path)
+    views, totals = len(loaded_scene.train), run.totals
+    totals.mean_error_per_gaussian.fill_(1e-9)  # of small photos, say
+    look(run, views)
+    error = totals.mean_error_per_gaussian.item()
+    assert error > 1e-6
+    look(run, views)  # from here on the least one
+    totals.mean_error_per_gaussian.fill_(error / 2)
+    look(run, views)
+    assert totals.mean_error_per_gaussian.item() == error / 2
 
 
 @pytest.mark.parametrize("importance", ["none", "full"])

@@ -106,7 +106,9 @@ def test_smaller_views_count_as_many_pixels_as_they_stand_for(loaded_scene, tmp_
     monkeypatch.setattr("scene.smaller.SMALLEST_SIDE", 4)
     found = []
     for full_from in (0, 2):
-        run = new_run(loaded_scene, tmp_path, variant="tag_gradprune", resolution_schedule=full_from)
+        run = new_run(
+            loaded_scene, tmp_path, variant="tag_gradprune", resolution_schedule=full_from, energy_contrast=0
+        )
         for name in ("opacities", "scales"):
             with torch.no_grad():
                 run.model.raw[name] += 1  # broad enough for both sizes
@@ -181,7 +183,7 @@ def test_tags_through_clone_split_prune_and_resume(loaded_scene, tmp_path, monke
 
 def grown_run(loaded_scene, tmp_path, **flags):
     shared = {"variant": "tag_gradprune", "densification_interval": 10, "prune_interval": 10}
-    shared |= {"iterations": 150, "densify_until_iter": 101, "growth_cap": 0.5, "error_floor": 0.5}
+    shared |= {"iterations": 150, "densify_until_iter": 101, "growth_cap": 0.5, "error_floor": 4e-4}
     run = new_run(loaded_scene, tmp_path, **shared | flags)
     learn(run, run.settings.optimization.iterations)
     return run
@@ -236,6 +238,7 @@ def test_the_file_of_a_run_that_prunes_to_its_end_fills_the_budget(loaded_scene,
 
 
 STEERED = {"variant": "tag_gradprune_decomp", "prune_by": "importance", "importance_control": "budget"}
+STEERED["scale_schedule"] = False
 
 
 @pytest.mark.parametrize(
@@ -582,30 +585,31 @@ def test_a_low_energy_or_a_low_importance_prunes_by_both(loaded_scene, tmp_path,
 ROWS = ("3dgs", "no_tag", "tag", "tag_25k", "tag_gradprune", "tag_gradprune_decomp")
 TABLE = {  # docs/method.md: what sets the rows apart
     "densify_by": ("gradient", "error", "error", "error", "error", "error"),
-    "resolution_schedule": (0, 0, 0, 0, 0, 15_000),
-    "error_floor": (28.0, 28.0, 28.0, 28.0, 28.0, 45.0),
-    "growth_cap": (0.0, 0.05, 0.05, 0.05, 0.05, 0.05),
+    "scale_schedule": (False, True, True, True, True, True),
+    "resolution_schedule": (0, 15_000, 15_000, 15_000, 15_000, 15_000),
+    "growth_cap": (0.0, 0.03, 0.03, 0.03, 0.03, 0.03),
     "split": ("random", "long_axis", "long_axis", "long_axis", "long_axis", "long_axis"),
     "percent_dense": (0.01, 0.0, 0.0, 0.0, 0.0, 0.0),
     "clone_opacity": ("kept", "corrected", "corrected", "corrected", "corrected", "corrected"),
-    "prune_by": ("opacity", "opacity", "opacity", "opacity", "removal_energy", "both"),
-    "prune_until_iter": (0, 0, 0, 25_000, 0, 25_000),
-    "prune_cap": (0.0, 0.0, 0.0, 0.0, 0.0, 0.05),
-    "prune_keep": (1.0, 1.0, 1.0, 1.0, 1.0, 0.31),
+    "position_lr_final": (1.6e-6, 1.6e-5, 1.6e-5, 1.6e-5, 1.6e-5, 1.6e-5),
+    "feature_lr": (0.0025, 0.005, 0.005, 0.005, 0.005, 0.005),
+    "scaling_lr": (0.005, 0.01, 0.01, 0.01, 0.01, 0.01),
     "tag_lifespan": (0, 0, 300, 300, 300, 300),
     "tag_patience": (1, 1, 2, 2, 2, 2),
+    "prune_by": ("opacity", "opacity", "opacity", "opacity", "removal_energy", "both"),
+    "prune_until_iter": (0, 0, 0, 25_000, 0, 25_000),
+    "prune_cap": (0.0, 0.0, 0.0, 0.0, 0.0, 0.1),
+    "thin_energy": (0.0, 0.0, 0.0, 0.0, 0.0, 1.0),
     "importance": ("none", "none", "none", "none", "none", "full"),
     "importance_until_iter": (0, 0, 0, 0, 0, 15_000),
-    "position_lr_final": (1.6e-6, 1.6e-6, 1.6e-6, 1.6e-6, 1.6e-6, 1.6e-5),
-    "feature_lr": (0.0025, 0.0025, 0.0025, 0.0025, 0.0025, 0.005),
-    "scaling_lr": (0.005, 0.005, 0.005, 0.005, 0.005, 0.01),
 }
 IN_ALL = {  # and what all have in common
     "densify_until_iter": 15_000, "densification_interval": 100, "prune_interval": 100,
     "error_metric": "mixed", "error_reduce": "max", "error_coherence": 1.0, "error_fineness": 0.0,
-    "error_threshold": "quantile", "error_quantile": 0.2, "aux_scale": 2.0**-20,
+    "error_threshold": "quantile", "error_quantile": 0.2, "error_floor": 2e-4, "aux_scale": 2.0**-20,
     "opacity_control": "reset", "prune_threshold": "fixed",
     "prune_opacity": 0.005, "prune_importance": 0.5, "prune_energy": 0.01,
+    "prune_keep": 1.0, "energy_contrast": 0.01,
     "importance_interval": 10, "importance_gate": "sampled",
     "importance_control": "fixed", "importance_from_iter": 1000,
     "lambda_importance": 0.1, "lambda_binary": 0.0, "max_gaussians": 0, "target_size_mb": 0.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
 import pytest
 import torch
@@ -136,6 +137,20 @@ def test_a_near_plane_is_a_distance_above_zero(backend: Backend, near: float):
     settings = scenes.settings(backend, scene.view)._replace(near=near)
     with pytest.raises(ValueError, match="near: expected a"):
         backend.package.GaussianRasterizer(settings)(**scenes.leaves(scene, FLOAT32, backend.device))
+
+
+def test_weights_of_removal_energies_are_one_for_every_pixel(backend: Backend):
+    scene = case("degree 3").scene
+    height, width = scene.view.height, scene.view.width
+
+    def energies(weights):
+        view = replace(scene.view, energy_weights=weights)
+        return scenes.run(backend, replace(scene, view=view)).statistics["removal_energy"]
+
+    assert torch.equal(energies(None), energies(torch.ones(height, width)))
+    assert torch.equal(energies(torch.full((height, width), 0.5)), energies(None) / 2)
+    with pytest.raises(ValueError, match=rf"energy_weights: expected .*{height}.*{width}"):
+        energies(torch.ones(height, width + 1))
 
 
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64])

@@ -70,7 +70,7 @@ def test_principal_point_moves_the_picture_by_whole_pixels():
 
 def test_order_carrier_statistics_and_removal_energy_by_hand():
     """Two Gaussians over one pixel, given back to front."""
-    view = make_view(1, 1, background=tensor(0.0, 0.0, 1.0))
+    view = make_view(1, 1, background=tensor(0.0, 0.0, 1.0), energy_weights=tensor(0.5)[None])
     inputs = dots(
         view, [(0.5, 0.5)] * 2, [3.0, 2.0], [0.5, 0.8], [GREEN, RED], importance=tensor(1.0, 0.5)[:, None]
     )
@@ -84,7 +84,7 @@ def test_order_carrier_statistics_and_removal_energy_by_hand():
     torch.testing.assert_close(out.statistics.weight_max, tensor(back, front), rtol=0, atol=1e-7)
     assert out.statistics.pixels.tolist() == [1, 1]
     # (0.4, 0.3, 0.3) becomes (0.4, 0, 0.6) without the back one and (0, 0.5, 0.5) without the front one
-    wanted = tensor(0.3**2 + 0.3**2, 0.4**2 + 0.2**2 + 0.2**2)
+    wanted = 0.5 * tensor(0.3**2 + 0.3**2, 0.4**2 + 0.2**2 + 0.2**2)
     torch.testing.assert_close(out.statistics.removal_energy, wanted, rtol=0, atol=1e-6)
 
 
@@ -225,9 +225,8 @@ def test_removal_energy_is_what_removing_changes():
     for k in range(len(scene)):
         without = scene.rows(torch.arange(len(scene)) != k)
         change = out.color - reference.render(without.view, **without.inputs).color
-        assert out.statistics.removal_energy[k].item() == pytest.approx(
-            change.square().sum().item(), rel=1e-9
-        )
+        wanted = (change.square() * scene.view.energy_weights).sum().item()
+        assert out.statistics.removal_energy[k].item() == pytest.approx(wanted, rel=1e-9)
 
 
 def test_random_scenes_meet_every_cutoff():

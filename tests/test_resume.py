@@ -24,7 +24,7 @@ from utils import checkpoints, files, run_folder
 
 ITERATIONS = 60
 FLAGS = f"""--iterations {ITERATIONS} --scale_schedule --densification_interval 5 --prune_interval 5
-    --tag_lifespan 10 --prune_energy 0.05 --prune_opacity 0.09 --error_floor 1
+    --tag_lifespan 10 --prune_energy 0.05 --prune_opacity 0.09 --error_floor 6e-4
     --save_iterations 30 {ITERATIONS} --threads 1 --disable_viewer""".split()
 
 
@@ -93,7 +93,8 @@ def test_resuming_a_folder_that_holds_nothing_begins_the_run(run_here, scene, tm
 
 
 def test_a_finished_run_is_trained_further(run_here, scene, tmp_path):
-    flags = ("-s", scene, "--threads", 1, "--densify_from_iter", 2, "--densification_interval", 3)
+    flags = ("-s", scene, "--variant", "3dgs", "--threads", 1)
+    flags += ("--densify_from_iter", 2, "--densification_interval", 3)
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert run_here("train.py", *flags, "-m", whole, "--iterations", 15).returncode == 0
     assert run_here("train.py", *flags, "-m", run, "--iterations", 9).returncode == 0
@@ -134,7 +135,10 @@ def test_the_newest_checkpoint_is_gone_on_with(tmp_path):
     "flags, complaint",
     [
         (["--lambda_dssim", "0.3"], "--lambda_dssim 0.3 (the run has 0.2)"),
-        (["--variant", "tag", "--seed", "4"], "--variant tag (the run has 3dgs), --seed 4 (the run has 0)"),
+        (
+            ["--variant", "tag", "--seed", "4"],
+            "--variant tag (the run has tag_gradprune_decomp), --seed 4 (the run has 0)",
+        ),
         (["--iterations", "90"], f"--iterations 90 (the run has {ITERATIONS})"),
         (["--overwrite"], "--resume and --overwrite exclude each other"),
         (["--start_checkpoint", "x"], "--resume and --start_checkpoint exclude each other"),

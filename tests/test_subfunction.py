@@ -1,10 +1,12 @@
 import math
 
+import arguments
+
 import pytest
 import subfunction as policy
 import torch
 from arguments import DensificationSettings, ImportanceSettings, OptimizationSettings, PruningSettings
-from arguments import make_settings
+
 from fused_ssim import fused_ssim
 from utils.rotations import covariances, quats_to_matrices
 from utils.sh import rgb_to_sh, sh_to_rgb
@@ -13,6 +15,11 @@ DEFAULTS = OptimizationSettings()
 DENSIFICATION = DensificationSettings()
 PRUNING = PruningSettings()
 NO_ERROR = torch.tensor(0.0)
+
+
+def make_settings(flags):
+    """Of plain 3DGS, but for the flags."""
+    return arguments.make_settings({"variant": "3dgs"} | flags)
 
 
 def due(iteration, **flags):
@@ -251,6 +258,18 @@ def test_pixel_error_is_what_its_metric_says_and_mixed_adds_up_to_the_loss(metri
         assert error.mean().item() == pytest.approx(loss.item(), rel=1e-5)
 
 
+def test_pixels_beside_strong_texture_count_less_in_removal_energies():
+    photo = torch.full((3, 40, 61), 0.5)
+    photo[:, :, 32:] += torch.where(torch.arange(29) % 2 == 0, 0.2, -0.2)  # a variance of 0.04
+    weights = policy.energy_weights(photo, contrast=0.01)
+    assert weights.shape == (40, 61)
+    assert weights[:, :28].min() > 0.999
+    assert weights[:, 36:].sub(0.01 / 0.05).abs().max() < 0.01
+    assert torch.equal(policy.energy_weights(photo, contrast=0.0), torch.ones(40, 61))
+    tiny = policy.energy_weights(photo[:, :1, 31:33], contrast=0.01)
+    assert tiny.shape == (1, 2) and tiny.isfinite().all()
+
+
 # Errors of several views
 
 
@@ -331,9 +350,11 @@ def test_welford_agrees_with_the_definition_on_many_views():
 # Thresholds and limits of growth
 
 
-def chosen_by_error(scores, pixel_error=0.0, **settings):
-    settings = DensificationSettings(densify_by="error", **{"error_floor": 16.0} | settings)
-    return policy.densification_candidates(torch.tensor(scores), torch.tensor(pixel_error), settings).tolist()
+def chosen_by_error(scores, picture_error=0.0, **settings):
+    settings = DensificationSettings(densify_by="error", **{"error_floor": 0.016} | settings)
+    return policy.densification_candidates(
+        torch.tensor(scores), torch.tensor(picture_error), settings
+    ).tolist()
 
 
 def test_thresholds_of_the_error():
@@ -349,7 +370,7 @@ def test_thresholds_of_the_error():
     assert chosen_by_error(scores, error_quantile=0.0) == above()
     deviations = {"error_threshold": "mean_std", "error_deviations": 0.5}  # 3 + 0.5 sqrt(2)
     assert chosen_by_error(scores, **deviations) == above(5.0, 4.0)
-    assert chosen_by_error(scores, 0.28, **deviations) == above(5.0)  # the floor: 16 x 0.28 = 4.48
+    assert chosen_by_error(scores, 280.0, **deviations) == above(5.0)  # the floor: 4.48
     assert chosen_by_error([float("nan")] * 2) == [False, False]
 
 
@@ -473,7 +494,27 @@ def test_the_threshold_is_that_of_the_score():
     values = {"prune_opacity": 0.1, "prune_importance": 0.2, "prune_energy": 0.3}
     kinds = {"opacity": 0.1, "importance": 0.2, "removal_energy": 0.3, "both": 0.3}
     for kind, threshold in kinds.items():
-        assert policy.pruning_threshold(PruningSettings(prune_by=kind, **values)) == threshold
+        for grows, thin_energy in ((True, 0.4), (True, 0.0), (False, 0.0)):
+            settings = PruningSettings(prune_by=kind, thin_energy=thin_energy, **values)
+            assert policy.pruning_threshold(settings, grows) == threshold
+        settings = PruningSettings(prune_by=kind, thin_energy=0.4, **values)
+        assert policy.pruning_threshold(settings, grows=False) == (0.4 if threshold == 0.3 else threshold)
+
+
+def test_opacities_have_recovered_a_lifespan_after_their_last_reset():
+    flags = {"opacity_reset_interval": 1000, "densify_until_iter": 2001, "tag_lifespan": 300}
+    settings = make_settings(flags)
+    iterations = (999, 1000, 1999, 2000, 4000)
+    recovered = [policy.recovered_from_reset(iteration, settings) for iteration in iterations]
+    assert recovered == [-math.inf, 1300, 1300, 2300, 2300]
+    assert policy.recovered_from_reset(4000, make_settings(flags | {"densify_until_iter": 2000})) == 1300
+    assert policy.recovered_from_reset(4000, make_settings(flags | {"opacity_control": "decay"})) == -math.inf
+
+
+def test_the_pruning_cap_adds_up_over_intervals_in_which_nothing_went():
+    assert policy.pruning_cap(100, 1, PruningSettings(prune_cap=0.1)) == 10
+    assert policy.pruning_cap(100, 2, PruningSettings(prune_cap=0.1)) == 19
+    assert policy.pruning_cap(100, 5, PruningSettings()) == 100
 
 
 THINNING = {
@@ -518,6 +559,10 @@ def test_more_than_the_budget_may_grow_only_if_the_rest_is_sure_to_go():
     assert room(tag_lifespan=900) == 400 and room(tag_lifespan=901) == 100  # the last round is at 1900
     assert room(views=400) == 400 and room(views=401) == 100  # energies known after 800, low for 1 round
     assert room(tag_patience=9) == 100
+    assert room(prune_keep=1.0, thin_energy=0.5) == 100  # of no budget that a run has
+    within = {"prune_keep": 1.0, "thin_energy": 0.5, "max_gaussians": 100}
+    assert room(**within) == int(100 / policy.KEPT_WITHIN_BUDGET) and due(1000, **THINNING | within).thins_out
+    assert not due(1000, **THINNING | within | {"max_gaussians": 0}).thins_out
     assert room(iterations=1050) == 100
 
 

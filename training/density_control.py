@@ -29,18 +29,22 @@ def collect(run: Training, due: Phase, view: TrainingView) -> None:
     if view.contributions is not None:
         error, scale = view.loss, 1.0
         if due.collects_removal_energy:
-            error, scale = (view.image - view.gt_image).square().sum(), size
+            squares = (view.image - view.gt_image).square()
+            error, scale = (view.energy_weights * squares).sum(), size
         model.statistics["contribution_so_far"] += scale * view.contributions
         totals.error_so_far += scale * error
         if not run.views.remaining:
-            finish_round(run, due.iteration)
+            finish_round(run, due)
 
 
-def finish_round(run: Training, iteration: int) -> None:
+def finish_round(run: Training, due: Phase) -> None:
     """Complete the sums of a round: every view was seen since the last one."""
-    contribution, totals = run.model.statistics["contribution_so_far"], run.totals
-    error = totals.error_so_far / len(run.model)
-    totals.mean_error_per_gaussian = torch.minimum(totals.mean_error_per_gaussian, error)
+    contribution, totals, iteration = run.model.statistics["contribution_so_far"], run.totals, due.iteration
+    error, least = totals.error_so_far / len(run.model), totals.mean_error_per_gaussian
+    if not due.collects_statistics:  # errors of before, perhaps of smaller photos, are no measure any more
+        growth_ended = run.settings.densification.densify_until_iter
+        least = torch.where(totals.round_start < growth_ended, error, least)
+    totals.mean_error_per_gaussian = torch.minimum(least, error)
     totals.round_start = totals.next_round_start
     totals.next_round_start = torch.full_like(totals.next_round_start, iteration)
     totals.error_so_far = torch.zeros_like(totals.error_so_far)
@@ -67,8 +71,8 @@ def densify(run: Training, due: Phase) -> tuple[int, int]:
     """Clone small candidates and split large ones (Kerbl et al. 2023, sec. 5.2); return how many of each."""
     settings, model, totals = run.settings.densification, run.model, run.totals
     scores = policy.densification_scores(model.statistics, settings)
-    pixel_error = totals.pixel_error / totals.error_views.clamp_min(1)
-    candidates = policy.densification_candidates(scores, pixel_error, settings)
+    picture_error = run.scene.median_pixels * totals.pixel_error / totals.error_views.clamp_min(1)
+    candidates = policy.densification_candidates(scores, picture_error, settings)
     room = policy.growth_room(len(model), run.growth_budget, settings)
     densify_mask = policy.top_k(candidates, scores, room)
     large = policy.is_large(model.scales, settings.percent_dense * run.scene.extent)
@@ -102,15 +106,37 @@ def restart_collecting(run: Training) -> None:
 
 def prune(run: Training, due: Phase) -> int:
     """Drop the Gaussians whose score was low for long enough, or that are oversized; return how many."""
+    if awaits_a_round(run, due):
+        return 0
     streaks, prune_mask = select_for_pruning(run, due)
     run.model.tags["low_streak"] = streaks
     run.model.keep(~prune_mask)
+    run.totals.thinned.fill_(due.iteration)
     if len(run.model) == 0:
         raise ValueError(
             f"iteration {due.iteration} pruned the last of {len(prune_mask)} Gaussians; "
             "does the scene's scale fit its cameras?"
         )
     return int(prune_mask.sum())
+
+
+def awaits_a_round(run: Training, due: Phase) -> bool:
+    """Return whether the energies at hand are no measure, and those of the next rounds are waited for.
+
+    They are not while opacities recover from a reset. By a threshold Gaussians are thinned only by what was
+    measured since the last time: what was dropped then has changed the energies of its neighbors.
+    """
+    if not (due.collects_removal_energy or due.collects_sensitivity):
+        return False
+    known_from = policy.recovered_from_reset(due.iteration, run.settings)
+    if run.settings.pruning.thin_energy and not (due.collects_statistics or due.thins_out):
+        known_from = max(known_from, last_thinning(run))
+    return bool(run.totals.round_start < known_from)
+
+
+def last_thinning(run: Training) -> float:
+    """Return the iteration of the last thinning, or that at which growth ended."""
+    return max(run.totals.thinned.item(), run.settings.densification.densify_until_iter)
 
 
 def select_for_pruning(run: Training, due: Phase) -> tuple[Tensor, Tensor]:
@@ -146,7 +172,8 @@ def is_low(run: Training, due: Phase, scores: Tensor, importance: Tensor | None)
     """Return the mask (N,) of Gaussians with a low score; for both, a low energy or a low importance."""
     settings = run.settings.pruning
     excess = len(run.model) - (run.growth_budget if due.collects_statistics else run.budget)
-    low = policy.low_scores(scores, policy.pruning_threshold(settings), excess, settings)
+    threshold = policy.pruning_threshold(settings, due.collects_statistics)
+    low = policy.low_scores(scores, threshold, excess, settings)
     if settings.prune_by == "both" and importance is not None:
         low = low | policy.low_scores(importance[:, 0], settings.prune_importance, excess, settings)
     return low
@@ -155,14 +182,15 @@ def is_low(run: Training, due: Phase, scores: Tensor, importance: Tensor | None)
 def pruning_room(run: Training, due: Phase, unwanted: Tensor) -> int:  # (N,) bool
     """Return how many Gaussians may go in this round."""
     pruning, count, grown = run.settings.pruning, len(run.model), run.totals.grown
-    cap = math.ceil(pruning.prune_cap * count) if pruning.prune_cap else count
+    intervals = (due.iteration - last_thinning(run)) / pruning.prune_interval
+    cap = policy.pruning_cap(count, max(1.0, intervals), pruning)
     if due.collects_statistics:
         return cap
     if not due.thins_out:  # nothing will grow in place of what goes now
         return min(cap, max(0, count - run.budget)) if run.budget else cap
     if not grown:
         grown.fill_(count)
-    goal = run.budget or round(pruning.prune_keep * grown.item())
+    goal = run.budget or round(policy.kept_share(run.settings) * grown.item())
     room = count - policy.next_count(count, goal, policy.thinning_rounds(due.iteration, run.settings))
     return room if run.budget else max(room, min(cap, int(unwanted.sum())))
 

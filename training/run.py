@@ -40,6 +40,7 @@ class Totals:
     round_start: Tensor  # that of the last complete round; before all births: none is complete yet
     mean_error_per_gaussian: Tensor  # least squared error over Gaussians of a round so far
     grown: Tensor  # Gaussians at the end of densification, once thinning them has begun
+    thinned: Tensor  # iteration of the last thinning by a threshold, 0 before the first
     lambda_importance: Tensor  # price of the mean importance, which may be steered
 
     @classmethod
@@ -122,6 +123,7 @@ class TrainingView:
     pixel_errors: Tensor | None = None  # (1, H, W) E(u), where E_k is collected
     errors: Tensor | None = None  # (N,) E_k
     contributions: Tensor | None = None  # (N,) removal energy or sensitivity, where that prunes
+    energy_weights: Tensor | None = None  # (H, W) of the pixels in removal energies
 
 
 def choose_background(run: Training, iteration: int | None = None) -> Tensor:

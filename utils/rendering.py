@@ -41,6 +41,7 @@ def render(
     importance: Tensor | None = None,  # (N, 1)
     error_carrier: Tensor | None = None,  # (N, 1)
     statistics: bool = False,
+    energy_weights: Tensor | None = None,  # (H, W) of the pixels in removal energies
 ) -> RenderOutput:
     """Render `model` as `camera` sees it, over `background`; differentiable where gradients are enabled."""
     matrices = camera.matrices(model.device)
@@ -59,6 +60,7 @@ def render(
             debug=debug,
             antialiasing=antialiasing,
             statistics=statistics,
+            energy_weights=energy_weights,
             near=camera.near,
             dilation=camera.dilation,
         )

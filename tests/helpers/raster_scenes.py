@@ -81,8 +81,14 @@ def make_view(
         viewmatrix=exact_in_float32(view),
         projmatrix=exact_in_float32(view @ projection.T),
         campos=exact_in_float32(position),
-        **{"background": background, **options},
+        **{"background": background, "energy_weights": energy_weights(height, width), **options},
     )
+
+
+def energy_weights(height: int, width: int) -> Tensor:
+    """(H, W) of pixels in removal energies."""
+    generator = torch.Generator().manual_seed(7)
+    return exact_in_float32(torch.rand(height, width, generator=generator, dtype=torch.float64))
 
 
 def random_rotation(generator: torch.Generator) -> Tensor:
@@ -241,7 +247,7 @@ def away_from_cutoffs(scene: Scene, margin: float) -> Scene:
 
 
 def convert(view: ReferenceCamera, dtype: torch.dtype, device: str = "cpu") -> ReferenceCamera:
-    names = ("viewmatrix", "projmatrix", "campos", "background")
+    names = [name for name, value in vars(view).items() if isinstance(value, torch.Tensor)]
     return replace(view, **{name: getattr(view, name).to(device, dtype) for name in names})
 
 
@@ -306,6 +312,7 @@ def settings(backend: Backend, view: ReferenceCamera, dtype: torch.dtype = torch
         antialiasing=view.antialiasing,
         near=view.near,
         dilation=view.dilation,
+        energy_weights=view.energy_weights,
         **options,
     )
 

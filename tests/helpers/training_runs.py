@@ -11,7 +11,7 @@ from training.run import start
 
 
 def new_run(scene, tmp_path, **flags):
-    return start(make_settings({"densify_from_iter": 0} | flags), scene, tmp_path)
+    return start(make_settings({"variant": "3dgs", "densify_from_iter": 0} | flags), scene, tmp_path)
 
 
 def learn(run, iterations):

@@ -40,9 +40,10 @@ struct Picture {
 
 template <class T>
 struct PictureGradients {
-    const T* color;      // (3, H, W)
-    const T* inv_depth;  // (H, W) or null
-    const T* carrier;    // (H, W) or null
+    const T* color;           // (3, H, W)
+    const T* inv_depth;       // (H, W) or null
+    const T* carrier;         // (H, W) or null
+    const T* energy_weights;  // (H, W) or null: 1, how much a pixel counts in removal energies
 };
 
 // Null: not asked for.

@@ -72,7 +72,8 @@ Picture<T> make_picture(int width, int height, const Addresses& a) {
 
 template <class T>
 PictureGradients<T> make_picture_gradients(const Addresses& a) {
-    return {at<T>(a.at("color")), at<T>(a.at("inv_depth")), at<T>(a.at("carrier"))};
+    return {at<T>(a.at("color")), at<T>(a.at("inv_depth")), at<T>(a.at("carrier")),
+            at<T>(a.at("energy_weights"))};
 }
 
 template <class T>

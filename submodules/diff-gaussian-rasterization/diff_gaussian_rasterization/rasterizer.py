@@ -35,6 +35,7 @@ class GaussianRasterizationSettings(NamedTuple):
     debug: bool = False  # look for NaN and infinity in all inputs and their gradients
     antialiasing: bool = False  # opacity compensation of Mip-Splatting
     statistics: bool = False  # collect RasterStatistics in the backward pass
+    energy_weights: Tensor | None = None  # (H, W), how much each pixel counts in removal energies; absent: 1
     near: float = 0.2  # world units; Gaussians whose camera z is not larger are not drawn
     dilation: float = 0.3  # px^2 that the screen-space low-pass filter adds to both variances (EWA)
 
@@ -49,7 +50,7 @@ class RasterStatistics:
     weight_sum: Tensor  # (N,) sum of w
     weight_max: Tensor  # (N,) max of w
     pixels: Tensor  # (N,) int32, pixels it was blended into
-    removal_energy: Tensor  # (N,) sum over pixels of the squared change of color if it were removed
+    removal_energy: Tensor  # (N,) weighed sum over pixels of the squared change of color without it
 
 
 class GaussianRasterizer(nn.Module):
@@ -231,6 +232,7 @@ class _View(NamedTuple):
     matrices: dict[str, Tensor]
     background: Tensor
     statistics: bool
+    energy_weights: Tensor | None
 
 
 def _check_settings(s: GaussianRasterizationSettings, means: Tensor) -> _View:
@@ -266,12 +268,15 @@ def _check_settings(s: GaussianRasterizationSettings, means: Tensor) -> _View:
         "sh_degree": _whole("sh_degree", s.sh_degree),
         "antialiasing": bool(s.antialiasing),
     }
+    weights = s.energy_weights
+    if weights is not None:
+        weights = check_tensor("energy_weights", weights, (height, width), means.dtype, means.device)
     matrices = {
         "view": tensors["viewmatrix"],
         "projection": tensors["projmatrix"],
         "campos": tensors["campos"],
     }
-    return _View(height, width, numbers, matrices, tensors["bg"], bool(s.statistics))
+    return _View(height, width, numbers, matrices, tensors["bg"], bool(s.statistics), weights)
 
 
 def _whole(name: str, value: object) -> int:
@@ -358,6 +363,7 @@ class _Rasterize(torch.autograd.Function):
             grad_color = like.new_zeros(3, ctx.view.height, ctx.view.width)
         picture = {"color": grad_color, "inv_depth": grad_inv_depth, "carrier": grad_carrier}
         picture = {name: _picture_gradient(grad, ctx.view, like) for name, grad in picture.items()}
+        picture["energy_weights"] = ctx.view.energy_weights
         ctx.render.backward(
             _addresses(picture),
             _array_addresses(dict(zip(_ARGUMENTS, grads))),

@@ -129,6 +129,7 @@ struct BackwardTile {
     T grad_color[3][kPixels];
     T grad_inv_depth[kPixels];
     T grad_carrier[kPixels];
+    T energy_weights[kPixels];
     int32_t blended[kPixels];
     int32_t block_blended[kBlock];  // the largest of each block
 };
@@ -180,7 +181,7 @@ GS_INLINE void blend_pixels_backward(const Splat<T>& s, const Offsets<T>& d, Lan
             energy = fma(change, change, energy);
             fma(weight, P(s.color[c]), back).store(tile.behind_color[c] + at);
         }
-        sums.add(kEnergy, energy, square(alpha * inv));
+        sums.add(kEnergy, energy * P::load(tile.energy_weights + at), square(alpha * inv));
         sums.sum[kWeight] = sums.sum[kWeight] + weight;
         sums.sum[kPixelCount] = sums.sum[kPixelCount] + zero_unless(blends, P(T(1)));
         sums.sum[kWeightMax] = max(sums.sum[kWeightMax], weight);
@@ -255,6 +256,8 @@ GS_INLINE void load_tile(const TileArea& area, const Picture<T>& picture, const 
     for (int c = 0; c < 3; ++c) load_plane(area, width, grad.color + c * plane, tile.grad_color[c]);
     if (grad.inv_depth) load_plane(area, width, grad.inv_depth, tile.grad_inv_depth);
     if (grad.carrier) load_plane(area, width, grad.carrier, tile.grad_carrier);
+    for (T& weight : tile.energy_weights) weight = T(1);
+    if (grad.energy_weights) load_plane(area, width, grad.energy_weights, tile.energy_weights);
     for (int i = 0; i < kPixels; ++i)
         for (int c = 0; c < 3; ++c) {
             tile.behind_color[c][i] = tile.transmittance[i] * picture.background[c];

@@ -26,6 +26,7 @@ struct Ring {
     T grad_color[3][kRing];
     T grad_inv_depth[kRing];
     T grad_carrier[kRing];
+    T energy_weight[kRing];
     int32_t blended[kRing];
 };
 
@@ -95,6 +96,7 @@ __device__ void load_pixel(const Bucket<T>& bucket, const Picture<T>& picture,
         ring.grad_carrier[place] = grad.carrier[at];
         behind += gathered_behind(kCarried) * grad.carrier[at];
     }
+    if (Pass::statistics) ring.energy_weight[place] = grad.energy_weights ? grad.energy_weights[at] : T(1);
     ring.transmittance[place] = before[kTransmittance * kTilePixels];
     ring.behind[place] = behind;
 }
@@ -153,7 +155,7 @@ __device__ void differentiate(const Splat<T>& s, const Ring<T>& ring, int place,
             w.behind_color[c] -= weight * s.color[c];
             energy += square(change_if_removed(w.transmittance, s.color[c], w.behind_color[c]));
         }
-        sums[kEnergy] += square(alpha * inv) * energy;
+        sums[kEnergy] += square(alpha * inv) * (energy * ring.energy_weight[place]);
         sums[kWeight] += weight;
         sums[kPixelCount] += T(1);
         sums[kWeightMax] = weight > sums[kWeightMax] ? weight : sums[kWeightMax];
