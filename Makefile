@@ -67,11 +67,15 @@ $(installed): $(VENV)/%.installed: $(VENV)/requirements.installed $$(shell find 
 demo: install $(demo_model)
 	$(python) render.py -m $(demo)
 	$(python) metrics.py -m $(demo) $(if $(LPIPS_WEIGHTS),--lpips_weights $(LPIPS_WEIGHTS),--skip_lpips)
+	$(python) report.py -m $(demo)
 	@echo
+	@echo "3dgs:     $(demo_of_3dgs)"
 	@echo "Pictures: $(demo)/test/ours_$(DEMO_ITERATIONS)/renders beside $(demo)/test/ours_$(DEMO_ITERATIONS)/gt"
 	@echo "Model:    $(demo_model), for any 3DGS viewer"
 	@echo "Delete $(demo) to train it again."
 
+# --variant 3dgs --scale_schedule --iterations 3100 --seed 0, measured at 5845cb1.
+demo_of_3dgs := 277,487 Gaussians, 25.80 dB, SSIM .845 after 3,100 iterations
 # Trained once, by the method: rendering and measuring it again takes seconds.
 demo_flags := --iterations $(DEMO_ITERATIONS) --test_iterations 1000 $(DEMO_ITERATIONS)
 $(demo_model): | install

@@ -30,8 +30,7 @@ ITERATIONS = 40
 # All that a long run does happens in these iterations too.
 FLAGS = f"""-r 2 --iterations {ITERATIONS} --scale_schedule --densification_interval 5 --prune_interval 5
     --densify_grad_threshold 0.0001 --tag_lifespan 5 --prune_energy 0.05 --prune_opacity 0.09
-    --error_floor 0.01
-    --eval --disable_viewer --quiet""".split()
+    --error_floor 0.01 --eval --disable_viewer --quiet""".split()
 KERNELS_READ = "the kernels read how many pairs there are at utils/rendering.py"
 
 
