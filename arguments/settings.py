@@ -192,7 +192,7 @@ class DensificationSettings:
         1.0, "standard deviations above the mean, for mean_std of --error_threshold", bound=between(-10, 100)
     )
     error_floor: float = flag(
-        1.8e-4,
+        2e-4,
         "smallest E_k that is densified: that of this share of a picture with the typical error",
         unit="share of the pixels",
         bound=between(0, 1),

@@ -18,7 +18,7 @@ ERROR_DRIVEN = {
     "scale_schedule": True,
 }
 TAGGED = ERROR_DRIVEN | {"tag_lifespan": 300, "tag_patience": 2}
-GRADPRUNE = TAGGED | {"prune_by": "removal_energy", "prune_energy": 0.2, "prune_cap": 0.1}
+GRADPRUNE = TAGGED | {"prune_by": "removal_energy"}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "3dgs": {},
@@ -28,5 +28,5 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tag_gradprune": GRADPRUNE,
     "tag_gradprune_decomp": GRADPRUNE
     | {"prune_by": "both", "importance": "full", "importance_until_iter": 15_000}
-    | {"prune_until_iter": 25_000, "thin_energy": 1.0},
+    | {"prune_until_iter": 25_000, "prune_cap": 0.1, "thin_energy": 1.0},
 }

@@ -124,19 +124,23 @@ def test_the_table_of_means_follows_from_the_rows(project_dir):
         assert_is_mean(share, means.shares(scene, variant.strip("`")))
 
 
-def test_the_table_of_the_readme_follows_from_the_rows(project_dir):
-    text, means = (project_dir / "README.md").read_text(encoding="utf-8"), Means(project_dir)
-    variants = ("3dgs", "tag_gradprune", "tag_gradprune_decomp")
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_the_table_of_the_method_follows_from_the_rows(project_dir, page):
+    text, rows = (project_dir / page).read_text(encoding="utf-8"), rows_of(project_dir, "method_and_3dgs.csv")
     lines = text[text.index("| scene | `3dgs` |") :].split("\n\n")[0].splitlines()[2:]
-    assert len(lines) == 4
+    assert len(lines) == 6
     for line in lines:
-        scene, *cells = line.strip("| ").split(" | ")
+        scene, *cells, share = line.strip("| ").split(" | ")
         scene = {"chair": "chair_blender"}.get(scene, scene.split(",")[0])
-        for variant, cell in zip(variants, cells, strict=True):
+        counts = []
+        for variant, cell in zip(("3dgs", "tag_gradprune_decomp"), cells, strict=True):
+            found = [row for row in rows if (row["scene"], row["row"]) == (scene, variant)]
             numbers = re.fullmatch(r"([\d,]+): ([\d.]+)(?: dB)? / ([\d.]+) / ([\d.]+)", cell.replace("*", ""))
             names = ("gaussians", "test_PSNR", "test_SSIM", "test_LPIPS")
             for name, shown in zip(names, numbers.groups(), strict=True):
-                assert_is_mean(shown, means.column(scene, variant, name))
+                assert_is_mean(shown, [Decimal(row[name]) for row in found])
+            counts.append(sum(int(row["gaussians"]) for row in found) / len(found))
+        assert share == f"{100 * counts[1] / counts[0]:.0f} %"
 
 
 def test_differences_at_equal_count_follow_from_the_rows(project_dir):
