@@ -82,6 +82,23 @@ def test_a_resumed_run_ends_in_the_same_bytes(run_here, trained, tmp_path):
     assert ply(tmp_path / "resumed").read_bytes() == ply(trained[0]).read_bytes()
 
 
+def test_a_checkpoint_of_an_earlier_version_is_gone_on_with(run_here, trained, tmp_path):
+    """It lacks what that version did not have."""
+    tensors, record = load_checkpoint(trained[0] / "chkpnt7.safetensors")
+    del tensors["totals.thinned"]
+    for name in ("thin_energy", "energy_contrast"):
+        del record["settings"][name]
+    record["settings"]["error_floor"] = 28.0  # pixels
+    save_checkpoint(tmp_path / "earlier.safetensors", tensors, record)
+    process = run_here(
+        "train.py", "--start_checkpoint", tmp_path / "earlier.safetensors", "-m", tmp_path / "x"
+    )
+    assert process.returncode == 0, process.stderr
+    settings = json.loads((tmp_path / "x" / "config.json").read_text())["settings"]
+    assert (settings["thin_energy"], settings["energy_contrast"]) == (0, 0)
+    assert settings["error_floor"] == pytest.approx(28 / 150_000)
+
+
 @pytest.mark.parametrize("variant", sorted(set(VARIANTS) - {"3dgs"}))
 def test_every_variant_resumes_to_the_same_bytes_and_says_what_it_is(run_here, scene, tmp_path, variant):
     flags = """--iterations 60 --scale_schedule --densification_interval 5 --prune_interval 5

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -32,6 +33,7 @@ RENAMED = {  # tensors of earlier versions, and their names today
     "totals.error_share": "totals.mean_error_per_gaussian",
     "network.centre": "network.center",
 }
+ADDED = {"totals.thinned": 0.0}  # tensors that earlier versions did not write, as these versions behaved
 
 
 def save_checkpoint(path: str | os.PathLike, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
@@ -50,7 +52,8 @@ def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[st
     FileNotFoundError, or ValueError for another kind of file.
     """
     with _opened(path) as (file, record):
-        return {RENAMED.get(name, name): file.get_tensor(name) for name in file.keys()}, record
+        tensors = {RENAMED.get(name, name): file.get_tensor(name) for name in file.keys()}
+    return {name: torch.tensor(value, dtype=torch.float64) for name, value in ADDED.items()} | tensors, record
 
 
 def newest_checkpoint(paths: Iterable[Path]) -> Path | None:
