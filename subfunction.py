@@ -389,7 +389,9 @@ def kept_share(settings: Settings) -> float:
     """Return the share of what has grown that thinning works towards. 1: a threshold decides."""
     growth, pruning = settings.densification, settings.pruning
     has_budget = bool(growth.max_gaussians or growth.target_size_mb)
-    return KEPT_WITHIN_BUDGET if pruning.thin_energy and has_budget else pruning.prune_keep
+    if pruning.prune_keep < 1 or not (pruning.thin_energy and has_budget):
+        return pruning.prune_keep
+    return KEPT_WITHIN_BUDGET
 
 
 def thinning_is_sure(iteration: int, views: int, settings: Settings) -> bool:

@@ -255,8 +255,8 @@ class PruningSettings:
     )
     thin_energy: float = flag(
         0.0,
-        "the same for when densification has ended: thinning stops where the squared error would rise by "
-        "this share per share of Gaussians; 0: prune_energy goes on",
+        "removal energy below which a Gaussian is pruned once densification has ended: thinning stops where "
+        "the squared error would rise by this share per share of Gaussians; 0: --prune_energy goes on",
         unit="least squared error of the training views / Gaussians",
         bound=at_least(0),
     )

@@ -10,8 +10,8 @@ ERROR_DRIVEN = {
     "split": "long_axis",
     "percent_dense": 0.0,
     "clone_opacity": "corrected",
-    # Photos reach their full size when nothing grows any more, and few iterations are left to learn it.
-    "resolution_schedule": 15_000,
+    "resolution_schedule": 15_000,  # photos reach their full size when nothing grows any more
+    # Few iterations are left then to learn what full size shows, and to fill the gaps of the pruned.
     "position_lr_final": 1.6e-5,
     "feature_lr": 0.005,
     "scaling_lr": 0.01,

@@ -563,6 +563,7 @@ def test_more_than_the_budget_may_grow_only_if_the_rest_is_sure_to_go():
     within = {"prune_keep": 1.0, "thin_energy": 0.5, "max_gaussians": 100}
     assert room(**within) == int(100 / policy.KEPT_WITHIN_BUDGET) and due(1000, **THINNING | within).thins_out
     assert not due(1000, **THINNING | within | {"max_gaussians": 0}).thins_out
+    assert room(**within | {"prune_keep": 0.5}) == 200  # what is given by hand wins
     assert room(iterations=1050) == 100
 
 
