@@ -389,9 +389,20 @@ def kept_share(settings: Settings) -> float:
     """Return the share of what has grown that thinning works towards. 1: a threshold decides."""
     growth, pruning = settings.densification, settings.pruning
     has_budget = bool(growth.max_gaussians or growth.target_size_mb)
-    if pruning.prune_keep < 1 or not (pruning.thin_energy and has_budget):
-        return pruning.prune_keep
-    return KEPT_WITHIN_BUDGET
+    asked = min(pruning.prune_keep, *pruning.save_shares, 1.0)
+    return KEPT_WITHIN_BUDGET if asked == 1 and pruning.thin_energy and has_budget else asked
+
+
+def keeps_size(left: float, kept: list[float], due: Phase, settings: Settings) -> bool:
+    """Return whether a model is kept for its size: at the end, and before a share is thinned on.
+
+    left: the share of what had grown; kept: the shares at which models were kept so far.
+    """
+    shares = settings.pruning.save_shares
+    if due.iteration == settings.optimization.iterations:
+        return bool(shares)
+    reached = min((share for share in shares if left <= share), default=1.0)
+    return due.prunes and due.thins_out and reached < min(kept, default=1.0)
 
 
 def thinning_is_sure(iteration: int, views: int, settings: Settings) -> bool:

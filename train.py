@@ -21,8 +21,8 @@ from training.interrupts import Interrupted, Interrupts
 from training.monitoring import check_numbers, report
 from training.resume import find_resume_point, resume
 from training.run import Training, TrainingView, check_output_folder, choose_background, gaussian_budget
-from training.run import save_checkpoints, save_if_due, save_last_checkpoint, save_state, start
-from training.run import write_inputs, write_record
+from training.run import start, write_inputs, write_record
+from training.saving import save_checkpoints, save_if_due, save_last_checkpoint, save_state
 from training.tensorboard import TensorBoardLog
 from training.viewers import Viewers, open_viewers
 from utils import run_folder

@@ -9,6 +9,8 @@ from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+METAVARS = {int: "N", float: "X", str: "TEXT"}
+
 
 @dataclass(frozen=True)
 class Bound:
@@ -54,15 +56,19 @@ def flag(
     metavar: str = "",
     scales: bool = False,
     of_variants: bool = False,
+    of: type = int,
 ) -> Any:
     """Return a dataclass field that is also a flag.
 
-    default: its type is the type of the flag. False makes a switch, a tuple takes one or more whole numbers.
+    default: its type is the type of the flag. False makes a switch, a tuple takes one or more numbers.
     scales: whether --scale_schedule scales the default with the number of iterations.
     of_variants: whether variants have the switch on, so that there must be a --no-NAME.
+    of: the type of a tuple's numbers.
     """
     metadata = {"sentence": sentence, "unit": unit, "bound": bound, "short": short, "metavar": metavar}
-    return field(default=default, metadata=metadata | {"scales": scales, "of_variants": of_variants})
+    return field(
+        default=default, metadata=metadata | {"scales": scales, "of_variants": of_variants, "of": of}
+    )
 
 
 def milestone(default: int, sentence: str, low: int = 0) -> Any:
@@ -146,9 +152,10 @@ def _argparse_options(item: dataclasses.Field) -> dict[str, Any]:
         action = argparse.BooleanOptionalAction if item.metadata["of_variants"] else "store_true"
         return {"action": action, "help": text}
     if isinstance(item.default, tuple):
-        return {"nargs": "+", "type": int, "metavar": "N", "help": text}
+        kind = item.metadata["of"]
+        return {"nargs": "+", "type": kind, "metavar": METAVARS[kind], "help": text}
     kind, choices = type(item.default), _choices(item)
-    metavar = item.metadata["metavar"] or {int: "N", float: "X", str: "TEXT"}[kind]
+    metavar = item.metadata["metavar"] or METAVARS[kind]
     return {"type": kind, "metavar": f"{{{','.join(choices)}}}" if choices else metavar, "help": text}
 
 
@@ -186,7 +193,7 @@ def check_bounds(settings: Any) -> None:
 
 
 def _check_one(item: dataclasses.Field, value: Any) -> None:
-    kind = int if isinstance(item.default, tuple) else type(item.default)
+    kind = item.metadata["of"] if isinstance(item.default, tuple) else type(item.default)
     right_type = type(value) is kind or (kind is float and type(value) is int)
     if not right_type or (kind is float and not math.isfinite(value)):
         raise ValueError(f"--{item.name}: expected {_kind(item)}, got {value!r}")
@@ -197,6 +204,6 @@ def _check_one(item: dataclasses.Field, value: Any) -> None:
 
 def _kind(item: dataclasses.Field) -> str:
     if isinstance(item.default, tuple):
-        return "whole numbers"
+        return {int: "whole numbers", float: "finite numbers"}[item.metadata["of"]]
     kind = type(item.default)
     return {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}[kind]

@@ -15,7 +15,7 @@ COMMON = (
     *("train_test_exp", "max_memory_gb", "init_points", "variant", "iterations", "scale_schedule"),
     *("lambda_dssim", "random_background", "antialiasing", "max_gaussians", "target_size_mb"),
     *("densify_by", "densify_until_iter", "densify_grad_threshold", "error_floor", "error_quantile"),
-    *("opacity_reset_interval", "prune_by", "thin_energy", "prune_until_iter", "tag_lifespan"),
+    *("opacity_reset_interval", "prune_by", "thin_energy", "save_shares", "prune_until_iter", "tag_lifespan"),
     *("importance", "lambda_importance", "test_iterations", "save_iterations", "checkpoint_iterations"),
     *("start_checkpoint", "checkpoint_every", "resume", "overwrite", "seed", "threads", "quiet"),
     *("viewer", "viewer_port", "disable_viewer"),

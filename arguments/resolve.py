@@ -161,7 +161,9 @@ def _check_together(settings: Settings) -> None:
         ):
             if value == "budget":
                 raise ValueError(f"--{name} budget: which one? give --max_gaussians or --target_size_mb")
-    thins = "prune_keep" if pruning.prune_keep < 1 else "thin_energy" if pruning.thin_energy else ""
+    thinning = {"save_shares": pruning.save_shares, "prune_keep": pruning.prune_keep < 1}
+    thinning["thin_energy"] = pruning.thin_energy
+    thins = next((name for name, is_given in thinning.items() if is_given), "")
     shortest = 0 if settings.optimization.scale_schedule else 1  # of a few iterations none are left for it
     if thins and pruning.prune_until_iter < growth.densify_until_iter + shortest:
         raise ValueError(

@@ -281,6 +281,13 @@ class PruningSettings:
         "lowest scores first; 1: the thresholds decide",
         bound=share(),
     )
+    save_shares: tuple[float, ...] = flag(
+        (),
+        "save and measure the model whenever thinning has left one of these shares of what had grown, all of "
+        "them in sizes.json; thinning goes on to the smallest one at least",
+        bound=open_unit_interval(),
+        of=float,
+    )
     prune_interval: int = flag(100, "iterations between pruning rounds", bound=at_least(1))
     prune_until_iter: int = milestone(0, "pruning ends before this iteration; 0: when densification ends")
     max_screen_size: int = flag(

@@ -17,6 +17,8 @@ import torch
 from commands import FLAGS, run
 from scene import load_scene
 from tiny_scene import write_tiny_scene
+from training.interrupts import Interrupted
+from training.viewers import Viewers
 from utils.commands import run_command
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -64,6 +66,20 @@ def run_here(monkeypatch):
     threads = torch.get_num_threads()
     yield run_main
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Has training interrupted after an iteration, as a signal would."""
+
+    def stop(iteration):
+        def show(self, run):
+            if run.iteration == iteration:
+                raise Interrupted
+
+        monkeypatch.setattr(Viewers, "show", show)
+
+    return stop
 
 
 @pytest.fixture(scope="module")

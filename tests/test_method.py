@@ -14,7 +14,8 @@ from training import density_control
 from training import monitoring
 from training.density_control import collect, densify_and_prune
 from training.resume import find_resume_point, resume
-from training.run import choose_background, save_state
+from training.run import choose_background
+from training.saving import save_state
 from training_runs import explicit_errors, learn, new_run
 from utils.counter_random import random_key
 from utils.progress import Progress

@@ -95,6 +95,22 @@ def test_what_variant_and_person_set(run):
     assert "Given by hand: --growth_cap 0.1" in page.text
 
 
+def test_sizes_that_were_kept_are_listed(run):
+    assert "Sizes" not in made(run).text
+    measures = {
+        "1000": {"gaussians": 400, "share": 0.1, "test": {"PSNR": 26.5, "SSIM": 0.8, "views": 4}},
+        "900": {"gaussians": 1990, "share": 0.4975, "test": {"PSNR": 27.25, "SSIM": 0.85, "views": 4}},
+        "500": {"gaussians": 4000},
+        "x": {"share": 0.3},
+    }
+    write(run / "config.json", config(measures=measures))
+    page = made(run)
+    check_is_self_contained(page)
+    text = page.text[page.text.index("Sizes") : page.text.index("Curves")]
+    rows = ["900 1,990 49.8 % 27.25 dB 0.8500", "1,000 400 10.0 % 26.50 dB 0.8000"]
+    assert " ".join(rows) in re.sub(r"\s+", " ", text) and "held-out views" in text
+
+
 def test_hostile_names_are_only_text(run):
     settings = {"source_path": f"/x/{HOSTILE}", "variant": HOSTILE, "iterations": 1000, HOSTILE: HOSTILE}
     bad = {

@@ -19,7 +19,6 @@ import train
 from arguments import VARIANTS
 from gaussian_model import GaussianModel
 from training.interrupts import Interrupted, Interrupts
-from training.viewers import Viewers
 from utils import checkpoints, files, run_folder
 
 ITERATIONS = 60
@@ -30,20 +29,6 @@ FLAGS = f"""--iterations {ITERATIONS} --scale_schedule --densification_interval 
 
 def ply(folder, iteration=ITERATIONS):
     return run_folder.point_cloud_path(folder, iteration).read_bytes()
-
-
-@pytest.fixture
-def stop_at(monkeypatch):
-    """Has training interrupted after an iteration, as a signal would."""
-
-    def stop(iteration):
-        def show(self, run):
-            if run.iteration == iteration:
-                raise Interrupted
-
-        monkeypatch.setattr(Viewers, "show", show)
-
-    return stop
 
 
 # Going on
@@ -208,7 +193,7 @@ def test_a_full_disk_does_not_end_training_at_a_checkpoint(run_here, scene, tmp_
     def full(path, tensors, record):
         raise OSError(errno.ENOSPC, "could not be written: No space left on device", str(path))
 
-    monkeypatch.setattr("training.run.save_checkpoint", full)
+    monkeypatch.setattr("training.saving.save_checkpoint", full)
     process = run_here("train.py", "-s", scene, "-m", tmp_path / "run", *FLAGS, "--checkpoint_every", "1e-9")
     assert process.returncode == 0 and "No checkpoint: [Errno 28] could not be written" in process.stdout
     assert ply(tmp_path / "run")

@@ -66,7 +66,7 @@ def test_a_model_that_is_unsound_is_not_written_over_a_good_checkpoint(
     run_here, scene, tmp_path, monkeypatch
 ):
     saved = []
-    monkeypatch.setattr("training.run.save_checkpoint", lambda path, *_: saved.append(path))
+    monkeypatch.setattr("training.saving.save_checkpoint", lambda path, *_: saved.append(path))
     monkeypatch.setattr(train, "check_numbers", lambda *_: None)  # as on a GPU, between two looks
     step = train.collect
 

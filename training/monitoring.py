@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 
 import torch
+from fused_ssim import fused_ssim_map
 from torch import Tensor
 
 import subfunction as policy
 from gaussian_model import gate
 from scene import Camera
-from training.run import Training, TrainingView, choose_background, require_sound
+from training.run import Training, TrainingView, choose_background
+from training.saving import require_sound
 from training.tensorboard import TensorBoardLog
 from utils.counter_random import Stream, random_key
 from utils.devices import reads_at_once
 from utils.history import shares_of_weight
-from utils.losses import l1, psnr
+from utils.losses import l1, masked_mean, psnr
 from utils.progress import Progress
 from utils.rendering import render, render_beside_photos
 
@@ -39,7 +41,7 @@ def report(
         run.history.progress(*numbers, run.seconds)
     if iteration in distribution_iterations(run):
         record_distributions(run, iteration)
-    if iteration in run.settings.run.test_iterations:
+    if iteration in run.settings.run.test_iterations or run.keeps_size(iteration):
         measure(run, iteration, progress, log)
     if run.model.network is not None and iteration in export_gap_iterations(run):
         report_export_gap(run, iteration, progress)
@@ -72,19 +74,21 @@ def require_a_seen_gaussian(run: Training) -> None:
 
 
 def measure(run: Training, iteration: int, progress: Progress, log: TensorBoardLog) -> None:
-    """Measure L1 and PSNR on all held-out views and on a few training views."""
+    """Measure L1, PSNR and SSIM on all held-out views and on a few training views."""
     model = run.model.baked(run.settings.importance.importance_gate)
     for name, cameras in (("test", run.scene.test), ("train", measured_cameras(run))):
         if not cameras:
             continue
-        sums = torch.zeros(2)
+        sums = torch.zeros(3)
         background, flags = choose_background(run), vars(run.settings.pipeline)
-        for pair in render_beside_photos(cameras, model, background, run.exposures, **flags):
-            sums += torch.stack([l1(*pair), psnr(*pair)]).cpu()
-        error, decibels = (sums / len(cameras)).tolist()
-        progress.say(f"[ITER {iteration}] Evaluating {name}: L1 {error:.6f} PSNR {decibels:.4f}")
+        for image, gt_image, mask in render_beside_photos(cameras, model, background, run.exposures, **flags):
+            ssim = masked_mean(fused_ssim_map(image[None], gt_image[None])[0], mask)
+            sums += torch.stack([l1(image, gt_image, mask), psnr(image, gt_image, mask), ssim]).cpu()
+        error, decibels, ssim = (sums / len(cameras)).tolist()
+        numbers = f"L1 {error:.6f} PSNR {decibels:.4f} SSIM {ssim:.4f}"
+        progress.say(f"[ITER {iteration}] Evaluating {name}: {numbers}")
         log.views(iteration, name, error, decibels)
-        measured = {"L1": error, "PSNR": decibels, "views": len(cameras)}
+        measured = {"L1": error, "PSNR": decibels, "SSIM": ssim, "views": len(cameras)}
         run.measures.setdefault(str(iteration), {})[name] = measured
     log.opacities(iteration, model.opacities)
 

@@ -1,4 +1,4 @@
-"""A training run: its state, how it starts, and the files that it writes."""
+"""A training run: its state, how it starts, and its record."""
 
 from __future__ import annotations
 
@@ -19,13 +19,11 @@ from gaussian_model import GaussianModel, gaussians_in_ply
 from scene import Scene, viewer_entries
 from training.view_order import ViewOrder
 from utils import run_folder
-from utils.checkpoints import newest_checkpoint, save_checkpoint
 from utils.counter_random import Stream, random_key, uniform
 from utils.exposures import Exposures
 from utils.files import refuse_inputs, write_json
 from utils.history import History
 from utils.ply import write_point_cloud
-from utils.progress import Progress
 from utils.rendering import background_color
 
 
@@ -86,6 +84,16 @@ class Training:
     def seconds(self) -> float:
         """Time spent on training so far, that before a resume included."""
         return time.monotonic() - self.started
+
+    @property
+    def left(self) -> float:
+        """The share that thinning has left of what had grown; 1 before that."""
+        return len(self.model) / self.totals.grown.item() if self.totals.grown else 1.0
+
+    def keeps_size(self, iteration: int) -> bool:
+        """Return whether --save_shares keeps the model of this iteration."""
+        kept = [saved["share"] for saved in self.measures.values() if "share" in saved]
+        return policy.keeps_size(self.left, kept, policy.phase(iteration, self.settings), self.settings)
 
     @property
     def budget(self) -> int:
@@ -217,80 +225,3 @@ def write_record(run: Training, finished: bool) -> None:
         "settings": run.settings.flat(),
     }
     run_folder.write_config(run.folder, record)
-
-
-# What it leaves
-
-
-def save_if_due(run: Training, iteration: int, progress: Progress) -> None:
-    if iteration in run.settings.run.save_iterations or iteration == run.settings.optimization.iterations:
-        path = run_folder.point_cloud_path(run.folder, iteration)
-        model = run.model.baked(run.settings.importance.importance_gate)
-        model.save_ply(path)
-        if run.exposures is not None:
-            run.exposures.save(run.folder)
-        run.measures.setdefault(str(iteration), {})["gaussians"] = len(model)
-        run.history.write(run.folder)
-        progress.say(f"[ITER {iteration}] Saved {len(model):,} Gaussians to {path}")
-
-
-def save_checkpoints(run: Training, progress: Progress) -> None:
-    """Write the checkpoints that are due: those asked for, and the one replaced every few minutes."""
-    if run.iteration in run.settings.run.checkpoint_iterations:
-        path = run_folder.checkpoint_path(run.folder, run.iteration)
-        save_state(run, path)
-        progress.say(f"[ITER {run.iteration}] Saved checkpoint {path}")
-    minutes = run.settings.run.checkpoint_every
-    if minutes and time.monotonic() - run.last_checkpoint > 60 * minutes:
-        try:
-            save_state(run, run_folder.latest_checkpoint_path(run.folder))
-        except OSError as problem:  # a full disk is no reason to give up what is in memory
-            progress.say(f"[ITER {run.iteration}] No checkpoint: {problem}")
-        run.last_checkpoint = time.monotonic()
-
-
-def save_last_checkpoint(run: Training, progress: Progress) -> None:
-    """Write the checkpoint with which a finished run can be trained further, where checkpoints are wanted."""
-    path = run_folder.latest_checkpoint_path(run.folder)
-    if not run.settings.run.checkpoint_every:
-        path.unlink(missing_ok=True)
-        return
-    try:
-        save_state(run, path)
-    except OSError as problem:  # the Gaussians are saved
-        progress.say(f"[ITER {run.iteration}] No checkpoint to train further from: {problem}")
-
-
-def require_sound(run: Training, iteration: int) -> None:
-    """Raise ValueError if the model holds NaN or infinity: it must not replace an earlier checkpoint."""
-    unsound = run.model.unsound()
-    if not unsound:
-        return
-    text = f"iteration {iteration}: the {' and the '.join(unsound)} have become NaN or infinite"
-    newest = newest_checkpoint(run_folder.checkpoints(run.folder))
-    kept = f"{newest} is from before that" if newest else "there is no checkpoint from before that"
-    raise ValueError(f"{text}; {kept}; smaller learning rates may help")
-
-
-def save_state(run: Training, path: Path) -> None:
-    """Write a checkpoint from which training goes on as if it had never stopped."""
-    require_sound(run, run.iteration)
-    tensors = run.model.state_tensors()
-    tensors |= {
-        "generator": run.generator.get_state(),
-        "views": torch.tensor(run.views.remaining, dtype=torch.int64),
-    }
-    if run.exposures is not None:
-        tensors |= run.exposures.state_tensors()
-    tensors |= {f"totals.{name}": value for name, value in vars(run.totals).items()}
-    record = {
-        "iteration": run.iteration,
-        "active_sh_degree": run.model.active_sh_degree,
-        "training_views": run.views.count,
-        "shift": run.scene.shift.tolist(),
-        "seconds": run.seconds,
-        "settings": run.settings.flat(),
-        "measures": run.measures,
-        "history": run.history.record,
-    }
-    save_checkpoint(path, tensors, record)

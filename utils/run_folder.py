@@ -3,6 +3,7 @@
 cfg_args                                        settings of scene and model, for other tools
 config.json                                     own record: all settings, versions, machine, timing, results
 history.json                                    own record: the course of training, for report.py
+sizes.json                                      the sizes that --save_shares has kept, and their measures
 cameras.json, input.ply                         what the run started from
 point_cloud/iteration_N/point_cloud.ply         the Gaussians
 exposure.json                                   exposures of the views, with --train_test_exp
@@ -38,7 +39,8 @@ from utils.files import read_json, remove_empty_folders, remove_leftovers, write
 IMAGE = "00000.png"  # or any number of at least five digits
 POINT_CLOUD = "point_cloud/iteration_N/point_cloud.ply"
 CHECKPOINTS = ("chkpntN.safetensors", "chkpnt-latest.safetensors")
-RECORDS = ("history.json", "exposure.json", "results.json", "per_view.json", "report.html")
+SIZES = "sizes.json"
+RECORDS = ("history.json", SIZES, "exposure.json", "results.json", "per_view.json", "report.html")
 RENDERED = (
     *(f"{split}/ours_N/{kind}/{IMAGE}" for split in ("train", "test") for kind in ("renders", "gt", "depth")),
     *(f"{split}/ours_N/depth/depth_params.json" for split in ("train", "test")),

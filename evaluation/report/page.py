@@ -17,7 +17,7 @@ from evaluation.report.html import (
     duration,
     note,
 )
-from evaluation.report.html import format_metric, size_of
+from evaluation.report.html import format_metric, section, size_of
 from evaluation.report.images import image_sections
 from evaluation.report.run import RunRecord, dig, is_number, mapping, number
 from utils import run_folder
@@ -26,7 +26,7 @@ from utils.commands import rounded
 
 def page(run: RunRecord) -> str:
     """Return the whole page as HTML. Raise OSError or ValueError if an image cannot be read."""
-    parts = [head(run), curves(run), distributions(run), image_sections(run), all_settings(run)]
+    parts = [head(run), sizes(run), curves(run), distributions(run), image_sections(run), all_settings(run)]
     return document(f"{scene_name(run)} – {variant(run)}", "\n".join(parts))
 
 
@@ -112,6 +112,26 @@ def metrics_table(run: RunRecord) -> str:
         rows.append(f"<tr><th>{SPLIT_TITLES[split]}</th>{''.join(f'<td>{text}</td>' for text in shown)}</tr>")
     source = "metrics.py, from the saved images" if run.results else "train.py, while training"
     return f"<table>{''.join(rows)}</table>" + note(f"Means over the views, measured by {source}.")
+
+
+def sizes(run: RunRecord) -> str:
+    """Return the section with the models that --save_shares has kept as HTML, empty without any."""
+    kept = [
+        (int(iteration), saved)
+        for iteration, saved in mapping(run.config, "measures").items()
+        if iteration.isdecimal() and number(saved, "share") is not None
+    ]
+    if not kept:
+        return ""
+    split = next((name for name in SPLIT_TITLES if any(mapping(saved, name) for _, saved in kept)), "test")
+    columns = ["Gaussians", "of what had grown", "PSNR", "SSIM"]
+    rows = [f"<tr><th>iteration</th>{''.join(f'<th>{name}</th>' for name in columns)}</tr>"]
+    for iteration, saved in sorted(kept, key=lambda item: item[0]):
+        metrics = [format_metric(name, number(saved, split, name)) for name in ("PSNR", "SSIM")]
+        numbers = [f"{number(saved, 'gaussians') or 0:,.0f}", f"{100 * saved['share']:.1f} %", *metrics]
+        rows.append(f"<tr><th>{iteration:,}</th>{''.join(f'<td>{text}</td>' for text in numbers)}</tr>")
+    about = f"Kept by --save_shares; {SPLIT_TITLES[split].lower()}, measured while training."
+    return section("Sizes", f"<table>{''.join(rows)}</table>" + note(about))
 
 
 # Origin
