@@ -260,6 +260,15 @@ def steered_lambda(
     return steered.clamp(given / times, given * times)
 
 
+def baking_gate(iteration: int, settings: Settings) -> str:
+    """Return the gate by which importance is baked: `soft`, s itself, where energies judge what is left.
+
+    Opacities times s look on average as the gates did, whatever the network had time to learn.
+    """
+    judged = settings.pruning.prune_by == "both" and iteration < pruning_end(settings)
+    return "soft" if judged else settings.importance.importance_gate
+
+
 def baking_threshold(importances: Tensor, budget: int) -> float:
     """Return the importance below which Gaussians are dropped at baking; lower where the budget has room."""
     if not budget:

@@ -21,6 +21,19 @@ class Bound:
     choices: tuple[str, ...] = ()  # all values, if they can be listed
 
 
+@dataclass(frozen=True)
+class Scaling:
+    """How a value follows the number of iterations, if a switch is on: by a power of their ratio to a full run."""
+
+    switch: str
+    power: float
+
+
+MILESTONE = Scaling("scale_schedule", 1.0)
+RATE = Scaling("scale_rates", -0.5)
+PACE = Scaling("scale_rates", 1.0)
+
+
 def at_least(low: float) -> Bound:
     """Return the bound low <= value."""
     return Bound(f"at least {low}", lambda value: value >= low)
@@ -54,14 +67,14 @@ def flag(
     bound: Bound | None = None,
     short: str = "",
     metavar: str = "",
-    scales: bool = False,
+    scales: Scaling | None = None,
     of_variants: bool = False,
     of: type = int,
 ) -> Any:
     """Return a dataclass field that is also a flag.
 
     default: its type is the type of the flag. False makes a switch, a tuple takes one or more numbers.
-    scales: whether --scale_schedule scales the default with the number of iterations.
+    scales: how the default follows the number of iterations, None: it does not.
     of_variants: whether variants have the switch on, so that there must be a --no-NAME.
     of: the type of a tuple's numbers.
     """
@@ -73,7 +86,7 @@ def flag(
 
 def milestone(default: int, sentence: str, low: int = 0) -> Any:
     """Return a flag that names an iteration of a run of 30,000 iterations."""
-    return flag(default, sentence, bound=at_least(low), scales=True)
+    return flag(default, sentence, bound=at_least(low), scales=MILESTONE)
 
 
 class Parser(argparse.ArgumentParser):

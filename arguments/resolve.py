@@ -26,7 +26,7 @@ DROPPED = {
 }
 # Settings that earlier versions did not have, as these versions behaved.
 ADDED = {"resolution_schedule": 0, "importance_interval": 1, "energy_contrast": 0.0, "thin_energy": 0.0}
-ADDED |= {"variant": "3dgs", "scale_schedule": False}
+ADDED |= {"variant": "3dgs", "scale_schedule": False, "scale_rates": False}
 # Pixels that --error_floor was meant for in versions that counted it in pixels.
 PIXELS_OF_FLOOR = 150_000
 LARGEST_EXPONENT = 20.0  # of growth by one densification; beyond it there is no limit in any case
@@ -132,12 +132,10 @@ def without_aliases(values: dict[str, Any]) -> dict[str, Any]:
 def _of_variant(variant: str, fixed: dict[str, Any]) -> Settings:
     """Return the settings of a variant, overridden by the `fixed` ones.
 
-    With --scale_schedule the settings that are not fixed are scaled.
+    With --scale_schedule and --scale_rates the settings that are not fixed are scaled.
     """
     settings = _settings({**VARIANTS[variant], **fixed})
-    if settings.optimization.scale_schedule:
-        settings = _settings(settings.flat() | _scaled(settings, VARIANTS[variant], fixed))
-    return settings
+    return _settings(settings.flat() | _scaled(settings, VARIANTS[variant], fixed))
 
 
 def variant_values(settings: Settings) -> dict[str, Any]:
@@ -145,7 +143,7 @@ def variant_values(settings: Settings) -> dict[str, Any]:
 
     Flags that were given for the run do not change them.
     """
-    scaling = ("iterations", "scale_schedule", "densification_interval")
+    scaling = ("iterations", "scale_schedule", "scale_rates", "densification_interval")
     values, variant = settings.flat(), settings.run.variant
     alone = _of_variant(variant, {name: values[name] for name in scaling}).flat()
     return {name: alone[name] for name in VARIANTS[variant]}
@@ -193,24 +191,34 @@ def _fill(group: type, values: dict[str, Any]) -> Any:
 
 
 def _scaled(settings: Settings, variant: dict[str, Any], fixed: dict[str, Any]) -> dict[str, Any]:
-    """Return milestones for the run's number of iterations, and shares for as much growth in total.
+    """Return milestones and rates for the run's number of iterations, and shares for as much growth in total.
 
     A densification may add more where there are fewer of them than in a run of FULL_RUN iterations. `fixed`
     holds the values that are not scaled.
     """
-    factor = settings.optimization.iterations / FULL_RUN
-    groups = [item.default_factory for item in dataclasses.fields(Settings)]
+    groups, values = [item.default_factory for item in dataclasses.fields(Settings)], settings.flat()
     fields = [item for group in groups for item in dataclasses.fields(group) if item.metadata["scales"]]
+    fields = [item for item in fields if values[item.metadata["scales"].switch]]
     full = {item.name: variant.get(item.name, item.default) for item in fields}
-    scaled = {name: fixed.get(name, round(value * factor)) for name, value in full.items()}
-    scaled["position_lr_max_steps"] = max(1, scaled["position_lr_max_steps"])
+    factor = settings.optimization.iterations / FULL_RUN
+    scaled = {item.name: _at_scale(item, full[item.name], factor) for item in fields} | fixed
+    if not settings.optimization.scale_schedule:
+        return scaled
     times = _densifications(full, settings) / max(1, _densifications(scaled, settings))
     unscaled = dataclasses.asdict(DensificationSettings()) | variant
     shares = {
         "growth_cap": _compounded(unscaled["growth_cap"], times),
         "error_quantile": min(1.0, _compounded(unscaled["error_quantile"], times)),
     }
-    return shares | fixed | scaled
+    return shares | scaled
+
+
+def _at_scale(item: dataclasses.Field, value: float, factor: float) -> float:
+    """Return a value for a run of `factor` times the iterations; a whole number within its bound stays one."""
+    scaled = value * factor ** item.metadata["scales"].power
+    if type(item.default) is float:
+        return scaled
+    return round(scaled) if item.metadata["bound"].holds(round(scaled)) else 1
 
 
 def _compounded(share: float, times: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .flags import Bound, at_least, between, flag, milestone, one_of, open_unit_interval, share
+from .flags import PACE, RATE, Bound, at_least, between, flag, milestone, one_of, open_unit_interval, share
 
 
 @dataclass
@@ -70,10 +70,10 @@ class OptimizationSettings:
 
     iterations: int = flag(30_000, "iterations to train", bound=at_least(1))
     position_lr_init: float = flag(
-        0.00016, "first learning rate of positions", unit="x extent", bound=at_least(0)
+        0.00016, "first learning rate of positions", unit="x extent", bound=at_least(0), scales=RATE
     )
     position_lr_final: float = flag(
-        0.0000016, "last learning rate of positions", unit="x extent", bound=at_least(0)
+        0.0000016, "last learning rate of positions", unit="x extent", bound=at_least(0), scales=RATE
     )
     position_lr_delay_steps: int = flag(
         0, "warm-up iterations of the learning rate of positions", bound=at_least(0)
@@ -83,11 +83,11 @@ class OptimizationSettings:
     )
     position_lr_max_steps: int = milestone(30_000, "iteration at which position_lr_final is reached", 1)
     feature_lr: float = flag(
-        0.0025, "learning rate of colors; SH degrees above 0 use a 20th of it", bound=at_least(0)
+        0.0025, "learning rate of colors; SH degrees above 0 use a 20th of it", bound=at_least(0), scales=RATE
     )
-    opacity_lr: float = flag(0.025, "learning rate of opacities", bound=at_least(0))
-    scaling_lr: float = flag(0.005, "learning rate of scales", bound=at_least(0))
-    rotation_lr: float = flag(0.001, "learning rate of rotations", bound=at_least(0))
+    opacity_lr: float = flag(0.025, "learning rate of opacities", bound=at_least(0), scales=RATE)
+    scaling_lr: float = flag(0.005, "learning rate of scales", bound=at_least(0), scales=RATE)
+    rotation_lr: float = flag(0.001, "learning rate of rotations", bound=at_least(0), scales=RATE)
     exposure_lr_init: float = flag(0.01, "first learning rate of exposures", bound=at_least(0))
     exposure_lr_final: float = flag(0.001, "last learning rate of exposures", bound=at_least(0))
     exposure_lr_delay_steps: int = flag(
@@ -105,7 +105,9 @@ class OptimizationSettings:
         "sparse_adam updates only the Gaussians seen in a view",
         bound=one_of("default", "sparse_adam"),
     )
-    sh_degree_interval: int = flag(1000, "iterations between increases of the SH degree", bound=at_least(1))
+    sh_degree_interval: int = flag(
+        1000, "iterations between increases of the SH degree", bound=at_least(1), scales=PACE
+    )
     resolution_schedule: int = milestone(
         0,
         "photos are used at their full size after this iteration, at half of it before, and at a quarter in "
@@ -116,6 +118,12 @@ class OptimizationSettings:
         False,
         "scale milestones, decay of the position learning rate and steps of growth from 30,000 to "
         "--iterations, as all variants but 3dgs do",
+        of_variants=True,
+    )
+    scale_rates: bool = flag(
+        False,
+        "multiply learning rates by the square root of 30,000 / --iterations, and scale sh_degree_interval, as "
+        "all variants but 3dgs do",
         of_variants=True,
     )
 
@@ -348,8 +356,10 @@ class ImportanceSettings:
         "iterations between steps of the importance network; s_k stays the same between them",
         bound=at_least(1),
     )
-    importance_lr: float = flag(0.002, "learning rate of the importance network", bound=at_least(0))
-    latent_lr: float = flag(0.02, "learning rate of the latents", bound=at_least(0))
+    importance_lr: float = flag(
+        0.002, "learning rate of the importance network", bound=at_least(0), scales=RATE
+    )
+    latent_lr: float = flag(0.02, "learning rate of the latents", bound=at_least(0), scales=RATE)
 
 
 @dataclass

@@ -11,11 +11,9 @@ ERROR_DRIVEN = {
     "percent_dense": 0.0,
     "clone_opacity": "corrected",
     "resolution_schedule": 15_000,  # photos reach their full size when nothing grows any more
-    # Few iterations are left then to learn what full size shows, and to fill the gaps of the pruned.
-    "position_lr_final": 1.6e-5,
-    "feature_lr": 0.005,
-    "scaling_lr": 0.01,
+    "position_lr_final": 8e-6,  # few iterations are left then to fill the gaps of the pruned
     "scale_schedule": True,
+    "scale_rates": True,
 }
 TAGGED = ERROR_DRIVEN | {"tag_lifespan": 300, "tag_patience": 2}
 GRADPRUNE = TAGGED | {"prune_by": "removal_energy"}
@@ -27,6 +25,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tag_25k": TAGGED | {"prune_until_iter": 25_000},
     "tag_gradprune": GRADPRUNE,
     "tag_gradprune_decomp": GRADPRUNE
-    | {"prune_by": "both", "importance": "full", "importance_until_iter": 15_000}
+    | {"prune_by": "both", "importance": "full"}
+    | {"importance_from_iter": 10_000, "importance_until_iter": 15_000}
     | {"prune_until_iter": 25_000, "prune_cap": 0.1, "thin_energy": 1.0},
 }

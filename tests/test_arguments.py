@@ -123,11 +123,12 @@ def test_what_an_earlier_version_did_not_record_stays_as_it_was_there():
         "thin_energy": 0,
         "variant": "3dgs",
         "scale_schedule": False,
+        "scale_rates": False,
     }
     assert settings_of(recorded=flat).flat() == flat
 
 
-# --scale_schedule
+# --scale_schedule, --scale_rates
 
 SHARES = ("growth_cap", "error_quantile")  # of the Gaussians that grow in one step
 SHORT = ("--variant", "tag_gradprune_decomp", "--iterations", "7000", "--scale_schedule")
@@ -139,19 +140,32 @@ def test_a_short_run_is_a_small_copy_of_a_full_one():
         "densify_from_iter": 117,
         "densify_until_iter": 3500,
         "prune_until_iter": 5833,
-        "importance_from_iter": 233,
+        "importance_from_iter": 2333,
         "importance_until_iter": 3500,
         "resolution_schedule": 3500,
         "position_lr_max_steps": 7000,
+        "sh_degree_interval": 233,
     }
     assert {name: flat[name] for name in milestones} == milestones
+    rates = {  # as much is to be learnt in fewer steps
+        "position_lr_init": 1.6e-4,
+        "position_lr_final": 8e-6,
+        "feature_lr": 0.0025,
+        "opacity_lr": 0.025,
+        "scaling_lr": 0.005,
+        "rotation_lr": 0.001,
+        "importance_lr": 0.002,
+        "latent_lr": 0.02,
+    }
+    for name, rate in rates.items():
+        assert flat[name] == pytest.approx(rate * (30 / 7) ** 0.5)
     # 144 densifications, at 600, 700 ... 14,900, have become 33, at 200, 300 ... 3400.
     assert flat["growth_cap"] == pytest.approx(1.03 ** (144 / 33) - 1) == pytest.approx(0.1377, abs=5e-5)
     assert (1 + flat["growth_cap"]) ** 33 == pytest.approx(1.03**144)
     assert flat["error_quantile"] == 1 < 1.2 ** (144 / 33) - 1  # the cap alone limits growth then
     full = settings_of(*SHORT[:2]).flat()  # which is scaled, too, by 1
     changed = {name for name in flat if flat[name] != full[name]}  # no interval or lifespan does
-    assert changed == {*milestones, *SHARES, "iterations"}
+    assert changed == {*milestones, *rates, *SHARES, "iterations"}
 
 
 def test_what_is_given_by_hand_is_not_scaled():
@@ -165,9 +179,22 @@ def test_what_is_given_by_hand_is_not_scaled():
 
 def test_a_full_run_is_its_own_scaled_copy():
     for variant in VARIANTS:
-        full = settings_of("--variant", variant, "--no-scale_schedule").flat()
-        scaled = settings_of("--variant", variant, "--scale_schedule").flat()
-        assert scaled == full | {"scale_schedule": True}
+        full = settings_of("--variant", variant, "--no-scale_schedule", "--no-scale_rates").flat()
+        scaled = settings_of("--variant", variant, "--scale_schedule", "--scale_rates").flat()
+        assert scaled == full | {"scale_schedule": True, "scale_rates": True}
+
+
+def test_rates_and_milestones_are_scaled_apart():
+    full = settings_of("--variant", "3dgs", "--iterations", "7500").flat()
+    assert full["opacity_lr"] == 0.025 and full["sh_degree_interval"] == 1000
+    rates = settings_of("--variant", "3dgs", "--iterations", "7500", "--scale_rates").flat()
+    assert rates["opacity_lr"] == 0.05 and rates["sh_degree_interval"] == 250
+    assert rates["densify_until_iter"] == 15_000 and rates["growth_cap"] == full["growth_cap"]
+    milestones = settings_of("--variant", "3dgs", "--iterations", "7500", "--scale_schedule").flat()
+    assert milestones["opacity_lr"] == 0.025 and milestones["sh_degree_interval"] == 1000
+    assert milestones["densify_until_iter"] == 3750
+    by_hand = settings_of("--iterations", "7500", "--opacity_lr", "0.01").flat()
+    assert (by_hand["opacity_lr"], by_hand["scaling_lr"]) == (0.01, 0.01)
 
 
 def test_only_3dgs_is_not_scaled_by_default():

@@ -212,7 +212,7 @@ def test_a_round_prunes_no_more_than_its_cap(loaded_scene, tmp_path):
 @pytest.mark.parametrize("importance", ["none", "full"])
 def test_thinning_keeps_its_share_or_fills_the_budget(loaded_scene, tmp_path, importance):
     flags = {"prune_by": "both", "importance": importance, "importance_from_iter": 20, "tag_lifespan": 10}
-    flags |= {"iterations": 201, "prune_until_iter": 201}
+    flags |= {"iterations": 201, "prune_until_iter": 201, "scale_rates": False}
     run = grown_run(loaded_scene, tmp_path, **flags, prune_keep=0.25)
     grown = run.totals.grown.item()
     assert count(run) == pytest.approx(0.25 * grown, rel=0.02)
@@ -239,7 +239,7 @@ def test_the_file_of_a_run_that_prunes_to_its_end_fills_the_budget(loaded_scene,
 
 
 STEERED = {"variant": "tag_gradprune_decomp", "prune_by": "importance", "importance_control": "budget"}
-STEERED["scale_schedule"] = False
+STEERED |= {"scale_schedule": False, "importance_from_iter": 1000}
 
 
 @pytest.mark.parametrize(
@@ -405,16 +405,20 @@ def test_the_share_of_the_error_never_rises(loaded_scene, tmp_path):
     assert shares[2] == shares[1], "the spoilt round"
 
 
-@pytest.mark.parametrize("kind", ["sampled", "soft"])
-def test_baked_importance_leaves_what_a_file_would_hold(loaded_scene, tmp_path, kind):
-    run = importance_run(
-        loaded_scene, tmp_path, importance_gate=kind, importance_until_iter=20, importance_start=0.6
-    )
+@pytest.mark.parametrize(
+    ("kind", "prune_by"), [("sampled", "importance"), ("soft", "importance"), ("sampled", "both")]
+)
+def test_baked_importance_leaves_what_a_file_would_hold(loaded_scene, tmp_path, kind, prune_by):
+    """Opacities times s in the file, without those that nobody sees, where energies judge what is left."""
+    flags = {"importance_until_iter": 20, "prune_until_iter": 20 if prune_by == "importance" else 1000}
+    flags |= {"prune_by": prune_by, "thin_energy": 0, "densify_until_iter": 20}
+    run = importance_run(loaded_scene, tmp_path, importance_gate=kind, importance_start=0.6, **flags)
     with torch.no_grad():
         run.model.raw["latents"].normal_(std=3.0, generator=torch.Generator().manual_seed(0))
         run.model.network.out.copy_(torch.linspace(-1, 1, 32))
     s = run.model.compute_importance()
     assert (s < 0.5).any() and (s > 0.5).any()
+    kind = "soft" if prune_by == "both" else kind
     expected, before = run.model.baked(kind), len(run.model)
     train.set_schedules(run, phase(20, run.settings))
     assert run.model.network is None and "latents" not in run.model.raw
@@ -430,9 +434,9 @@ def test_baked_importance_leaves_what_a_file_would_hold(loaded_scene, tmp_path, 
 
 
 def test_settling_leaves_what_fills_the_budget(loaded_scene, tmp_path):
-    run = importance_run(
-        loaded_scene, tmp_path, importance_until_iter=20, importance_start=0.4, max_gaussians=30
-    )
+    flags = {"importance_until_iter": 20, "importance_start": 0.4, "max_gaussians": 30, "thin_energy": 0}
+    flags |= {"prune_by": "importance", "prune_until_iter": 20, "densify_until_iter": 20}
+    run = importance_run(loaded_scene, tmp_path, **flags)
     with torch.no_grad():
         run.model.raw["latents"].normal_(generator=torch.Generator().manual_seed(0))
     before, run.settings.densification.max_gaussians = len(run.model), 20
@@ -592,9 +596,8 @@ TABLE = {  # docs/method.md: what sets the rows apart
     "split": ("random", "long_axis", "long_axis", "long_axis", "long_axis", "long_axis"),
     "percent_dense": (0.01, 0.0, 0.0, 0.0, 0.0, 0.0),
     "clone_opacity": ("kept", "corrected", "corrected", "corrected", "corrected", "corrected"),
-    "position_lr_final": (1.6e-6, 1.6e-5, 1.6e-5, 1.6e-5, 1.6e-5, 1.6e-5),
-    "feature_lr": (0.0025, 0.005, 0.005, 0.005, 0.005, 0.005),
-    "scaling_lr": (0.005, 0.01, 0.01, 0.01, 0.01, 0.01),
+    "scale_rates": (False, True, True, True, True, True),
+    "position_lr_final": (1.6e-6, 8e-6, 8e-6, 8e-6, 8e-6, 8e-6),
     "tag_lifespan": (0, 0, 300, 300, 300, 300),
     "tag_patience": (1, 1, 2, 2, 2, 2),
     "prune_by": ("opacity", "opacity", "opacity", "opacity", "removal_energy", "both"),
@@ -602,17 +605,19 @@ TABLE = {  # docs/method.md: what sets the rows apart
     "prune_cap": (0.0, 0.0, 0.0, 0.0, 0.0, 0.1),
     "thin_energy": (0.0, 0.0, 0.0, 0.0, 0.0, 1.0),
     "importance": ("none", "none", "none", "none", "none", "full"),
+    "importance_from_iter": (1000, 1000, 1000, 1000, 1000, 10_000),
     "importance_until_iter": (0, 0, 0, 0, 0, 15_000),
 }
 IN_ALL = {  # and what all have in common
     "densify_until_iter": 15_000, "densification_interval": 100, "prune_interval": 100,
+    "feature_lr": 0.0025, "scaling_lr": 0.005, "opacity_lr": 0.025, "sh_degree_interval": 1000,
     "error_metric": "mixed", "error_reduce": "max", "error_coherence": 1.0, "error_fineness": 0.0,
     "error_threshold": "quantile", "error_quantile": 0.2, "error_floor": 2e-4, "aux_scale": 2.0**-20,
     "opacity_control": "reset", "prune_threshold": "fixed",
     "prune_opacity": 0.005, "prune_importance": 0.5, "prune_energy": 0.01,
     "prune_keep": 1.0, "energy_contrast": 0.01,
     "importance_interval": 10, "importance_gate": "sampled",
-    "importance_control": "fixed", "importance_from_iter": 1000,
+    "importance_control": "fixed",
     "lambda_importance": 0.1, "lambda_binary": 0.0, "max_gaussians": 0, "target_size_mb": 0.0,
 }  # fmt: skip
 

@@ -203,7 +203,7 @@ def start_or_bake_importance(run: Training, due: Phase) -> None:
     if due.bakes_importance and model.network is not None:
         before = len(model)
         threshold = policy.baking_threshold(model.compute_importance()[:, 0], run.budget)
-        model.bake_importance(settings.importance_gate, threshold)
+        model.bake_importance(policy.baking_gate(due.iteration, run.settings), threshold)
         run.history.step(due.iteration, 0, 0, before - len(model), len(model))
 
 
