@@ -88,6 +88,7 @@ class Phase(NamedTuple):
     prunes: bool
     prunes_large: bool
     thins_out: bool  # pruning works towards a number of Gaussians, no longer by a threshold
+    may_keep_size: bool  # of --save_shares: at the end, and before more is thinned out
     resets_opacity: bool
     decays_opacity: bool
 
@@ -100,6 +101,8 @@ def phase(iteration: int, settings: Settings) -> Phase:
     densifies = has_begun and grows and iteration % growth.densification_interval == 0
     has_importance = importance.importance != "none"
     is_baked = iteration >= importance_end(settings)
+    prunes = has_begun and may_prune and iteration % pruning.prune_interval == 0
+    thins_out, is_last = kept_share(settings) < 1 and not grows, iteration == settings.optimization.iterations
     return Phase(
         iteration=iteration,
         divisor=resolution_divisor(iteration, settings.optimization.resolution_schedule),
@@ -114,10 +117,11 @@ def phase(iteration: int, settings: Settings) -> Phase:
         # Not while Gaussians grow: there is room then, and cheap importances would all be 1 and tell nothing.
         steers_importance=importance.importance_control == "budget" and not grows,
         densifies=densifies,
-        prunes=has_begun and may_prune and iteration % pruning.prune_interval == 0,
+        prunes=prunes,
         # Sizes mean little before the first opacity reset; later nothing grows in a large Gaussian's place.
         prunes_large=grows and iteration > growth.opacity_reset_interval,
-        thins_out=kept_share(settings) < 1 and not grows,
+        thins_out=thins_out,
+        may_keep_size=bool(pruning.save_shares) and (is_last or prunes and thins_out),
         resets_opacity=grows and _is_reset(iteration, settings),
         decays_opacity=densifies and growth.opacity_control == "decay",
     )
@@ -402,16 +406,13 @@ def kept_share(settings: Settings) -> float:
     return KEPT_WITHIN_BUDGET if asked == 1 and pruning.thin_energy and has_budget else asked
 
 
-def keeps_size(left: float, kept: list[float], due: Phase, settings: Settings) -> bool:
-    """Return whether a model is kept for its size: at the end, and before a share is thinned on.
+def reaches_a_share(left: float, kept: list[float], settings: PruningSettings) -> bool:
+    """Return whether the share that is left is the first at or below one of --save_shares.
 
-    left: the share of what had grown; kept: the shares at which models were kept so far.
+    kept: the shares at which models were kept so far.
     """
-    shares = settings.pruning.save_shares
-    if due.iteration == settings.optimization.iterations:
-        return bool(shares)
-    reached = min((share for share in shares if left <= share), default=1.0)
-    return due.prunes and due.thins_out and reached < min(kept, default=1.0)
+    reached = min((share for share in settings.save_shares if left <= share), default=1.0)
+    return reached < min(kept, default=1.0)
 
 
 def thinning_is_sure(iteration: int, views: int, settings: Settings) -> bool:

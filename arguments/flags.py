@@ -23,7 +23,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class Scaling:
-    """How a value follows the number of iterations, if a switch is on: by a power of their ratio to a full run."""
+    """How a value follows the number of iterations if a switch is on: by a power of their ratio."""
 
     switch: str
     power: float

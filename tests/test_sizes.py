@@ -7,7 +7,7 @@ from commands import fails
 
 from arguments import make_settings
 from gaussian_model import GaussianModel
-from subfunction import keeps_size, phase
+from subfunction import phase, reaches_a_share
 from utils import run_folder
 
 FLAGS = """--iterations 120 --scale_schedule --densification_interval 5 --prune_interval 5 --tag_lifespan 5
@@ -74,11 +74,14 @@ def test_a_run_that_does_not_thin_keeps_no_sizes(run_here, scene, tmp_path):
 
 def test_a_size_is_kept_once_before_more_goes_and_the_last_one_always():
     settings = make_settings({"save_shares": (0.5, 0.25)})
-    thinning, between, end = (phase(iteration, settings) for iteration in (20_000, 20_050, 30_000))
-    assert not keeps_size(0.51, [], thinning, settings)
-    assert keeps_size(0.45, [], thinning, settings) and not keeps_size(0.45, [], between, settings)
-    assert not keeps_size(0.4, [0.45], thinning, settings)
-    assert keeps_size(0.2, [0.45], thinning, settings)
-    assert keeps_size(0.2, [0.45, 0.2], end, settings)
-    without = make_settings({})
-    assert not keeps_size(0.2, [], phase(30_000, without), without)
+    may = {
+        iteration: phase(iteration, settings).may_keep_size for iteration in (14_900, 20_000, 20_050, 30_000)
+    }
+    assert may == {14_900: False, 20_000: True, 20_050: False, 30_000: True}
+    assert not phase(30_000, make_settings({})).may_keep_size
+
+    def reaches(left, *kept):
+        return reaches_a_share(left, list(kept), settings.pruning)
+
+    assert not reaches(0.51) and reaches(0.45) and reaches(0.2)
+    assert not reaches(0.4, 0.45) and reaches(0.2, 0.45) and not reaches(0.1, 0.45, 0.2)

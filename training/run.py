@@ -91,9 +91,12 @@ class Training:
         return len(self.model) / self.totals.grown.item() if self.totals.grown else 1.0
 
     def keeps_size(self, iteration: int) -> bool:
-        """Return whether --save_shares keeps the model of this iteration."""
+        """Return whether --save_shares keeps the model of this iteration: the last one it does always."""
+        if not policy.phase(iteration, self.settings).may_keep_size:
+            return False
         kept = [saved["share"] for saved in self.measures.values() if "share" in saved]
-        return policy.keeps_size(self.left, kept, policy.phase(iteration, self.settings), self.settings)
+        is_last = iteration == self.settings.optimization.iterations
+        return is_last or policy.reaches_a_share(self.left, kept, self.settings.pruning)
 
     @property
     def budget(self) -> int:
