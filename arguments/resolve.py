@@ -191,7 +191,7 @@ def _fill(group: type, values: dict[str, Any]) -> Any:
 
 
 def _scaled(settings: Settings, variant: dict[str, Any], fixed: dict[str, Any]) -> dict[str, Any]:
-    """Return milestones and rates for the number of iterations, and shares for as much growth in total.
+    """Return milestones and rates for the number of iterations, and shares for as much growth as in full.
 
     A densification may add more where there are fewer of them than in a run of FULL_RUN iterations. `fixed`
     holds the values that are not scaled.
