@@ -27,10 +27,11 @@ class Scaling:
 
     switch: str
     power: float
+    least: float = 0.0  # ratio to a full run; shorter runs have its value
 
 
 MILESTONE = Scaling("scale_schedule", 1.0)
-RATE = Scaling("scale_rates", -0.5)
+RATE = Scaling("scale_rates", -0.5, least=1 / 30)  # of 1,000 iterations, the fewest that were measured
 PACE = Scaling("scale_rates", 1.0)
 
 

@@ -214,8 +214,9 @@ def _scaled(settings: Settings, variant: dict[str, Any], fixed: dict[str, Any]) 
 
 
 def _at_scale(item: dataclasses.Field, value: float, factor: float) -> float:
-    """Return a value for a run of `factor` times the iterations; a whole number within its bound stays one."""
-    scaled = value * factor ** item.metadata["scales"].power
+    """Return a value for a run of `factor` times the iterations; a whole number stays one in its bound."""
+    scaling = item.metadata["scales"]
+    scaled = value * max(factor, scaling.least) ** scaling.power
     if type(item.default) is float:
         return scaled
     return round(scaled) if item.metadata["bound"].holds(round(scaled)) else 1

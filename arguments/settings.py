@@ -122,8 +122,8 @@ class OptimizationSettings:
     )
     scale_rates: bool = flag(
         False,
-        "multiply learning rates by the square root of 30,000 / --iterations, and scale sh_degree_interval, "
-        "as all variants but 3dgs do",
+        "multiply learning rates by the square root of 30,000 / --iterations, of 1,000 at least, and scale "
+        "sh_degree_interval, as all variants but 3dgs do",
         of_variants=True,
     )
 

@@ -193,6 +193,8 @@ def test_rates_and_milestones_are_scaled_apart():
     milestones = settings_of("--variant", "3dgs", "--iterations", "7500", "--scale_schedule").flat()
     assert milestones["opacity_lr"] == 0.025 and milestones["sh_degree_interval"] == 1000
     assert milestones["densify_until_iter"] == 3750
+    few, fewest = (settings_of("--iterations", count).flat() for count in ("60", "1000"))
+    assert few["opacity_lr"] == fewest["opacity_lr"] == pytest.approx(0.025 * 30**0.5)
     by_hand = settings_of("--iterations", "7500", "--opacity_lr", "0.01").flat()
     assert (by_hand["opacity_lr"], by_hand["scaling_lr"]) == (0.01, 0.01)
 
