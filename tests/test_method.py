@@ -15,11 +15,12 @@ from training import monitoring
 from training.density_control import collect, densify_and_prune
 from training.resume import find_resume_point, resume
 from training.run import choose_background
-from training.saving import save_state
+from training.saving import save_if_due, save_state
 from training_runs import explicit_errors, learn, new_run
 from utils.counter_random import random_key
 from utils.progress import Progress
 from utils.rendering import render
+from utils.run_folder import point_cloud_path
 
 
 # E_k
@@ -431,6 +432,20 @@ def test_baked_importance_leaves_what_a_file_would_hold(loaded_scene, tmp_path, 
     learn(run, 3)
     assert run.model.network is None, "it does not start again"
     assert all(torch.isfinite(values).all() for values in run.model.raw.values())
+
+
+@pytest.mark.parametrize("prune_by", ["both", "importance"])
+def test_files_saved_on_the_way_hold_what_baking_would_leave(loaded_scene, tmp_path, prune_by):
+    run = importance_run(loaded_scene, tmp_path, importance_gate="sampled", prune_by=prune_by)
+    run.settings.run.save_iterations = [3]
+    with torch.no_grad():
+        run.model.raw["latents"].normal_(std=3.0, generator=torch.Generator().manual_seed(0))
+        run.model.network.out.copy_(torch.linspace(-1, 1, 32))
+    save_if_due(run, 3, Progress(0, 3, quiet=True))
+    saved = GaussianModel.load_ply(point_cloud_path(tmp_path, 3), run.model.device)
+    expected = run.model.baked("soft" if prune_by == "both" else "sampled")
+    assert len(saved) == len(expected) == run.measures["3"]["gaussians"]
+    assert torch.equal(saved.raw["opacities"], expected.raw["opacities"])
 
 
 def test_settling_leaves_what_fills_the_budget(loaded_scene, tmp_path):

@@ -75,7 +75,7 @@ def require_a_seen_gaussian(run: Training) -> None:
 
 def measure(run: Training, iteration: int, progress: Progress, log: TensorBoardLog) -> None:
     """Measure L1, PSNR and SSIM on all held-out views and on a few training views."""
-    model = run.model.baked(run.settings.importance.importance_gate)
+    model = run.baked_model(iteration)
     for name, cameras in (("test", run.scene.test), ("train", measured_cameras(run))):
         if not cameras:
             continue
@@ -101,7 +101,7 @@ def export_gap_iterations(run: Training) -> set[int]:
 def report_export_gap(run: Training, iteration: int, progress: Progress) -> None:
     """Measure how far renders of the saved file are from the training-mode renders."""
     kind, seed = run.settings.importance.importance_gate, run.settings.run.seed
-    saved, flags = run.model.baked(kind), vars(run.settings.pipeline)
+    saved, flags = run.baked_model(iteration), vars(run.settings.pipeline)
     background, differences = choose_background(run), []
     for number, camera in enumerate(measured_cameras(run)):
         random = random_key(seed, Stream.MEASURED_GATES, iteration, number)
@@ -142,7 +142,7 @@ def record_distributions(run: Training, iteration: int) -> None:
         values["s_k"] = importance
         together = correlation(importance, importance * model.opacities)
     last = run.settings.optimization.iterations
-    run.history.distributions(iteration, last, values, floaters(run), together)
+    run.history.distributions(iteration, last, values, floaters(run, iteration), together)
 
 
 def correlation(first: Tensor, second: Tensor) -> float | None:
@@ -152,9 +152,9 @@ def correlation(first: Tensor, second: Tensor) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def floaters(run: Training) -> dict[str, float]:
+def floaters(run: Training, iteration: int) -> dict[str, float]:
     """Return the shares of the blending weight that hint at floaters, over a few training views."""
-    model = run.model.baked(run.settings.importance.importance_gate)
+    model = run.baked_model(iteration)
     weights = torch.zeros(len(model), device=model.device)
     depths = torch.full((len(model),), float("inf"), device=model.device)
     for camera in measured_cameras(run):

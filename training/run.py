@@ -90,6 +90,10 @@ class Training:
         """The share that thinning has left of what had grown; 1 before that."""
         return len(self.model) / self.totals.grown.item() if self.totals.grown else 1.0
 
+    def baked_model(self, iteration: int) -> GaussianModel:
+        """Return the model as a file of this iteration holds it: as baking would leave it now."""
+        return self.model.baked(policy.baking_gate(iteration, self.settings))
+
     def keeps_size(self, iteration: int) -> bool:
         """Return whether --save_shares keeps the model of this iteration: the last one it does always."""
         if not policy.phase(iteration, self.settings).may_keep_size:

@@ -21,7 +21,7 @@ def save_if_due(run: Training, iteration: int, progress: Progress) -> None:
     if not (is_last or iteration in run.settings.run.save_iterations or run.keeps_size(iteration)):
         return
     path = run_folder.point_cloud_path(run.folder, iteration)
-    model = run.model.baked(run.settings.importance.importance_gate)
+    model = run.baked_model(iteration)
     model.save_ply(path)
     if run.exposures is not None:
         run.exposures.save(run.folder)

@@ -97,7 +97,7 @@ def inspect_in_training(run: Training) -> InspectedModel:
 
 def render_for(run: Training, request: SibrRequest) -> bytes:
     """Return the bytes of the image that the network viewer asked for, as the saved file would show it."""
-    model = run.model.baked(run.settings.importance.importance_gate)
+    model = run.baked_model(run.iteration)
     background = choose_background(run)
     flags = vars(run.settings.pipeline) | {"scaling_modifier": request.scaling}
     camera = free_camera(request, near_plane(run))
