@@ -442,13 +442,13 @@ GS_HD T view_direction(const T* campos, const T* p, T* dir) {
 // ----------------------------------------------------------------------------------------------------
 // A Gaussian as its pixels see it
 
-// Everything binning and blending need, one cache line in float32. The exponent is kept in base 2 and as a
-// sum of squares,
+// Everything binning and blending need, one cache line in float32; aligned so that a GPU reads 16 bytes at
+// once. The exponent is kept in base 2 and as a sum of squares,
 //     log2 G = quad_u (dx - shear dy)^2 + quad_v dy^2,
 // equal to the conic form but without its cancellation: it is never positive and cheap to bound on a row of
 // pixels. The cut is the ellipse opacity * G = kMinAlpha, outside of which the Gaussian does not contribute.
 template <class T>
-struct Splat {
+struct alignas(16) alignas(T) Splat {
     T x, y;                     // mean, pixels
     T quad_u, shear, quad_v;    // exponent, see above
     T log2_cut;                 // log2 G on the cut

@@ -73,11 +73,9 @@ private:
     }
 
     void allocate_history(const Queue& queue) {
-        const int64_t state_size = channels(picture_.carrier != nullptr) * kTilePixels;
-        before_ = {queue, bins_.lists.buckets() * state_size};
-        at_end_ = {queue, bins_.lists.tiles() * state_size};
-        reach_ = {queue, bins_.lists.tiles()};
-        history_ = {before_.get(), at_end_.get(), reach_.get()};
+        gathered_ = {queue, bins_.lists.tiles() * channels(picture_.carrier != nullptr) * kTilePixels};
+        met_ = {queue, bins_.lists.buckets() * kChunks};
+        history_ = {gathered_.get(), met_.get()};
     }
 
     Camera<T> camera_;
@@ -87,8 +85,9 @@ private:
     History<T> history_;
     bool statistics_ = false;
     DeviceArray<Splat<T>> splats_;
-    DeviceArray<T> depths_, before_, at_end_;
-    DeviceArray<int32_t> tile_count_, reach_;
+    DeviceArray<T> depths_, gathered_;
+    DeviceArray<int32_t> tile_count_;
+    DeviceArray<uint32_t> met_;
     DeviceArray<int64_t> first_pair_;
     Bins bins_;
 };

@@ -9,6 +9,13 @@ namespace {
 
 constexpr int kBatch = kTilePixels;  // splats that a block fetches at a time
 
+// A splat in shared memory: without the padding, lanes that read one each would wait for the same banks.
+template <class T>
+struct Padded {
+    Splat<T> splat;
+    T padding[4];
+};
+
 // What a pixel has gathered so far.
 template <class T>
 struct Pixel {
@@ -20,16 +27,17 @@ struct Pixel {
     bool ended = false;
 };
 
+// Returns whether it was blended.
 template <class T>
-__device__ void blend_splat(const Splat<T>& s, int column, int row, int32_t entry, Pixel<T>& pixel) {
+__device__ bool blend_splat(const Splat<T>& s, int column, int row, int32_t entry, Pixel<T>& pixel) {
     const T dx = T(column) + T(0.5) - s.x, dy = T(row) + T(0.5) - s.y;
     const T footprint = s.opacity * gaussian_at(s, dx, dy);
-    if (!(footprint >= kMinAlpha<T>)) return;
+    if (!(footprint >= kMinAlpha<T>)) return false;
     const T alpha = clamped_alpha<T>(s.importance * footprint);
     const T after = transmittance_after(pixel.transmittance, 1 - alpha);
     if (after < kMinTransmittance<T>) {
         pixel.ended = true;
-        return;
+        return false;
     }
     const T weight = alpha * pixel.transmittance;
     for (int c = 0; c < 3; ++c) pixel.color[c] += weight * s.color[c];
@@ -37,16 +45,16 @@ __device__ void blend_splat(const Splat<T>& s, int column, int row, int32_t entr
     pixel.carrier += weight * s.carrier;
     pixel.transmittance = after;
     pixel.blended = entry + 1;
+    return true;
 }
 
-// state: of one bucket or tile, (channels, 256).
-template <class T, bool kCarrier>
-__device__ void store_state(const Pixel<T>& pixel, T* state) {
-    T* at = state + threadIdx.x;
-    at[kTransmittance * kTilePixels] = pixel.transmittance;
-    for (int c = 0; c < 3; ++c) at[(kRed + c) * kTilePixels] = pixel.color[c];
+// gathered: of one tile, (channels, 256).
+template <class T>
+__device__ void store_gathered(const Pixel<T>& pixel, bool carrier, T* gathered) {
+    T* at = gathered + threadIdx.x;
+    for (int c = 0; c < 3; ++c) at[c * kTilePixels] = pixel.color[c];
     at[kInverseDepth * kTilePixels] = pixel.inv_depth;
-    if (kCarrier) at[kCarried * kTilePixels] = pixel.carrier;
+    if (carrier) at[kCarried * kTilePixels] = pixel.carrier;
 }
 
 template <class T>
@@ -60,29 +68,15 @@ __device__ void store_pixel(const Pixel<T>& pixel, int column, int row, const Pi
     out.blended[at] = pixel.blended;
 }
 
-// The largest value of the block, in thread 0.
-__device__ int block_max(int value) {
-    GS_SHARED(int, of_warps, [kTilePixels / kWarp]);
-    for (int other = kWarp / 2; other > 0; other /= 2) {
-        const int its = __shfl_xor_sync(kWholeWarp, value, other);
-        value = its > value ? its : value;
-    }
-    if (lane_index() == 0) of_warps[warp_index()] = value;
-    __syncthreads();
-    if (threadIdx.x == 0)
-        for (int w = 0; w < kTilePixels / kWarp; ++w) value = of_warps[w] > value ? of_warps[w] : value;
-    return value;
-}
-
-template <class T, bool kCarrier, bool kKeep>
+// history: null pointers when there will be no backward pass.
+template <class T>
 __global__ void __launch_bounds__(kTilePixels)
     blend_tile(const Splat<T>* splats, Lists lists, Picture<T> out, History<T> history) {
-    GS_SHARED(Splat<T>, batch, [kBatch]);
+    GS_SHARED(Padded<T>, batch, [kBatch]);
     const int64_t tile = blockIdx.x, begin = lists.tile_start[tile];
     const int64_t length = lists.tile_start[tile + 1] - begin;
-    const int64_t state_size = channels(kCarrier) * kTilePixels;
-    const int lane = lane_index();
-    const Chunk chunk(tile, lists.tiles_x, warp_index());
+    const int lane = lane_index(), warp = warp_index();
+    const Chunk chunk(tile, lists.tiles_x, warp);
     const int column = chunk.column(lane), row = chunk.row(lane);
     Pixel<T> pixel;
     pixel.ended = column >= out.width || row >= out.height;
@@ -90,27 +84,29 @@ __global__ void __launch_bounds__(kTilePixels)
     for (int64_t start = 0; start < length; start += kBatch) {
         if (__syncthreads_and(pixel.ended)) break;
         if (start + threadIdx.x < length)
-            batch[threadIdx.x] = splats[lists.gaussians[begin + start + threadIdx.x]];
+            copy_splat(splats[lists.gaussians[begin + start + threadIdx.x]], batch[threadIdx.x].splat);
         __syncthreads();
         for (int group = 0; group < kBatch && start + group < length; group += kBucket) {
             if (!__ballot_sync(kWholeWarp, !pixel.ended)) break;
-            if (kKeep) {
-                const int64_t bucket = lists.first_bucket(tile) + (start + group) / kBucket;
-                store_state<T, kCarrier>(pixel, history.before + bucket * state_size);
-            }
-            const bool meets = start + group + lane < length && chunk.meets(batch[group + lane]);
+            unsigned met = 0;
+            const bool meets = start + group + lane < length && chunk.meets(batch[group + lane].splat);
             for (unsigned todo = __ballot_sync(kWholeWarp, meets); todo; todo &= todo - 1) {
-                const int next = group + __ffs(todo) - 1;
-                if (!pixel.ended) blend_splat(batch[next], column, row, int32_t(start + next), pixel);
+                const int k = __ffs(todo) - 1, next = group + k;
+                const bool blends =
+                    !pixel.ended && blend_splat(batch[next].splat, column, row, int32_t(start + next), pixel);
+                if (__ballot_sync(kWholeWarp, blends)) met |= 1u << k;
+            }
+            if (history.met && lane == 0) {
+                const int64_t bucket = lists.first_bucket(tile) + (start + group) / kBucket;
+                history.met[bucket * kChunks + warp] = met;
             }
         }
     }
 
     if (column < out.width && row < out.height) store_pixel(pixel, column, row, out);
-    if (!kKeep) return;
-    store_state<T, kCarrier>(pixel, history.at_end + tile * state_size);
-    const int reach = block_max(pixel.blended);
-    if (threadIdx.x == 0) history.reach[tile] = reach;
+    if (!history.gathered) return;
+    const bool carrier = out.carrier != nullptr;
+    store_gathered(pixel, carrier, history.gathered + tile * channels(carrier) * kTilePixels);
 }
 
 }  // namespace
@@ -118,14 +114,8 @@ __global__ void __launch_bounds__(kTilePixels)
 template <class T>
 void blend(const Splat<T>* splats, const Lists& lists, const Picture<T>& out, const History<T>* history,
            const Queue& queue) {
-    const int64_t tiles = lists.tiles();
-    const History<T> kept = history ? *history : History<T>{};
-    if (history && out.carrier)
-        GS_LAUNCH((blend_tile<T, true, true>), tiles, kTilePixels, queue, splats, lists, out, kept);
-    else if (history)
-        GS_LAUNCH((blend_tile<T, false, true>), tiles, kTilePixels, queue, splats, lists, out, kept);
-    else
-        GS_LAUNCH((blend_tile<T, true, false>), tiles, kTilePixels, queue, splats, lists, out, kept);
+    GS_LAUNCH(blend_tile<T>, lists.tiles(), kTilePixels, queue, splats, lists, out,
+              history ? *history : History<T>{});
 }
 
 template void blend(const Splat<float>*, const Lists&, const Picture<float>&, const History<float>*,

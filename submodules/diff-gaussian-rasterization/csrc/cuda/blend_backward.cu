@@ -1,242 +1,206 @@
-// The gradients of the blend, parallel over Gaussians instead of pixels (the idea is that of Mallick et al.
-// 2024, "Taming 3DGS", section 4.3): one warp takes one bucket of 32 entries of a tile's list, one lane an
-// entry. The pixels of the tile walk through the lanes, front to back, each bringing what the forward pass
-// had kept of it in front of the bucket, so that every lane adds up its own Gaussian alone: no atomics, and
-// the same bits every time.
+// The gradients of the blend: one block a tile, one warp a chunk, one thread a pixel, front to back as in the
+// forward pass, which has left word of the splats that each chunk met. What the pixels of a chunk add to a
+// splat is summed over the warp, and then over the chunks in a fixed order: no atomics, and the same bits
+// every time.
 #include "cuda/stages.h"
 #include "cuda/tile.h"
+#include "cuda/warp_sums.h"
 #include "pass.h"
 
 namespace gs {
 namespace cuda {
 namespace {
 
-constexpr int kThreads = 128, kWarps = kThreads / kWarp;
-constexpr int kRing = 2 * kWarp;  // pixels at hand: as many as lanes are under way, and the next chunk
+// The sums of a pass that are added up lane by lane, in the order of Sum without those that it leaves out.
+template <class Pass>
+struct Folded {
+    static constexpr int kLast = Pass::statistics ? kEnergy : kInvDepth;
+    static constexpr int kCount = kLast + 1 - !Pass::carrier - !Pass::depth;
 
-// Two chunks of pixels. What a pixel brings along is that in front of the bucket. Where nothing was blended
-// behind it, only the place and `blended` are set: the lanes hand on what stood there before, and use none of
-// it.
-template <class T>
-struct Ring {
-    T x[kRing], y[kRing];  // centre
-    T transmittance[kRing];
-    T behind[kRing];  // sum over what lies behind of w times (feature . gradient), background included
-    T behind_color[3][kRing];  // sum of w c likewise, for the removal energy
-    T grad_color[3][kRing];
-    T grad_inv_depth[kRing];
-    T grad_carrier[kRing];
-    T energy_weight[kRing];
-    int32_t blended[kRing];
-};
-
-// One bucket and the arrays that its pixels come from.
-template <class T>
-struct Bucket {
-    int64_t tile;
-    int32_t first_entry;
-    int length;       // entries
-    const T* before;  // (channels, 256)
-    const T* at_end;  // likewise, of the tile
-};
-
-// The tile of a bucket's number: the last one whose buckets begin there or before.
-__device__ int64_t tile_of_bucket(const Lists& lists, int64_t number) {
-    int64_t low = 0, high = lists.tiles() - 1;
-    while (low < high) {
-        const int64_t middle = (low + high + 1) / 2;
-        if (lists.first_bucket(middle) <= number)
-            low = middle;
-        else
-            high = middle - 1;
+    __device__ static constexpr int place(int sum) {
+        return sum - (sum > kCarrier && !Pass::carrier) - (sum > kInvDepth && !Pass::depth);
     }
-    return low;
-}
+    __device__ static constexpr bool has(int sum) {
+        return (sum != kCarrier || Pass::carrier) && (sum != kInvDepth || Pass::depth);
+    }
+    // The opposite of `place`.
+    __device__ static constexpr int sum(int place) {
+        if (place < 0) return place;
+        const int at = place + (place >= kCarrier && !Pass::carrier);
+        return at + (at >= kInvDepth && !Pass::depth);
+    }
+};
 
+// What is known of a pixel, and what changes from splat to splat.
 template <class T>
-__device__ Bucket<T> find_bucket(const Lists& lists, const History<T>& history, int channels,
-                                 int64_t number) {
-    const int64_t tile = tile_of_bucket(lists, number);
-    const int64_t first = (number - lists.first_bucket(tile)) * kBucket;
-    const int64_t left = lists.tile_start[tile + 1] - lists.tile_start[tile] - first;
-    const int64_t state_size = int64_t(channels) * kTilePixels;
-    return {tile, int32_t(first), int(left < kBucket ? left : kBucket), history.before + number * state_size,
-            history.at_end + tile * state_size};
-}
+struct PixelBehind {
+    T x, y;  // centre
+    T grad_color[3] = {0, 0, 0};
+    T grad_inv_depth = 0;
+    T grad_carrier = 0;
+    T energy_weight = 1;
+    int32_t blended = 0;
+    T transmittance = 1;
+    T behind = 0;  // sum over what lies behind of w times (feature . gradient), background included
+    T behind_color[3] = {0, 0, 0};  // sum of w c likewise, for the removal energy
+};
 
 template <class T, class Pass>
-__device__ void load_pixel(const Bucket<T>& bucket, const Picture<T>& picture,
-                           const PictureGradients<T>& grad, int pixel, int column, int row, int place,
-                           Ring<T>& ring) {
-    ring.x[place] = T(column) + T(0.5);
-    ring.y[place] = T(row) + T(0.5);
-    ring.blended[place] = 0;
-    if (column >= picture.width || row >= picture.height) return;
+__device__ PixelBehind<T> load_pixel(const Picture<T>& picture, const PictureGradients<T>& grad, int column,
+                                     int row, const T* gathered) {
+    PixelBehind<T> pixel = {T(column) + T(0.5), T(row) + T(0.5)};
+    if (column >= picture.width || row >= picture.height) return pixel;
     const int64_t at = int64_t(row) * picture.width + column, plane = int64_t(picture.width) * picture.height;
-    ring.blended[place] = picture.blended[at];
-    if (ring.blended[place] <= bucket.first_entry) return;  // nothing was kept
-
-    const T* before = bucket.before + pixel;
-    const T* at_end = bucket.at_end + pixel;
-    const auto gathered_behind = [&](int c) { return at_end[c * kTilePixels] - before[c * kTilePixels]; };
-    T behind = T(0);
+    const T* its = gathered + threadIdx.x;
+    pixel.blended = picture.blended[at];
     for (int c = 0; c < 3; ++c) {
-        const T color =
-            gathered_behind(kRed + c) + at_end[kTransmittance * kTilePixels] * picture.background[c];
-        const T g = grad.color[at + c * plane];
-        behind += color * g;
-        ring.grad_color[c][place] = g;
-        if (Pass::statistics) ring.behind_color[c][place] = color;
+        pixel.grad_color[c] = grad.color[at + c * plane];
+        pixel.behind_color[c] = its[c * kTilePixels] + picture.transmittance[at] * picture.background[c];
+        pixel.behind += pixel.behind_color[c] * pixel.grad_color[c];
     }
     if (Pass::depth) {
-        ring.grad_inv_depth[place] = grad.inv_depth[at];
-        behind += gathered_behind(kInverseDepth) * grad.inv_depth[at];
+        pixel.grad_inv_depth = grad.inv_depth[at];
+        pixel.behind += its[kInverseDepth * kTilePixels] * pixel.grad_inv_depth;
     }
     if (Pass::carrier) {
-        ring.grad_carrier[place] = grad.carrier[at];
-        behind += gathered_behind(kCarried) * grad.carrier[at];
+        pixel.grad_carrier = grad.carrier[at];
+        pixel.behind += its[kCarried * kTilePixels] * pixel.grad_carrier;
     }
-    if (Pass::statistics) ring.energy_weight[place] = grad.energy_weights ? grad.energy_weights[at] : T(1);
-    ring.transmittance[place] = before[kTransmittance * kTilePixels];
-    ring.behind[place] = behind;
+    if (Pass::statistics && grad.energy_weights) pixel.energy_weight = grad.energy_weights[at];
+    return pixel;
 }
 
-// What walks from lane to lane with a pixel.
+// Whether the pixel sees the splat; if so, G and importance * opacity * G there.
 template <class T>
-struct Walker {
-    T transmittance, behind, behind_color[3];
-};
-
-template <class T, class Pass>
-__device__ Walker<T> next_walker(const Walker<T>& mine, const Ring<T>& ring, int place) {
-    Walker<T> its;
-    its.transmittance = __shfl_up_sync(kWholeWarp, mine.transmittance, 1);
-    its.behind = __shfl_up_sync(kWholeWarp, mine.behind, 1);
-    if (Pass::statistics)
-        for (int c = 0; c < 3; ++c) its.behind_color[c] = __shfl_up_sync(kWholeWarp, mine.behind_color[c], 1);
-    if (lane_index() > 0) return its;
-    its.transmittance = ring.transmittance[place];
-    its.behind = ring.behind[place];
-    if (Pass::statistics)
-        for (int c = 0; c < 3; ++c) its.behind_color[c] = ring.behind_color[c][place];
-    return its;
+__device__ bool sees(const PixelBehind<T>& pixel, const Splat<T>& s, int entry, T& gaussian, T& modulated) {
+    gaussian = gaussian_at(s, pixel.x - s.x, pixel.y - s.y);
+    const T footprint = s.opacity * gaussian;
+    modulated = s.importance * footprint;
+    return entry < pixel.blended && footprint >= kMinAlpha<T>;
 }
 
-// One pixel of one Gaussian: adds to its sums and moves the walker behind it.
+// What one pixel adds to a splat's sums; moves the pixel behind it. Returns the weight.
 template <class T, class Pass>
-__device__ void differentiate(const Splat<T>& s, const Ring<T>& ring, int place, Walker<T>& w, T* sums) {
-    const T dx = ring.x[place] - s.x, dy = ring.y[place] - s.y;
-    const T gaussian = gaussian_at(s, dx, dy);
-    const T footprint = s.opacity * gaussian;
-    if (!(footprint >= kMinAlpha<T>)) return;
-    const T modulated = s.importance * footprint;
-    const T alpha = clamped_alpha<T>(modulated);
-    const T inv = 1 / (1 - alpha), before = w.transmittance, weight = alpha * before;
-
-    T toward = T(0);  // the pixel's gradient along this Gaussian's features
+__device__ T differentiate(const Splat<T>& s, T gaussian, T modulated, PixelBehind<T>& pixel, T* v) {
+    using F = Folded<Pass>;
+    const T alpha = clamped_alpha<T>(modulated), inv = reciprocal(1 - alpha);
+    const T before = pixel.transmittance, weight = alpha * before;
+    T toward = T(0);  // the pixel's gradient along the splat's features
     for (int c = 0; c < 3; ++c) {
-        const T g = ring.grad_color[c][place];
-        toward += s.color[c] * g;
-        sums[kColor + c] += weight * g;
+        toward += s.color[c] * pixel.grad_color[c];
+        v[F::place(kColor + c)] = weight * pixel.grad_color[c];
     }
-    if (Pass::depth) {
-        toward += s.inv_depth * ring.grad_inv_depth[place];
-        sums[kInvDepth] += weight * ring.grad_inv_depth[place];
+    if constexpr (Pass::depth) {
+        toward += s.inv_depth * pixel.grad_inv_depth;
+        v[F::place(kInvDepth)] = weight * pixel.grad_inv_depth;
     }
-    if (Pass::carrier) {
-        toward += s.carrier * ring.grad_carrier[place];
-        sums[kCarrier] += weight * ring.grad_carrier[place];
+    if constexpr (Pass::carrier) {
+        toward += s.carrier * pixel.grad_carrier;
+        v[F::place(kCarrier)] = weight * pixel.grad_carrier;
     }
-    w.behind -= weight * toward;
-    w.transmittance = transmittance_after(before, 1 - alpha);
-    if (Pass::statistics) {
+    pixel.behind -= weight * toward;
+    pixel.transmittance = transmittance_after(before, 1 - alpha);
+    if constexpr (Pass::statistics) {
         T energy = 0;
         for (int c = 0; c < 3; ++c) {
-            w.behind_color[c] -= weight * s.color[c];
-            energy += square(change_if_removed(w.transmittance, s.color[c], w.behind_color[c]));
+            pixel.behind_color[c] -= weight * s.color[c];
+            energy += square(change_if_removed(pixel.transmittance, s.color[c], pixel.behind_color[c]));
         }
-        sums[kEnergy] += square(alpha * inv) * (energy * ring.energy_weight[place]);
-        sums[kWeight] += weight;
-        sums[kPixelCount] += T(1);
-        sums[kWeightMax] = weight > sums[kWeightMax] ? weight : sums[kWeightMax];
+        v[F::place(kEnergy)] = square(alpha * inv) * (energy * pixel.energy_weight);
+        v[F::place(kWeight)] = weight;
     }
-    if (!(modulated < kMaxAlpha<T>)) return;
-    const T x = gaussian * alpha_gradient(before, toward, w.behind, inv);
-    sums[kX] += x;
-    sums[kXdx] += x * dx;
-    sums[kXdy] += x * dy;
-    sums[kXdxdx] += x * dx * dx;
-    sums[kXdxdy] += x * dx * dy;
-    sums[kXdydy] += x * dy * dy;
+    if (!(modulated < kMaxAlpha<T>)) return weight;
+    const T dx = pixel.x - s.x, dy = pixel.y - s.y;
+    const T x = gaussian * alpha_gradient(before, toward, pixel.behind, inv);
+    v[kX] = x;
+    v[kXdx] = x * dx;
+    v[kXdy] = x * dy;
+    v[kXdxdx] = x * dx * dx;
+    v[kXdxdy] = x * dx * dy;
+    v[kXdydy] = x * dy * dy;
+    return weight;
 }
 
-// The chunks (bit c: chunk c) in which one of the bucket's Gaussians may meet a pixel that had not ended
-// before it.
-template <class T>
-__device__ unsigned chunks_met(const Bucket<T>& bucket, const Lists& lists, const Picture<T>& picture,
-                               const Splat<T>& splat, bool has_splat) {
-    unsigned met = 0;
+// Adds up what the pixels of one chunk give to one splat: sums (sum_count,). place: which of them is the
+// lane's.
+template <class T, class Pass>
+__device__ void sum_chunk(const Splat<T>& s, int entry, int place, PixelBehind<T>& pixel, T* sums) {
+    using F = Folded<Pass>;
+    T v[F::kCount] = {}, gaussian, modulated, weight = T(0);
+    const bool seen = sees(pixel, s, entry, gaussian, modulated);
+    if (seen) weight = differentiate<T, Pass>(s, gaussian, modulated, pixel, v);
+    const T sum = warp_sums(v);
+    if (place >= 0) sums[place] = sum;
+    if (!Pass::statistics) return;
+    const unsigned pixels = __ballot_sync(kWholeWarp, seen);
+    const T largest = warp_max(weight);
+    if (lane_index() != 0) return;
+    sums[kPixelCount] = T(__popc(pixels));
+    sums[kWeightMax] = largest;
+}
+
+// The total of a sum, or the largest value, over the chunks that have met entry k of the bucket.
+template <class T, int kWidth>
+__device__ T over_chunks(const T (&of_chunks)[kChunks][kBucket][kWidth], const unsigned* met, int k,
+                         int sum) {
+    T total = T(0);
     for (int c = 0; c < kChunks; ++c) {
-        const Chunk chunk(bucket.tile, lists.tiles_x, c);
-        const int column = chunk.column(lane_index()), row = chunk.row(lane_index());
-        const bool open = column < picture.width && row < picture.height &&
-                          picture.blended[int64_t(row) * picture.width + column] > bucket.first_entry;
-        if (__ballot_sync(kWholeWarp, open) && __ballot_sync(kWholeWarp, has_splat && chunk.meets(splat)))
-            met |= 1u << c;
+        if (!(met[c] >> k & 1)) continue;
+        const T its = of_chunks[c][k][sum];
+        total = sum == kWeightMax ? (its > total ? its : total) : total + its;
     }
-    return met;
+    return total;
 }
 
-// Sends the pixels of the chunks through the warp.
+// pair_of: of the bucket's entries, of which there are `left` or all.
+template <class T, class Pass, int kWidth>
+__device__ void write_bucket(const T (&of_chunks)[kChunks][kBucket][kWidth], const unsigned* met,
+                             const uint32_t* pair_of, int left, T* pair_sums) {
+    const int entries = left < kBucket ? left : kBucket;
+    for (int e = int(threadIdx.x); e < entries * kWidth; e += kTilePixels) {
+        const int k = e / kWidth, sum = e % kWidth;
+        pair_sums[int64_t(pair_of[k]) * kWidth + sum] =
+            Folded<Pass>::has(sum) ? over_chunks(of_chunks, met, k, sum) : T(0);
+    }
+}
+
 template <class T, class Pass>
-__device__ void walk_pixels(const Bucket<T>& bucket, const Lists& lists, const Picture<T>& picture,
-                            const PictureGradients<T>& grad, const Splat<T>& splat, bool has_splat,
-                            Ring<T>& ring, T* sums) {
-    unsigned chunks = chunks_met(bucket, lists, picture, splat, has_splat);
-    const int pixels = kWarp * __popc(chunks), lane = lane_index();
-    const int32_t entry = bucket.first_entry + lane;
-    Walker<T> walker = {};
-    for (int step = 0; step < pixels + kWarp - 1; ++step) {
-        if (step % kWarp == 0 && step < pixels) {
-            const int c = __ffs(chunks) - 1;
-            chunks &= chunks - 1;
-            const Chunk chunk(bucket.tile, lists.tiles_x, c);
-            __syncwarp();  // nobody looks at what is overwritten any more
-            load_pixel<T, Pass>(bucket, picture, grad, c * kWarp + lane, chunk.column(lane), chunk.row(lane),
-                                (step + lane) % kRing, ring);
-            __syncwarp();
+__global__ void __launch_bounds__(kTilePixels)
+    blend_tile_backward(const Splat<T>* splats, Lists lists, Picture<T> picture, History<T> history,
+                        PictureGradients<T> grad, T* pair_sums) {
+    constexpr int kWidth = sum_count(Pass::statistics);
+    GS_SHARED(Splat<T>, bucket, [kBucket]);
+    GS_SHARED(T, of_chunks, [kChunks][kBucket][kWidth]);
+    GS_SHARED(unsigned, met, [kChunks]);
+    const int64_t tile = blockIdx.x, begin = lists.tile_start[tile];
+    const int length = int(lists.tile_start[tile + 1] - begin), lane = lane_index(), warp = warp_index();
+    // Through a shuffle, so that the compiler keeps it instead of working it out again for every splat.
+    const int place = __shfl_sync(kWholeWarp, Folded<Pass>::sum(sum_place<Folded<Pass>::kCount>(lane)), lane);
+    const Chunk chunk(tile, lists.tiles_x, warp);
+    PixelBehind<T> pixel =
+        load_pixel<T, Pass>(picture, grad, chunk.column(lane), chunk.row(lane),
+                            history.gathered + tile * channels(picture.carrier != nullptr) * kTilePixels);
+    const int reach = warp_max(pixel.blended);  // entries up to the last one blended into the chunk
+
+    int start = 0;
+    for (; start < length; start += kBucket) {
+        if (__syncthreads_and(start >= reach)) break;  // and nobody looks at the last bucket any more
+        const int64_t number = lists.first_bucket(tile) + start / kBucket;
+        const unsigned mine = start < reach ? history.met[number * kChunks + warp] : 0;
+        if (lane == 0) met[warp] = mine;
+        if (threadIdx.x < kBucket && start + int(threadIdx.x) < length)
+            copy_splat(splats[lists.gaussians[begin + start + threadIdx.x]], bucket[threadIdx.x]);
+        __syncthreads();
+        for (unsigned todo = mine; todo; todo &= todo - 1) {
+            const int k = __ffs(todo) - 1;
+            sum_chunk<T, Pass>(bucket[k], start + k, place, pixel, of_chunks[warp][k]);
         }
-        const int pixel = step - lane;
-        const int place = pixel & (kRing - 1);
-        const bool at_a_pixel = pixel >= 0 && pixel < pixels;
-        walker = next_walker<T, Pass>(walker, ring, place);
-        if (at_a_pixel && has_splat && entry < ring.blended[place])
-            differentiate<T, Pass>(splat, ring, place, walker, sums);
+        __syncthreads();
+        write_bucket<T, Pass>(of_chunks, met, lists.pair_of + begin + start, length - start, pair_sums);
     }
-}
-
-template <class T, class Pass>
-__global__ void __launch_bounds__(kThreads)
-    blend_bucket_backward(const Splat<T>* splats, Lists lists, Picture<T> picture, History<T> history,
-                          PictureGradients<T> grad, T* pair_sums) {
-    GS_SHARED(Ring<T>, rings, [kWarps]);
-    const int64_t number = int64_t(blockIdx.x) * kWarps + warp_index();
-    if (number >= lists.buckets()) return;
-    const int kept_channels = channels(picture.carrier != nullptr);
-    const Bucket<T> bucket = find_bucket(lists, history, kept_channels, number);
-    if (bucket.length <= 0) return;
-    const bool has_splat = lane_index() < bucket.length;
-    const int64_t entry = lists.tile_start[bucket.tile] + bucket.first_entry + lane_index();
-    T sums[kAllSums] = {};
-    if (bucket.first_entry < history.reach[bucket.tile]) {
-        Splat<T> splat = {};
-        if (has_splat) splat = splats[lists.gaussians[entry]];
-        walk_pixels<T, Pass>(bucket, lists, picture, grad, splat, has_splat, rings[warp_index()], sums);
-    }
-    if (!has_splat) return;
-    constexpr int width = sum_count(Pass::statistics);
-    T* out = pair_sums + int64_t(lists.pair_of[entry]) * width;
-    for (int j = 0; j < width; ++j) out[j] = sums[j];
+    // What lies behind is hidden.
+    for (int64_t e = int64_t(start) * kWidth + threadIdx.x; e < int64_t(length) * kWidth; e += kTilePixels)
+        pair_sums[int64_t(lists.pair_of[begin + e / kWidth]) * kWidth + e % kWidth] = T(0);
 }
 
 }  // namespace
@@ -248,8 +212,8 @@ void blend_backward(const Splat<T>* splats, const Lists& lists, const Picture<T>
     if (lists.pairs == 0) return;
     with_pass(
         [&](auto pass) {
-            GS_LAUNCH((blend_bucket_backward<T, decltype(pass)>), blocks_for(lists.buckets(), kWarps),
-                      kThreads, queue, splats, lists, picture, history, grad, pair_sums);
+            GS_LAUNCH((blend_tile_backward<T, decltype(pass)>), lists.tiles(), kTilePixels, queue, splats,
+                      lists, picture, history, grad, pair_sums);
         },
         grad.carrier != nullptr, grad.inv_depth != nullptr, statistics);
 }

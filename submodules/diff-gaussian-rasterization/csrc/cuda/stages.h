@@ -15,7 +15,8 @@ namespace gs {
 namespace cuda {
 
 constexpr int kTilePixels = kTile * kTile;
-constexpr int kBucket = kWarp;  // entries of a tile's list that one warp differentiates
+constexpr int kBucket = kWarp;  // entries of a tile's list that a warp looks at together
+constexpr int kChunks = kTilePixels / kWarp;
 
 // The camera; its matrices are in device memory.
 template <class T>
@@ -66,17 +67,16 @@ struct Bins {
     DeviceArray<uint32_t> gaussians, pair_of;
 };
 
-// What the blend leaves for its backward pass: the state of every pixel in front of every bucket, and at the
-// end.
+// What the blend leaves for its backward pass, beside the picture's transmittance and `blended`.
 template <class T>
 struct History {
-    T* before;       // (buckets, channels, 256)
-    T* at_end;       // (tiles, channels, 256)
-    int32_t* reach;  // (tiles,) entries up to the last one blended anywhere in the tile
+    T* gathered;    // (tiles, channels, 256) what each pixel gathered, without background
+    uint32_t* met;  // (buckets, chunks) bit k: entry k of the bucket was blended into a pixel of the chunk.
+                    // Not written where all pixels of the chunk had ended before the bucket
 };
 
-// Channels of a pixel's state.
-enum Channel { kTransmittance, kRed, kInverseDepth = kRed + 3, kPlainChannels, kCarried = kPlainChannels };
+// Channels that a pixel gathers.
+enum Channel { kInverseDepth = 3, kPlainChannels, kCarried = kPlainChannels };  // 0 to 2: color
 GS_HD constexpr int channels(bool carrier) { return carrier ? kCarried + 1 : kPlainChannels; }
 
 template <class T>
