@@ -24,18 +24,26 @@ struct AdamTensor {
 
 constexpr uint32_t kExponent = 0x7f800000;  // bits of a float, all of them set in infinity and NaN
 
+// One number of a tensor.
+struct AdamNumber {
+    float param, grad, exp_avg, exp_avg_sq;
+};
+GS_HD AdamNumber load_number(const AdamTensor& t, int64_t i) {
+    return {t.param[i], t.grad[i], t.exp_avg[i], t.exp_avg_sq[i]};
+}
+
 // Returns the exponent of the parameter's new value.
-GS_HD uint32_t adam_step(const AdamTensor& t, int64_t i) {
-    const float g = t.grad[i];
-    const float m = t.keep1 * t.exp_avg[i] + t.take1 * g;
-    const float v = t.keep2 * t.exp_avg_sq[i] + t.take2 * g * g;
+GS_HD uint32_t adam_step(const AdamTensor& t, int64_t i, const AdamNumber& n) {
+    const float m = t.keep1 * n.exp_avg + t.take1 * n.grad;
+    const float v = t.keep2 * n.exp_avg_sq + t.take2 * n.grad * n.grad;
     t.exp_avg[i] = m;
     t.exp_avg_sq[i] = v;
-    const float value = t.param[i] - t.rate * m / (sqrtf(v) * t.root_scale + t.eps);
+    const float value = n.param - t.rate * m / (sqrtf(v) * t.root_scale + t.eps);
     t.param[i] = value;
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     return bits & kExponent;
 }
+GS_HD uint32_t adam_step(const AdamTensor& t, int64_t i) { return adam_step(t, i, load_number(t, i)); }
 
 }  // namespace gs

@@ -34,12 +34,12 @@ GS_HD void load_shape(const Gaussians<T>& g, P modifier, const Rows& rows, Shape
     }
 }
 
-template <class T, class P, class Rows>
+template <int kDegree, class T, class P, class Rows>
 GS_HD void sh_color(const View<P>& v, const Gaussians<T>& g, const Rows& rows, const P* mean, P* color) {
-    const int bases = square(v.sh_degree + 1);
-    P dir[3], basis[kMaxShBases];
+    constexpr int bases = square(kDegree + 1);
+    P dir[3], basis[bases];
     view_direction(v.campos, mean, dir);
-    sh_basis(v.sh_degree, dir, basis);
+    sh_basis(kDegree, dir, basis);
     const auto sh = rows.sh(g, bases);
     for (int c = 0; c < 3; ++c) color[c] = T(0.5) + basis[0] * sh(0, c);
     for (int j = 1; j < bases; ++j)
@@ -53,7 +53,19 @@ GS_HD MaskOf<P> splat_color(const View<P>& v, const Gaussians<T>& g, const Rows&
     if (g.colors)
         rows.template load<3>(g.colors, color);
     else
-        sh_color(v, g, rows, mean, color);
+        switch (v.sh_degree) {  // known when compiled, a GPU keeps the basis in registers
+            case 0:
+                sh_color<0>(v, g, rows, mean, color);
+                break;
+            case 1:
+                sh_color<1>(v, g, rows, mean, color);
+                break;
+            case 2:
+                sh_color<2>(v, g, rows, mean, color);
+                break;
+            default:
+                sh_color<3>(v, g, rows, mean, color);
+        }
     const MaskOf<P> finite = is_finite(color[0] + color[1] + color[2]);
     if (!g.colors)
         for (int c = 0; c < 3; ++c)
@@ -108,21 +120,21 @@ GS_HD MaskOf<P> project_gaussian(const View<P>& v, const Gaussians<T>& g, const 
 }
 
 // Puts the gradients of the SH coefficients, where asked for; adds the view direction's share to dL/dmean.
-template <class T, class P, class Rows>
+template <int kDegree, class T, class P, class Rows>
 GS_HD void sh_backward(const View<P>& v, const Gaussians<T>& g, const P* mean, const P* color,
                        const P* grad_color, const Gradients<T>& grad, const Rows& rows, P* grad_mean) {
-    const int bases = square(v.sh_degree + 1);
-    P dir[3], basis[kMaxShBases], gc[3];
+    constexpr int bases = square(kDegree + 1);
+    P dir[3], basis[bases], gc[3];
     for (int c = 0; c < 3; ++c) gc[c] = zero_unless(color[c] > P(T(0)), grad_color[c]);
     const P inv_distance = view_direction(v.campos, mean, dir);
-    sh_basis(v.sh_degree, dir, basis);
+    sh_basis(kDegree, dir, basis);
     if (grad.sh_first) rows.put_sh(grad, g, basis, bases, gc);
-    if (v.sh_degree == 0) return;
+    if (kDegree == 0) return;
 
     const auto sh = rows.sh(g, bases);
-    P weight[kMaxShBases], grad_dir[3];
+    P weight[bases], grad_dir[3];
     for (int j = 1; j < bases; ++j) weight[j] = sh(j, 0) * gc[0] + sh(j, 1) * gc[1] + sh(j, 2) * gc[2];
-    sh_basis_backward(v.sh_degree, dir, weight, grad_dir);
+    sh_basis_backward(kDegree, dir, weight, grad_dir);
     const P along = dot3(grad_dir, dir);
     for (int c = 0; c < 3; ++c) grad_mean[c] += (grad_dir[c] - along * dir[c]) * inv_distance;
 }
@@ -171,7 +183,22 @@ GS_HD void project_gaussian_backward(const View<P>& v, const Gaussians<T>& g, co
     P grad_mean[3];
     for (int j = 0; j < 3; ++j) grad_mean[j] = dot3(v.view + 4 * j, grad_t);
     project_point_backward(v, mean, grad_ndc, grad_mean);
-    if (g.sh_first) sh_backward(v, g, mean, s.color, sums + kColor, grad, rows, grad_mean);
+    if (g.sh_first) {
+        const P* grad_color = sums + kColor;
+        switch (v.sh_degree) {
+            case 0:
+                sh_backward<0>(v, g, mean, s.color, grad_color, grad, rows, grad_mean);
+                break;
+            case 1:
+                sh_backward<1>(v, g, mean, s.color, grad_color, grad, rows, grad_mean);
+                break;
+            case 2:
+                sh_backward<2>(v, g, mean, s.color, grad_color, grad, rows, grad_mean);
+                break;
+            default:
+                sh_backward<3>(v, g, mean, s.color, grad_color, grad, rows, grad_mean);
+        }
+    }
     rows.template put<3>(grad_mean, grad.means);
 }
 

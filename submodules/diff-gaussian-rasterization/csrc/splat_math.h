@@ -90,7 +90,7 @@ struct Sym3 {
 };
 
 template <class T>
-GS_HD T square(T x) {
+GS_HD constexpr T square(T x) {
     return x * x;
 }
 template <class T>

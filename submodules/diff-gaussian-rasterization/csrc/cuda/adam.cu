@@ -21,12 +21,18 @@ __global__ void __launch_bounds__(kThreads) step_tensors(int64_t rows, const boo
     while (which + 1 < batch.count && int64_t(blockIdx.x) >= batch.first_block[which + 1]) ++which;
     const AdamTensor& t = batch.tensors[which];
     const int64_t first = (blockIdx.x - batch.first_block[which]) * kBlock + threadIdx.x;
+    AdamNumber numbers[kEach];
+    bool steps[kEach];
 #pragma unroll
-    for (int k = 0; k < kEach; ++k) {
+    for (int k = 0; k < kEach; ++k) {  // all loads before the first store: it might change what they read
         const int64_t i = first + k * kThreads;
-        if (i < rows * t.columns && (!visible || visible[i / t.columns]))
-            if (gs::adam_step(t, i) == kExponent) *t.unsound = 1;  // many threads may: they write the same
+        steps[k] = i < rows * t.columns && (!visible || visible[i / t.columns]);
+        if (steps[k]) numbers[k] = load_number(t, i);
     }
+#pragma unroll
+    for (int k = 0; k < kEach; ++k)
+        if (steps[k] && gs::adam_step(t, first + k * kThreads, numbers[k]) == kExponent)
+            *t.unsound = 1;  // many threads may: they write the same
 }
 
 }  // namespace

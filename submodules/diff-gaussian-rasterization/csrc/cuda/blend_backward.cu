@@ -157,6 +157,7 @@ template <class T, class Pass, int kWidth>
 __device__ void write_bucket(const T (&of_chunks)[kChunks][kBucket][kWidth], const unsigned* met,
                              const uint32_t* pair_of, int left, T* pair_sums) {
     const int entries = left < kBucket ? left : kBucket;
+#pragma unroll 1  // it runs once or twice, and registers are short
     for (int e = int(threadIdx.x); e < entries * kWidth; e += kTilePixels) {
         const int k = e / kWidth, sum = e % kWidth;
         pair_sums[int64_t(pair_of[k]) * kWidth + sum] =
@@ -199,6 +200,7 @@ __global__ void __launch_bounds__(kTilePixels)
         write_bucket<T, Pass>(of_chunks, met, lists.pair_of + begin + start, length - start, pair_sums);
     }
     // What lies behind is hidden.
+#pragma unroll 1
     for (int64_t e = int64_t(start) * kWidth + threadIdx.x; e < int64_t(length) * kWidth; e += kTilePixels)
         pair_sums[int64_t(lists.pair_of[begin + e / kWidth]) * kWidth + e % kWidth] = T(0);
 }

@@ -1,5 +1,6 @@
 // Per Gaussian: from the world to the screen, and the gradients back.
 #include "cuda/stages.h"
+#include "cuda/warp_sums.h"
 #include "project.h"
 #include "tiles.h"
 
@@ -136,15 +137,6 @@ __device__ void add_pairs(const T* pair_sums, int64_t first, int64_t end, int st
             else
                 total[j] += sums[j];
     }
-}
-
-template <class T>
-__device__ T warp_max(T value) {
-    for (int other = kWarp / 2; other > 0; other /= 2) {
-        const T its = __shfl_xor_sync(kWholeWarp, value, other);
-        value = its > value ? its : value;
-    }
-    return value;
 }
 
 // Each thread's Gaussian has `count` pairs from `first` on. The whole warp takes part in the large ones.
