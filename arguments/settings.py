@@ -40,7 +40,11 @@ class ModelSettings:
         False,
         "fit an exposure to every view; train on the left half of held-out views, measure the right half",
     )
-    data_device: str = flag("cpu", "device that stores the images, with 8 bits; they are converted when used")
+    data_device: str = flag(
+        "auto",
+        "device that stores the images, with 8 bits; they are converted when used. auto: the GPU, if they "
+        "take at most a quarter of its free memory",
+    )
     eval: bool = flag(False, "hold every 8th view out for testing")
     max_memory_gb: float = flag(
         0.0,

@@ -29,6 +29,8 @@ from utils.files import write_json
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("diff-gaussian-rasterization", "fused-ssim", "simple-knn")
 COMMON_FLAGS = ("-std=c++17", "--expt-relaxed-constexpr")
+COLUMNS = ("kernel", "threads", "registers", "shared", "local", "warps", "instructions", "loops", "global",
+           "shuffles")  # fmt: skip
 LOOPS_SHOWN = 3
 USUAL_THREADS = 256  # of a block, where a kernel does not say
 
@@ -153,10 +155,7 @@ def short_name(mangled: str) -> str:
 
 def table(kernels: dict[str, Kernel]) -> list[str]:
     """Return the rows of a Markdown table."""
-    rows = [
-        "| kernel | threads | registers | shared | local | warps | instructions | loops | global | shuffles |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    rows = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
     for name, kernel in sorted(kernels.items()):
         loops = ", ".join(map(str, kernel.loops[:LOOPS_SHOWN])) or "-"
         numbers = (kernel.threads, kernel.registers, kernel.shared, kernel.local, kernel.warps)

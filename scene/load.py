@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from scene import colmap, transforms
 from scene.camera import NEAR, camera_mean, scene_extent
@@ -55,7 +54,7 @@ def load_scene(
     resolution: int = -1,
     white_background: bool = False,
     eval: bool = False,
-    data_device: torch.device | str = "cpu",
+    data_device: str = "auto",
     init_points: str | Path = "",
     depths: str = "",
     train_test_exp: bool = False,

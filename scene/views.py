@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from scene.depths import DepthMap
 from scene.lenses import DistortedLens, Lens, Pinhole
 from scene.masks import scaled_mask, used_pixels
 from scene.photo_cache import Cameras, PhotoCache, pixel_bytes
-from utils.devices import keep_on
+from utils.devices import device_for_photos, keep_on
 from utils.images import HALF, read_image, resize_image
 from utils.similar_names import hint
 
@@ -124,18 +125,18 @@ def target_size(width: int, height: int, resolution: int) -> tuple[int, int]:
 
 
 def load_cameras(
-    views: Sequence[PosedPhoto], resolution: int, data_device: torch.device | str, room: float, quiet: bool
+    views: Sequence[PosedPhoto], resolution: int, data_device: str, room: float, quiet: bool
 ) -> tuple[Cameras, list[int]]:
     """Return the Camera of every view with its photo, read and scaled, and the numbers of blank views.
 
-    No pixel of a blank view counts. Photos stay uint8 on `data_device`. If photos, masks and depth maps need
-    more than `room` bytes, they are read when they are needed. Every file is read once in either case, so
-    that damaged ones are found. Raise FileNotFoundError or ValueError, naming the file, for those.
+    No pixel of a blank view counts. Photos stay uint8 on `data_device`; auto: see `device_for_photos`. If
+    photos, masks and depth maps need more than `room` bytes, they are read when they are needed. Every file
+    is read once in either case, so that damaged ones are found. Raise FileNotFoundError or ValueError, naming
+    the file, for those.
     """
-    cache = PhotoCache(lambda number: _load_camera(views[number], resolution, data_device)[0], room)
     workers = min(MOST_WORKERS, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
-        loaded = pool.map(lambda view: _load_camera(view, resolution, data_device), views)
+        loaded = pool.map(lambda view: _load_camera(view, resolution), views)
         bar = tqdm(
             loaded, total=len(views), desc="Reading images", unit="image", disable=True if quiet else None
         )
@@ -152,8 +153,14 @@ def load_cameras(
             f"Images wider than {WIDEST_BY_DEFAULT} pixels were scaled down to {WIDEST_BY_DEFAULT}; "
             "-r 1 keeps their full size."
         )
+    device, about_device = device_for_photos(data_device, taken if taken <= room else math.inf)
     if taken <= room:
+        if about_device and not quiet:
+            print(about_device)
+        for number, camera in enumerate(cameras):  # one at a time: they exist twice meanwhile
+            cameras[number] = keep_pixels(camera, device)
         return Cameras(cameras), blank
+    cache = PhotoCache(lambda number: keep_pixels(_load_camera(views[number], resolution)[0], device), room)
     if not quiet:
         print(
             f"{len(views)} photos take {taken / 1e9:.1f} GB, there is room for {room / 1e9:.1f} GB "
@@ -167,7 +174,14 @@ def without_images(camera: Camera) -> Camera:
     return camera if camera.image is None else replace(camera, image=None, mask=None, invdepth=None)
 
 
-def _load_camera(view: PosedPhoto, resolution: int, data_device: torch.device | str) -> tuple[Camera, bool]:
+def keep_pixels(camera: Camera, device: torch.device) -> Camera:
+    """Return the camera with its photo, mask and depth map on `device`."""
+    held = {"image": camera.image, "mask": camera.mask, "invdepth": camera.invdepth}
+    kept = {name: keep_on(device, pixels) for name, pixels in held.items() if pixels is not None}
+    return replace(camera, **kept)
+
+
+def _load_camera(view: PosedPhoto, resolution: int) -> tuple[Camera, bool]:
     """Return the Camera of a view, and whether the default limit of 1600 pixels scaled it down."""
     image = read_image(view.image_path)
     height, width = image.shape[:2]
@@ -182,16 +196,16 @@ def _load_camera(view: PosedPhoto, resolution: int, data_device: torch.device | 
         image = image[..., :3]
     pixels = resize_image(lens.undistort(image), *size)
     if mask is not None:
-        mask = keep_on(data_device, torch.from_numpy(scaled_mask(lens.undistort(mask), *size)))
+        mask = torch.from_numpy(scaled_mask(lens.undistort(mask), *size))
     lens = lens.undistorted.stretched(*size)
     camera = Camera(
         view.image_name,
         *size,
         *(lens.fx, lens.fy, lens.cx, lens.cy),
         view.world_to_camera,
-        keep_on(data_device, _planar(pixels)),
+        _planar(pixels),
         mask,
-        None if invdepth is None else keep_on(data_device, invdepth),
+        invdepth,
         view.near,
     )
     return camera, resolution == -1 and width > WIDEST_BY_DEFAULT

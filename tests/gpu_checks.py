@@ -202,6 +202,7 @@ FEATURES = {
     "exposures": {"train_test_exp": True},
     "masks": {},
     "depths": {"depths": "depths"},
+    "photos on the CPU": {"data_device": "cpu"},
     "photos on disk": {"max_memory_gb": 1e-9},
 }
 FEATURES["all"] = {name: value for flags in FEATURES.values() for name, value in flags.items()}
@@ -215,6 +216,15 @@ def test_a_usual_iteration_waits_once(source, maskless, tmp_path, name):
         if iteration != FEATURES[name].get("importance_from_iter"):
             assert len(waits) == 1 and waits[0].startswith(KERNELS_READ), (iteration, waits)
     assert (run.scene.train.without_images[0].image is None) == ("max_memory_gb" in FEATURES[name])
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_photos_stay_on_it_if_they_fit(source, tmp_path, device):
+    run = new_run(source, tmp_path, depths="depths", data_device=device)
+    for camera in run.scene.train:
+        for pixels in (camera.image, camera.mask, camera.invdepth):
+            assert pixels is None or pixels.device.type == {"auto": "gpu"}.get(device, device)
+    assert any(camera.mask is not None and camera.invdepth is not None for camera in run.scene.train)
 
 
 def test_rows_move_after_one_wait(source, tmp_path):

@@ -228,12 +228,16 @@ def pin_memory(self: torch.Tensor) -> torch.Tensor:
     return copied
 
 
+FREE_MEMORY = 16e9  # bytes
+
+
 # The project on it
 
 
 def install() -> None:
     """Make the GPU known to torch and the best device of the project. This cannot be undone in a process."""
     backend_registration._setup_privateuseone_for_python_backend(NAME)
+    torch.get_device_module(NAME).mem_get_info = lambda: (int(FREE_MEMORY), int(2 * FREE_MEMORY))
     # The thread that torch has for backward passes on such a device may abort when Python ends.
     torch.autograd.set_multithreading_enabled(False)
     torch.tensor, torch.as_tensor = with_device(torch.tensor), with_device(torch.as_tensor)

@@ -223,7 +223,7 @@ def test_mistakes_are_one_line_and_leave_nothing_behind(run_here, scene, trained
     assert fails(run_here("train.py", "-s", tmp_path / "none", *out), "none")
     assert fails(run_here("train.py", "-s", scene, *out, "--no_such_flag"), "--no_such_flag")
     assert fails(
-        run_here("train.py", "-s", scene, *out, "--data_device", "tpu"), "--data_device: expected cpu"
+        run_here("train.py", "-s", scene, *out, "--data_device", "tpu"), "--data_device: expected auto, cpu"
     )
     assert fails(run_here("render.py"), "which run?")
     assert fails(run_here("render.py", *out), "not the folder of a run")
@@ -286,8 +286,8 @@ def test_settings_that_cannot_go_together_leave_an_old_run_alone(run_here, train
     ("flags", "complaint"),
     [
         (("--threads", "100000"), "--threads: expected 0 to 1024"),
-        (("--data_device", "cpu:xyz"), "--data_device: expected cpu"),
-        (("--data_device", "meta"), "--data_device: expected cpu"),
+        (("--data_device", "cpu:xyz"), "--data_device: expected auto, cpu"),
+        (("--data_device", "meta"), "--data_device: expected auto, cpu"),
         (("--seed", "99999999999999999999"), "--seed: expected 0 to"),
     ],
 )
@@ -298,7 +298,7 @@ def test_a_flag_out_of_its_bound_is_one_line(run_here, scene, tmp_path, flags, c
 
 def test_render_checks_its_data_device(run_here, trained):
     assert fails(
-        run_here("render.py", "-m", trained[0], "--data_device", "meta"), "--data_device: expected cpu"
+        run_here("render.py", "-m", trained[0], "--data_device", "meta"), "--data_device: expected auto, cpu"
     )
 
 

@@ -9,6 +9,7 @@ from scene import load_scene
 from scene.lenses import Pinhole
 from scene.split import hold_out
 from scene.views import target_size
+from utils.devices import device_for_photos
 from scene_files import SIZE, Model, quantized_photo, write_blender_scene, write_colmap_scene, write_photo
 
 
@@ -153,6 +154,23 @@ def test_photos_wait_for_a_gpu_in_page_locked_memory(tmp_path, monkeypatch, rend
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda pixels: locks.append(pixels.shape) or pixels)
     scene = load(write_colmap_scene(tmp_path), data_device="cpu")
     assert len(locks) == (len(scene.train) if locked else 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "renders_on", "photos", "expected", "words"),
+    [
+        ("auto", "cpu", 3e9, "cpu", ""),
+        ("auto", "cuda", 3e9, "cuda", "The photos stay on the GPU, 3.0 of the 12.0 GB free there"),
+        ("auto", "cuda", 4e9, "cpu", "in the CPU's memory: on the GPU they would take 4.0 of the 12.0 GB"),
+        ("cpu", "cuda", 1e9, "cpu", ""),
+        ("cuda", "cuda", 99e9, "cuda", ""),
+    ],
+)
+def test_photos_stay_on_a_gpu_with_room_for_them(monkeypatch, name, renders_on, photos, expected, words):
+    monkeypatch.setattr("utils.devices.best_device", lambda: torch.device(renders_on))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (12_000_000_000, 24_000_000_000))
+    device, sentence = device_for_photos(name, photos)
+    assert device.type == expected and words in sentence and bool(words) == bool(sentence)
 
 
 def test_missing_folder(tmp_path):

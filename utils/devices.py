@@ -7,15 +7,35 @@ from diff_gaussian_rasterization import best_device
 from torch import Tensor
 
 
+PHOTO_SHARE = 0.25  # of a GPU's free memory that photos may take: Gaussians grow into the rest
+
+
 def check_data_device(name: str) -> None:
     """Raise ValueError if images cannot be kept on the device `name`, on this machine with this build."""
+    if name == "auto":
+        return
     usable = sorted({"cpu", best_device().type})
     try:
         fits = torch.device(name).type in usable
     except RuntimeError:
         fits = False
     if not fits:
-        raise ValueError(f"--data_device: expected {' or '.join(usable)} on this machine, got {name!r}")
+        raise ValueError(f"--data_device: expected auto, {' or '.join(usable)} on this machine, got {name!r}")
+
+
+def device_for_photos(name: str, taken: float) -> tuple[torch.device, str]:
+    """Return the device that photos of `taken` bytes stay on, and a sentence about a choice that was made.
+
+    `auto` is the GPU that renders, if they leave enough of its free memory.
+    """
+    gpu = best_device()
+    if name != "auto" or gpu.type == "cpu":
+        return torch.device("cpu" if name == "auto" else name), ""
+    free = torch.get_device_module(gpu).mem_get_info()[0]
+    fit = taken <= PHOTO_SHARE * free
+    sizes = f"{taken / 1e9:.1f} of the {free / 1e9:.1f} GB free there (--data_device)"
+    where = "on the GPU" if fit else "in the CPU's memory: on the GPU they would take"
+    return gpu if fit else torch.device("cpu"), f"The photos stay {where}{', ' if fit else ' '}{sizes}."
 
 
 def reads_at_once(device: torch.device) -> bool:
