@@ -5,8 +5,8 @@
 //   GS_LAUNCH(kernel, blocks, threads, queue, arguments...)  instead of <<< >>>; (kernel<T, 3>) in brackets
 //   GS_FAIL("what is wrong");                                ends the kernel; the host's next wait throws
 //
-// Blocks and grids have one dimension. To find a fault, set GS_SYNCHRONIZE=1 in the environment: then the host
-// waits after each kernel, and an error names the kernel that made it.
+// Blocks and grids have one dimension. To find a fault, set GS_SYNCHRONIZE=1 in the environment: then the
+// host waits after each kernel, and an error names the kernel that made it.
 #pragma once
 
 #include <stdint.h>
@@ -133,6 +133,20 @@ __device__ inline int64_t global_index() { return int64_t(blockIdx.x) * blockDim
 
 __device__ inline int lane_index() { return int(threadIdx.x) % kWarp; }
 __device__ inline int warp_index() { return int(threadIdx.x) / kWarp; }
+
+// Copies `bytes`, which both ends are aligned for, in pieces of 16, which compilers do not think of
+// themselves.
+template <int bytes, class T>
+__device__ inline void copy_aligned(const T* from, T* to) {
+    static_assert(bytes % 16 == 0, "whole pieces");
+#if defined(GS_EMULATED)
+    memcpy(to, from, bytes);
+#else
+#pragma unroll
+    for (int i = 0; i < bytes / 16; ++i)
+        reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(from)[i];
+#endif
+}
 
 template <class T>
 __device__ inline T warp_sum(T value) {

@@ -56,7 +56,7 @@ public:
         const Statistics<T> stats = make_statistics<T>(statistics);
         const Queue queue = make_queue(device, stream, allocate);
         const OnDevice guard(device);
-        const DeviceArray<T> pair_sums(queue, bins_.lists.pairs * sum_count(statistics_));
+        const DeviceArray<T> pair_sums(queue, bins_.lists.pairs * pair_width(statistics_));
         blend_backward(visible_.splats, bins_.lists, picture_, history_, picture, statistics_,
                        pair_sums.get(), queue);
         project_backward(camera_, gaussians_, visible_, pair_sums.get(), statistics_, grad, stats, queue);

@@ -84,7 +84,8 @@ __global__ void __launch_bounds__(kTilePixels)
     for (int64_t start = 0; start < length; start += kBatch) {
         if (__syncthreads_and(pixel.ended)) break;
         if (start + threadIdx.x < length)
-            copy_splat(splats[lists.gaussians[begin + start + threadIdx.x]], batch[threadIdx.x].splat);
+            copy_aligned<sizeof(Splat<T>)>(&splats[lists.gaussians[begin + start + threadIdx.x]],
+                                           &batch[threadIdx.x].splat);
         __syncthreads();
         for (int group = 0; group < kBatch && start + group < length; group += kBucket) {
             if (!__ballot_sync(kWholeWarp, !pixel.ended)) break;

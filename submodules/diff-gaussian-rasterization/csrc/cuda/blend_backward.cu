@@ -21,7 +21,8 @@ struct Folded {
         return sum - (sum > kCarrier && !Pass::carrier) - (sum > kInvDepth && !Pass::depth);
     }
     __device__ static constexpr bool has(int sum) {
-        return (sum != kCarrier || Pass::carrier) && (sum != kInvDepth || Pass::depth);
+        return sum < sum_count(Pass::statistics) && (sum != kCarrier || Pass::carrier) &&
+               (sum != kInvDepth || Pass::depth);
     }
     // The opposite of `place`.
     __device__ static constexpr int sum(int place) {
@@ -157,10 +158,11 @@ template <class T, class Pass, int kWidth>
 __device__ void write_bucket(const T (&of_chunks)[kChunks][kBucket][kWidth], const unsigned* met,
                              const uint32_t* pair_of, int left, T* pair_sums) {
     const int entries = left < kBucket ? left : kBucket;
+    constexpr int kRow = pair_width(Pass::statistics);
 #pragma unroll 1  // it runs once or twice, and registers are short
-    for (int e = int(threadIdx.x); e < entries * kWidth; e += kTilePixels) {
-        const int k = e / kWidth, sum = e % kWidth;
-        pair_sums[int64_t(pair_of[k]) * kWidth + sum] =
+    for (int e = int(threadIdx.x); e < entries * kRow; e += kTilePixels) {
+        const int k = e / kRow, sum = e % kRow;
+        pair_sums[int64_t(pair_of[k]) * kRow + sum] =
             Folded<Pass>::has(sum) ? over_chunks(of_chunks, met, k, sum) : T(0);
     }
 }
@@ -169,7 +171,7 @@ template <class T, class Pass>
 __global__ void __launch_bounds__(kTilePixels)
     blend_tile_backward(const Splat<T>* splats, Lists lists, Picture<T> picture, History<T> history,
                         PictureGradients<T> grad, T* pair_sums) {
-    constexpr int kWidth = sum_count(Pass::statistics);
+    constexpr int kWidth = sum_count(Pass::statistics), kRow = pair_width(Pass::statistics);
     GS_SHARED(Splat<T>, bucket, [kBucket]);
     GS_SHARED(T, of_chunks, [kChunks][kBucket][kWidth]);
     GS_SHARED(unsigned, met, [kChunks]);
@@ -190,7 +192,8 @@ __global__ void __launch_bounds__(kTilePixels)
         const unsigned mine = start < reach ? history.met[number * kChunks + warp] : 0;
         if (lane == 0) met[warp] = mine;
         if (threadIdx.x < kBucket && start + int(threadIdx.x) < length)
-            copy_splat(splats[lists.gaussians[begin + start + threadIdx.x]], bucket[threadIdx.x]);
+            copy_aligned<sizeof(Splat<T>)>(&splats[lists.gaussians[begin + start + threadIdx.x]],
+                                           &bucket[threadIdx.x]);
         __syncthreads();
         for (unsigned todo = mine; todo; todo &= todo - 1) {
             const int k = __ffs(todo) - 1;
@@ -201,8 +204,8 @@ __global__ void __launch_bounds__(kTilePixels)
     }
     // What lies behind is hidden.
 #pragma unroll 1
-    for (int64_t e = int64_t(start) * kWidth + threadIdx.x; e < int64_t(length) * kWidth; e += kTilePixels)
-        pair_sums[int64_t(lists.pair_of[begin + e / kWidth]) * kWidth + e % kWidth] = T(0);
+    for (int64_t e = int64_t(start) * kRow + threadIdx.x; e < int64_t(length) * kRow; e += kTilePixels)
+        pair_sums[int64_t(lists.pair_of[begin + e / kRow]) * kRow + e % kRow] = T(0);
 }
 
 }  // namespace

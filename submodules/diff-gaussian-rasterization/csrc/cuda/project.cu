@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(kThreads)
         const bool seen = project_gaussian(view, g, Row<T>{i, nullptr}, splat, depth, radius);
         if (seen) {
             tiles = count_tiles(splat, view.width, view.height);
-            out.splats[i] = splat;
+            copy_aligned<sizeof(Splat<T>)>(&splat, &out.splats[i]);
             out.depths[i] = depth;
         }
         out.radii[i] = seen ? int32_t(radius) : 0;
@@ -128,9 +128,10 @@ __global__ void __launch_bounds__(kThreads)
 // Adds the sums of pairs first, first + step, ... below end.
 template <class T, bool kStatistics>
 __device__ void add_pairs(const T* pair_sums, int64_t first, int64_t end, int step, T* total) {
-    constexpr int width = sum_count(kStatistics);
+    constexpr int width = sum_count(kStatistics), row = pair_width(kStatistics);
     for (int64_t p = first; p < end; p += step) {
-        const T* sums = pair_sums + p * width;
+        alignas(16) T sums[row];
+        copy_aligned<int(sizeof sums)>(pair_sums + p * row, sums);
         for (int j = 0; j < width; ++j)
             if (j == kWeightMax)
                 total[j] = sums[j] > total[j] ? sums[j] : total[j];
@@ -189,10 +190,13 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>)
     sh[threadIdx.x] = {};
     if (i < g.count) {
         const Row<T> row = {i, &sh[threadIdx.x]};
-        if (seen.radii[i] > 0)
-            project_gaussian_backward(view, g, row, seen.splats[i], sums, grad);
-        else
+        if (seen.radii[i] > 0) {
+            Splat<T> splat;
+            copy_aligned<sizeof(Splat<T>)>(&seen.splats[i], &splat);
+            project_gaussian_backward(view, g, row, splat, sums, grad);
+        } else {
             clear_gradients(grad, row);
+        }
         if (kStatistics) store_statistics(statistics, i, sums);
     }
     if (!grad.sh_first) return;

@@ -35,6 +35,9 @@ struct Visible {
     int64_t* first_pair;  // its pairs are numbered from here on; where it has any
 };
 
+// Numbers of a pair's row of sums: as many as there are, rounded up to pieces of 16 bytes.
+GS_HD constexpr int pair_width(bool statistics) { return (sum_count(statistics) + 3) / 4 * 4; }
+
 struct Totals {
     unsigned long long pairs, visible;
 };
@@ -86,7 +89,7 @@ Bins bin(const Visible<T>&, int64_t count, int width, int height, const Totals* 
 // history: null when there will be no backward pass.
 template <class T>
 void blend(const Splat<T>*, const Lists&, const Picture<T>&, const History<T>* history, const Queue&);
-// Writes all of pair_sums, (pairs, sum_count).
+// Writes all of pair_sums, (pairs, pair_width).
 template <class T>
 void blend_backward(const Splat<T>*, const Lists&, const Picture<T>&, const History<T>&,
                     const PictureGradients<T>&, bool statistics, T* pair_sums, const Queue&);

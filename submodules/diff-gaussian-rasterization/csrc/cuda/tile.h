@@ -39,22 +39,12 @@ __device__ inline T gaussian_at(const Splat<T>& s, T dx, T dy) {
     return exp2(log2_gaussian(s, dx, dy));
 }
 
-// reciprocal: 1 / x within two units in the last place, for x that is neither tiny nor huge.
-// copy_splat: a copy in pieces of 16 bytes, which compilers do not think of themselves.
+// 1 / x within two units in the last place, for x that is neither tiny nor huge.
 __device__ inline double reciprocal(double x) { return 1 / x; }
 #if defined(GS_EMULATED)
 inline float reciprocal(float x) { return 1 / x; }
-template <class T>
-inline void copy_splat(const Splat<T>& from, Splat<T>& to) {
-    to = from;
-}
 #else
 __device__ inline float reciprocal(float x) { return __fdividef(1.0f, x); }
-template <class T>
-__device__ inline void copy_splat(const Splat<T>& from, Splat<T>& to) {
-    for (int i = 0; i < int(sizeof(Splat<T>) / sizeof(uint4)); ++i)
-        reinterpret_cast<uint4*>(&to)[i] = reinterpret_cast<const uint4*>(&from)[i];
-}
 #endif
 
 }  // namespace cuda
