@@ -13,7 +13,7 @@ from typing import Callable
 
 import numpy as np
 import torch
-from diff_gaussian_rasterization import GaussianAdam, SparseGaussianAdam
+from diff_gaussian_rasterization import GaussianAdam, SparseGaussianAdam, StepInBackward
 from simple_knn._C import distCUDA2
 from torch import Tensor, nn
 
@@ -403,13 +403,20 @@ class GaussianModel:
             if group["name"] == name:
                 group["lr"] = rate
 
+    def stepping(self) -> StepInBackward:
+        """Return what a render takes so that its backward pass steps what it shows."""
+        raw = self.raw
+        shown = {"means3D": raw["means"], "scales": raw["scales"], "rotations": raw["quats"]}
+        shown |= {"dc": raw["sh_dc"], "shs": raw["sh_rest"], "opacities": raw["opacities"]}
+        return StepInBackward(self.optimizer, shown)
+
     def step(self, visible: Tensor) -> None:  # (N,) bool
         """Take one Adam step and drop the gradients. Sparse Adam steps visible Gaussians only.
 
-        Nothing changes if rows were added or dropped since the backward pass: the new tensors have no
-        gradients.
+        Nothing changes if rows were added or dropped since the backward pass, or if that has taken the step:
+        there are no gradients.
         """
-        if self.raw["means"].grad is None:
+        if all(values.grad is None for values in self.raw.values()):
             return
         if isinstance(self.optimizer, SparseGaussianAdam):
             self.optimizer.step(visible, len(self))

@@ -18,7 +18,7 @@ from scene import Camera, load_scene
 from subfunction import Phase
 from training.density_control import collect, control_opacity, densify_and_prune, start_or_bake_importance
 from training.interrupts import Interrupted, Interrupts
-from training.monitoring import check_numbers, report
+from training.monitoring import check_numbers, looks_at_gaussians, report
 from training.resume import find_resume_point, resume
 from training.run import Training, TrainingView, check_output_folder, choose_background, gaussian_budget
 from training.run import start, write_inputs, write_record
@@ -50,7 +50,7 @@ def fit(
 
 def training_step(run: Training, iteration: int, progress: Progress, log: TensorBoardLog) -> None:
     """Run one iteration; report and save what is due."""
-    view = forward_backward(run, iteration)
+    view = forward_backward(run, iteration, may_step=True)
     with torch.no_grad():
         report(run, iteration, view, progress, log)
         save_if_due(run, iteration, progress)  # the model that was rendered
@@ -58,8 +58,11 @@ def training_step(run: Training, iteration: int, progress: Progress, log: Tensor
     check_numbers(run, iteration, view, progress)
 
 
-def forward_backward(run: Training, iteration: int) -> TrainingView:
-    """Render the next view and run the one backward pass: gradients of the loss, and E_k on the carrier."""
+def forward_backward(run: Training, iteration: int, may_step: bool = False) -> TrainingView:
+    """Render the next view and run the one backward pass: gradients of the loss, and E_k on the carrier.
+
+    With `may_step` it takes Adam's step, too, where it can, and leaves no gradients.
+    """
     settings, model, due = run.settings, run.model, policy.phase(iteration, run.settings)
     set_schedules(run, due)
     camera, background = next_camera(run, due.divisor), choose_background(run, iteration)
@@ -75,6 +78,7 @@ def forward_backward(run: Training, iteration: int) -> TrainingView:
         error_carrier=carrier,
         statistics=due.collects_removal_energy,
         energy_weights=energy_weights,
+        stepping=model.stepping() if may_step and can_step(run, due) else None,
         **pipeline_flags(settings, iteration),
     )
     image = camera.masked(exposed(run, rendered.image, camera), gt_image)
@@ -157,6 +161,18 @@ def new_gates(run: Training, due: Phase, importance: Tensor | None) -> Tensor | 
             gates = torch.ones(len(run.model), 1, device=run.model.device, requires_grad=True)
         gates.retain_grad()
     return gates
+
+
+def can_step(run: Training, due: Phase) -> bool:
+    """Return whether the backward pass may take Adam's step: nothing reads or changes Gaussians before it.
+
+    Then their gradients, a third of the memory that both move, are never written.
+    """
+    pipeline, importance_steps = run.settings.pipeline, due.learns_importance and due.steps_importance
+    changes = due.densifies or due.prunes or due.resets_opacity or due.decays_opacity or importance_steps
+    in_torch = pipeline.convert_SHs_python or pipeline.compute_cov3D_python
+    debugs = pipeline_flags(run.settings, due.iteration)["debug"]
+    return not (changes or in_torch or debugs or looks_at_gaussians(run, due.iteration))
 
 
 def exposed(run: Training, image: Tensor, camera: Camera) -> Tensor:

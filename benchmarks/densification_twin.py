@@ -73,7 +73,7 @@ def counts(settings: Any, scene: Any, until: int, twin: bool) -> list[int]:
     gsplat = GsplatDensification(run) if twin else None
     found = []
     for iteration in range(1, until + 1):
-        view = train.forward_backward(run, iteration)
+        view = train.forward_backward(run, iteration, may_step=True)
         if gsplat:
             gsplat.step(run, iteration, view)
         else:

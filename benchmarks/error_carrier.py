@@ -48,7 +48,7 @@ def milliseconds(run: Training) -> float:
     """Return the milliseconds of one iteration without densification."""
     run.iteration += 1
     begin = time.perf_counter()
-    train.update(run, run.iteration, train.forward_backward(run, run.iteration))
+    train.update(run, run.iteration, train.forward_backward(run, run.iteration, may_step=True))
     wait_for(run)
     return 1e3 * (time.perf_counter() - begin)
 

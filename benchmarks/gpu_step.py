@@ -50,7 +50,10 @@ SHOWN = 24  # kernels printed
 
 
 def stages(run: Training) -> dict[str, Work]:
-    """Return what is timed, by name: each does all of what the one before it does, and more."""
+    """Return what is timed, by name: each does what the one before it does, and more.
+
+    But that the whole step takes Adam's in the backward pass, as training does, and writes no gradients.
+    """
 
     def forward() -> None:
         with torch.no_grad():
@@ -61,7 +64,7 @@ def stages(run: Training) -> dict[str, Work]:
         run.model.optimizer.zero_grad(set_to_none=True)
 
     def step() -> None:
-        train.update(run, ITERATION, train.forward_backward(run, ITERATION))
+        train.update(run, ITERATION, train.forward_backward(run, ITERATION, may_step=True))
 
     return {"forward": forward, "forward and backward": differentiate, "whole step": step}
 

@@ -62,7 +62,7 @@ def iteration(run: Training, watch: Stopwatch) -> None:
     """Run an iteration as train.py does, with a clock between its halves."""
     run.iteration += 1
     watch.start()
-    view = train.forward_backward(run, run.iteration)
+    view = train.forward_backward(run, run.iteration, may_step=True)
     wait_for(run)
     watch.lap("forward_backward")
     train.update(run, run.iteration, view)

@@ -134,7 +134,9 @@ def test_a_profiler_sees_whole_steps_alone(run_here, monkeypatch):
     calls = []
     forward_backward = gpu_step.train.forward_backward
     monkeypatch.setattr(
-        gpu_step.train, "forward_backward", lambda *given: calls.append(1) or forward_backward(*given)
+        gpu_step.train,
+        "forward_backward",
+        lambda *given, **may: calls.append(1) or forward_backward(*given, **may),
     )
     done = run_here("benchmarks.gpu_step.py", *SMALL, "--steps", "2")
     assert (done.returncode, done.stdout, len(calls)) == (0, "", 2), done.stderr

@@ -25,6 +25,17 @@ TRAINING_VIEWS_MEASURED = range(5, 30, 5)  # indices, as in 3DGS
 DISTRIBUTIONS = 20  # of a run, in its history
 
 
+def looks_at_gaussians(run: Training, iteration: int) -> bool:
+    """Return whether the Gaussians that an iteration rendered are recorded, measured or saved."""
+    return (
+        iteration == run.settings.optimization.iterations
+        or iteration in distribution_iterations(run)
+        or iteration in run.settings.run.test_iterations
+        or iteration in export_gap_iterations(run)
+        or run.keeps_size(iteration)
+    )
+
+
 def report(
     run: Training,
     iteration: int,

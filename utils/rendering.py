@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diff_gaussian_rasterization import GaussianRasterizationSettings, GaussianRasterizer
+from diff_gaussian_rasterization import GaussianRasterizationSettings, GaussianRasterizer, StepInBackward
 from torch import Tensor
 
 from utils.exposures import Exposures
@@ -42,6 +42,7 @@ def render(
     error_carrier: Tensor | None = None,  # (N, 1)
     statistics: bool = False,
     energy_weights: Tensor | None = None,  # (H, W) of the pixels in removal energies
+    stepping: StepInBackward | None = None,  # Adam as a part of the backward pass
 ) -> RenderOutput:
     """Render `model` as `camera` sees it, over `background`; differentiable where gradients are enabled."""
     matrices = camera.matrices(model.device)
@@ -63,7 +64,8 @@ def render(
             energy_weights=energy_weights,
             near=camera.near,
             dilation=camera.dilation,
-        )
+        ),
+        stepping,
     )
     means2d = torch.zeros_like(model.means, requires_grad=torch.is_grad_enabled())
     image, radii, invdepth, *rest = rasterizer(

@@ -16,7 +16,7 @@ def new_run(scene, tmp_path, **flags):
 
 def learn(run, iterations):
     for iteration in range(run.iteration + 1, run.iteration + iterations + 1):
-        train.update(run, iteration, train.forward_backward(run, iteration))
+        train.update(run, iteration, train.forward_backward(run, iteration, may_step=True))
         run.iteration = iteration
 
 

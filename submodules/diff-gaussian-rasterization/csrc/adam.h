@@ -28,8 +28,8 @@ constexpr uint32_t kExponent = 0x7f800000;  // bits of a float, all of them set 
 struct AdamNumber {
     float param, grad, exp_avg, exp_avg_sq;
 };
-GS_HD AdamNumber load_number(const AdamTensor& t, int64_t i) {
-    return {t.param[i], t.grad[i], t.exp_avg[i], t.exp_avg_sq[i]};
+GS_HD AdamNumber load_number(const AdamTensor& t, int64_t i, float grad) {
+    return {t.param[i], grad, t.exp_avg[i], t.exp_avg_sq[i]};
 }
 
 // Returns the exponent of the parameter's new value.
@@ -44,6 +44,28 @@ GS_HD uint32_t adam_step(const AdamTensor& t, int64_t i, const AdamNumber& n) {
     memcpy(&bits, &value, sizeof bits);
     return bits & kExponent;
 }
-GS_HD uint32_t adam_step(const AdamTensor& t, int64_t i) { return adam_step(t, i, load_number(t, i)); }
+
+// What a render takes of a parameter: itself, its exponential or its logistic function.
+enum Activation { kPlain, kExp, kSigmoid };
+
+// A tensor that is stepped with the gradients of its activated values, without room for them all.
+struct AdamStep {
+    AdamTensor tensor;
+    Activation activation;
+    const float* activated;
+};
+
+// dL/d(parameter) from dL/d(activated value), in torch's order of operations.
+GS_HD float through_activation(const AdamStep& s, int64_t i, float grad) {
+    if (s.activation == kExp) return grad * s.activated[i];
+    if (s.activation == kSigmoid) return grad * (1 - s.activated[i]) * s.activated[i];
+    return grad;
+}
+
+// All parameters of Gaussians.
+struct Steps {
+    AdamStep means, scales, quats, sh_first, sh_rest, opacities;
+    bool sparse;  // only of Gaussians that are seen
+};
 
 }  // namespace gs

@@ -4,6 +4,9 @@
 #include <math.h>
 #include <stdint.h>
 
+#include <map>
+#include <optional>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -33,6 +36,28 @@ inline AdamTensor adam_tensor(const AdamEntry& entry) {
             float(1 - beta1),
             float(beta2),
             float(1 - beta2)};
+}
+
+// What Steps needs of a parameter: its entry, whose gradient is not read, Activation, and the address of the
+// activated values.
+using StepEntry = std::tuple<AdamEntry, int, uintptr_t>;
+using StepEntries = std::map<std::string, StepEntry>;
+
+inline AdamStep adam_step_of(const StepEntry& entry) {
+    const auto& [tensor, activation, activated] = entry;
+    return {adam_tensor(tensor), Activation(activation), reinterpret_cast<const float*>(activated)};
+}
+
+// None where there are no entries.
+inline std::optional<Steps> make_steps(const StepEntries& e, bool sparse) {
+    if (e.empty()) return std::nullopt;
+    return Steps{adam_step_of(e.at("means")),
+                 adam_step_of(e.at("scales")),
+                 adam_step_of(e.at("quats")),
+                 adam_step_of(e.at("sh_first")),
+                 adam_step_of(e.at("sh_rest")),
+                 adam_step_of(e.at("opacities")),
+                 sparse};
 }
 
 inline std::vector<AdamTensor> adam_tensors(const std::vector<AdamEntry>& entries) {

@@ -112,11 +112,12 @@ public:
     }
 
     void backward(const Addresses& picture_gradients, const Addresses& gradients, const Addresses& statistics,
-                  int threads) const {
+                  const StepEntries& step_entries, bool sparse, int threads) const {
         const nb::gil_scoped_release release;
         const PictureGradients<T> picture = make_picture_gradients<T>(picture_gradients);
         const Gradients<T> grad = make_gradients<T>(gradients);
         const Statistics<T> stats = make_statistics<T>(statistics);
+        const std::optional<Steps> steps = make_steps(step_entries, sparse);
         const Array<PairSums<T>> pair_sums(bins_.pairs());
         profile.time("blend_backward", [&] {
             blend_kernels<T>().backward(splats_.data(), bins_.lists(), picture_, picture, statistics_,
@@ -124,7 +125,7 @@ public:
         });
         profile.time("project_backward", [&] {
             project_kernels<T>().backward(view_, gaussians_, projected_, bins_.index(), pair_sums.data(),
-                                          statistics_, grad, stats, threads);
+                                          statistics_, grad, stats, steps ? &*steps : nullptr, threads);
         });
     }
 

@@ -120,9 +120,9 @@ GS_HD MaskOf<P> project_gaussian(const View<P>& v, const Gaussians<T>& g, const 
 }
 
 // Puts the gradients of the SH coefficients, where asked for; adds the view direction's share to dL/dmean.
-template <int kDegree, class T, class P, class Rows>
+template <int kDegree, class T, class P, class Places, class Rows>
 GS_HD void sh_backward(const View<P>& v, const Gaussians<T>& g, const P* mean, const P* color,
-                       const P* grad_color, const Gradients<T>& grad, const Rows& rows, P* grad_mean) {
+                       const P* grad_color, const Places& grad, const Rows& rows, P* grad_mean) {
     constexpr int bases = square(kDegree + 1);
     P dir[3], basis[bases], gc[3];
     for (int c = 0; c < 3; ++c) gc[c] = zero_unless(color[c] > P(T(0)), grad_color[c]);
@@ -139,10 +139,10 @@ GS_HD void sh_backward(const View<P>& v, const Gaussians<T>& g, const P* mean, c
     for (int c = 0; c < 3; ++c) grad_mean[c] += (grad_dir[c] - along * dir[c]) * inv_distance;
 }
 
-// sums: over the pixels (sums.h).
-template <class T, class P, class Rows>
+// sums: over the pixels (sums.h). grad: where gradients go, arrays or whatever Rows puts them into.
+template <class T, class P, class Places, class Rows>
 GS_HD void project_gaussian_backward(const View<P>& v, const Gaussians<T>& g, const Rows& rows,
-                                     const Splat<P>& s, const P* sums, const Gradients<T>& grad) {
+                                     const Splat<P>& s, const P* sums, const Places& grad) {
     P mean[3], t[3];
     Shape<P> shape;
     rows.template load<3>(g.means, mean);
@@ -203,8 +203,8 @@ GS_HD void project_gaussian_backward(const View<P>& v, const Gaussians<T>& g, co
 }
 
 // All but those of the SH coefficients.
-template <class T, class Rows>
-GS_HD void clear_gradients(const Gradients<T>& grad, const Rows& rows) {
+template <class Places, class Rows>
+GS_HD void clear_gradients(const Places& grad, const Rows& rows) {
     rows.template clear<3>(grad.means);
     rows.template clear<3>(grad.means2d);
     rows.template clear<3>(grad.scales);

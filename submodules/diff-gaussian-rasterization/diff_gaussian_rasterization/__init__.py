@@ -11,7 +11,7 @@ from .rasterizer import (
     RasterStatistics,
     rasterize_gaussians,
 )
-from .adam import GaussianAdam, SparseGaussianAdam
+from .adam import GaussianAdam, SparseGaussianAdam, StepInBackward
 
 __all__ = [
     "GaussianRasterizationSettings",
@@ -19,6 +19,7 @@ __all__ = [
     "RasterStatistics",
     "GaussianAdam",
     "SparseGaussianAdam",
+    "StepInBackward",
     "best_device",
     "cpu_info",
     "rasterize_gaussians",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from . import _C
 from ._checks import check_tensor
+from .adam import SparseGaussianAdam, StepInBackward
 from .backends import KERNELS
 
 
@@ -54,11 +55,17 @@ class RasterStatistics:
 
 
 class GaussianRasterizer(nn.Module):
-    """Render Gaussians, differentiably in all their parameters."""
+    """Render Gaussians, differentiably in all their parameters.
 
-    def __init__(self, raster_settings: GaussianRasterizationSettings):
+    stepping: the backward pass takes Adam's step with these parameters instead of returning their gradients.
+    """
+
+    def __init__(
+        self, raster_settings: GaussianRasterizationSettings, stepping: StepInBackward | None = None
+    ):
         super().__init__()
         self.raster_settings = raster_settings
+        self.stepping = stepping
         self.statistics: RasterStatistics | None = None
 
     def markVisible(self, positions: Tensor) -> Tensor:
@@ -87,6 +94,9 @@ class GaussianRasterizer(nn.Module):
         float32, or all float64 for verification. A Gaussian with values that are not finite is not drawn
         and its gradient is zero. Raise ValueError for arguments that do not fit each other, MemoryError if
         the view needs more memory than the machine has (on a GPU, torch's OutOfMemoryError).
+
+        With `stepping` the tensors of its parameters get no gradient, and `means2D` must want one: it is what
+        the backward pass is reached by.
         """
         gaussians = {
             "means3D": means3D,
@@ -103,7 +113,9 @@ class GaussianRasterizer(nn.Module):
         }
         if self.raster_settings.debug:
             _require_finite(gaussians)
-        outputs = rasterize_gaussians(self.raster_settings, gaussians, self._receive_statistics)
+        outputs = rasterize_gaussians(
+            self.raster_settings, gaussians, self._receive_statistics, self.stepping
+        )
         return outputs if error_carrier is not None else outputs[:3]
 
     def _receive_statistics(self, statistics: RasterStatistics) -> None:
@@ -111,12 +123,34 @@ class GaussianRasterizer(nn.Module):
 
 
 def rasterize_gaussians(
-    settings: GaussianRasterizationSettings, gaussians: dict[str, Tensor | None], on_statistics
+    settings: GaussianRasterizationSettings,
+    gaussians: dict[str, Tensor | None],
+    on_statistics,
+    stepping: StepInBackward | None = None,
 ):
     """Check the arguments and render as `GaussianRasterizer.forward`, which describes both."""
     checked = _check_gaussians(settings, gaussians)
     view = _check_settings(settings, checked["means3D"])
-    return _Rasterize.apply(view, on_statistics, *(checked[name] for name in _ARGUMENTS))
+    if stepping is not None:
+        _check_stepping(checked, stepping)
+        checked |= {name: checked[name].detach() for name in _STEPPED}
+    return _Rasterize.apply(view, on_statistics, stepping, *(checked[name] for name in _ARGUMENTS))
+
+
+def _check_stepping(checked: dict[str, Tensor | None], stepping: StepInBackward) -> None:
+    """Raise ValueError unless Adam can step all that the view shows in its backward pass."""
+    given = {name for name in _STEPPED if checked[name] is not None}
+    if given != set(_STEPPED) or set(stepping.parameters) != set(_STEPPED):
+        raise ValueError(
+            f"stepping: expected arguments and parameters {', '.join(_STEPPED)}, got arguments "
+            f"{', '.join(sorted(given))} and parameters {', '.join(sorted(stepping.parameters))}"
+        )
+    for name in _STEPPED:
+        if checked[name].dtype != torch.float32 or stepping.parameters[name].shape != checked[name].shape:
+            shape, got = tuple(stepping.parameters[name].shape), tuple(checked[name].shape)
+            raise ValueError(
+                f"stepping: expected {name} as float32 of shape {shape}, got {checked[name].dtype} of {got}"
+            )
 
 
 def _require_finite(tensors: dict[str, Tensor | None]) -> None:
@@ -164,6 +198,7 @@ _ARRAYS = {  # by the kernels' names; the SH coefficients are in two, or two par
     "importance": "importance",
     "carrier": "error_carrier",
 }
+_STEPPED = ("means3D", "scales", "rotations", "dc", "shs", "opacities")
 _REQUIRED = ("means2D", "opacities")  # besides means3D, and of others one or the other
 _LARGEST_SIDE = 1 << 16  # pixels
 
@@ -327,7 +362,13 @@ def _sh_layout(dc: Tensor | None, shs: Tensor | None) -> tuple[int, int, int]:
 
 class _Rasterize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, view: _View, on_statistics, *gaussians: Tensor | None):
+    def forward(
+        ctx,
+        view: _View,
+        on_statistics,
+        stepping: StepInBackward | None,
+        *gaussians: Tensor | None,
+    ):
         given = dict(zip(_ARGUMENTS, gaussians))
         means, size = given["means3D"], (view.height, view.width)
         kernels = KERNELS.on("means3D", means.device)
@@ -347,6 +388,7 @@ class _Rasterize(torch.autograd.Function):
         render.forward(addresses, keep, view.statistics, *kernels.place(means.device))
         if keep:
             ctx.render, ctx.kernels, ctx.view, ctx.on_statistics = render, kernels, view, on_statistics
+            ctx.stepping = stepping
             kept = (outputs[name] for name in ("radii", "transmittance", "blended"))
             ctx.save_for_backward(*gaussians, *kept)  # the kernels go on reading these
         ctx.mark_non_differentiable(outputs["radii"])
@@ -357,7 +399,7 @@ class _Rasterize(torch.autograd.Function):
     def backward(ctx, grad_color, _, grad_inv_depth, grad_carrier):
         gaussians = ctx.saved_tensors[: len(_ARGUMENTS)]
         like = gaussians[0]
-        grads = _empty_gradients(gaussians, ctx.needs_input_grad[2:])
+        grads = _empty_gradients(gaussians, ctx.needs_input_grad[3:])
         statistics = _empty_statistics(like) if ctx.view.statistics else None
         if grad_color is None:
             grad_color = like.new_zeros(3, ctx.view.height, ctx.view.width)
@@ -368,11 +410,21 @@ class _Rasterize(torch.autograd.Function):
             _addresses(picture),
             _array_addresses(dict(zip(_ARGUMENTS, grads))),
             {} if statistics is None else _addresses(vars(statistics)),
+            *_step_entries(ctx.stepping, dict(zip(_ARGUMENTS, gaussians))),
             *ctx.kernels.place(like.device),
         )
         if statistics is not None:
             ctx.on_statistics(statistics)
-        return None, None, *grads
+        return None, None, None, *grads
+
+
+def _step_entries(stepping: StepInBackward | None, gaussians: dict[str, Tensor | None]) -> tuple[dict, bool]:
+    """Return the steps to take by the kernels' names, and whether only of Gaussians that are seen."""
+    if stepping is None:
+        return {}, False
+    ours = {name: ours for ours, name in _ARRAYS.items()} | {"dc": "sh_first", "shs": "sh_rest"}
+    entries = {ours[name]: entry for name, entry in stepping.entries(gaussians).items()}
+    return entries, isinstance(stepping.optimizer, SparseGaussianAdam)
 
 
 def _picture_gradient(grad: Tensor | None, view: _View, like: Tensor) -> Tensor | None:

@@ -1,7 +1,5 @@
 #include "adam.h"
 
-#include <algorithm>
-
 #include "parallel.h"
 
 namespace gs {
@@ -15,12 +13,12 @@ void step(int64_t rows, const bool* visible, const AdamTensor& tensor, int threa
         if (!visible) {
 #pragma GCC ivdep  // the four tensors do not overlap
             for (int64_t i = begin * t.columns; i < end * t.columns; ++i)
-                largest = std::max(largest, adam_step(t, i));
+                largest = gs::max(largest, adam_step(t, i, load_number(t, i, t.grad[i])));
         } else {
             for (int64_t row = begin; row < end; ++row)
                 if (visible[row])
                     for (int64_t i = row * t.columns; i < (row + 1) * t.columns; ++i)
-                        largest = std::max(largest, adam_step(t, i));
+                        largest = gs::max(largest, adam_step(t, i, load_number(t, i, t.grad[i])));
         }
         if (largest == kExponent) __atomic_store_n(t.unsound, 1, __ATOMIC_RELAXED);
     });

@@ -174,20 +174,94 @@ GS_INLINE void prefetch_gradients(const Gradients<T>& grad, const Gaussians<T>& 
     prefetch_to_write(grad.sh_rest, g.sh_rest_stride, first, end);
 }
 
+// The gradients of a block, where they are used up at once. The arrays begin as far before them as rows of
+// Gaussians precede the block.
+struct GradientRows {
+    static constexpr int W = NativeWidth<float>::value;
+    alignas(64) float means[3 * W], scales[3 * W], quats[4 * W], opacities[W], sh_first[3 * W],
+        sh_rest[3 * (kMaxShBases - 1) * W];
+
+    Gradients<float> in_place_of(const Gradients<float>& grad, const Gaussians<float>& g, int64_t first) {
+        Gradients<float> here = grad;
+        here.means = means - 3 * first;
+        here.scales = scales - 3 * first;
+        here.quats = quats - 4 * first;
+        here.opacities = opacities - first;
+        here.sh_first = sh_first - g.sh_first_stride * first;
+        here.sh_rest = sh_rest - g.sh_rest_stride * first;
+        return here;
+    }
+};
+
+// Steps rows first ... end - 1. grads: of these rows.
+GS_INLINE void step_rows(const AdamStep& step, int64_t first, int64_t end, float* grads) {
+    const AdamTensor t = step.tensor;
+    const int64_t begin = first * t.columns, count = (end - first) * t.columns;
+    if (step.activation != kPlain)
+        for (int64_t i = 0; i < count; ++i) grads[i] = through_activation(step, begin + i, grads[i]);
+    uint32_t largest = 0;
+#pragma GCC ivdep  // the tensors do not overlap
+    for (int64_t i = 0; i < count; ++i)
+        largest = gs::max(largest, adam_step(t, begin + i, load_number(t, begin + i, grads[i])));
+    if (largest == kExponent) __atomic_store_n(t.unsound, 1, __ATOMIC_RELAXED);
+}
+
+// In the order in which the gradients were written: a vector that was stored a moment ago in other pieces has to be
+// waited for.
+GS_INLINE void step_gaussians(const Steps& s, int64_t first, int64_t end, int row, GradientRows& grads) {
+    step_rows(s.opacities, first, end, grads.opacities + row);
+    step_rows(s.scales, first, end, grads.scales + 3 * row);
+    step_rows(s.quats, first, end, grads.quats + 4 * row);
+    step_rows(s.sh_first, first, end, grads.sh_first + s.sh_first.tensor.columns * row);
+    step_rows(s.sh_rest, first, end, grads.sh_rest + s.sh_rest.tensor.columns * row);
+    step_rows(s.means, first, end, grads.means + 3 * row);
+}
+
+template <class B>
+GS_INLINE void step_block(const Steps& steps, B block, const int32_t* radii, GradientRows& grads) {
+    if (!steps.sparse) return step_gaussians(steps, block.first, block.first + block.rows(), 0, grads);
+    for (int r = 0; r < block.rows(); ++r)
+        if (radii[r] > 0) step_gaussians(steps, block.first + r, block.first + r + 1, r, grads);
+}
+
+GS_INLINE void prefetch_step(const AdamStep& step, int64_t first, int64_t end) {
+    const AdamTensor& t = step.tensor;
+    prefetch_to_write(t.param, t.columns, first, end);
+    prefetch_to_write(t.exp_avg, t.columns, first, end);
+    prefetch_to_write(t.exp_avg_sq, t.columns, first, end);
+}
+
+GS_INLINE void prefetch_steps(const Steps& s, int64_t first, int64_t end) {
+    prefetch_step(s.means, first, end);
+    prefetch_step(s.scales, first, end);
+    prefetch_step(s.quats, first, end);
+    prefetch_step(s.opacities, first, end);
+    prefetch_step(s.sh_first, first, end);
+    prefetch_step(s.sh_rest, first, end);
+}
+
+// steps: null, or what is stepped at once, in float32, in the place of writing its gradients.
 template <class T>
 void project_backward(const View<T>& view, const Gaussians<T>& g, const Projected<T>& projected,
                       const PairIndex& index, const PairSums<T>* pair_sums, bool statistics,
-                      const Gradients<T>& grad, const Statistics<T>& stats, int threads) {
+                      const Gradients<T>& wanted, const Statistics<T>& stats, const Steps* steps,
+                      int threads) {
     using P = Lanes<T>;
     constexpr int W = NativeWidth<T>::value;
+    constexpr bool kMayStep = sizeof(T) == sizeof(float);
     const View<P> v = in_all_lanes(view);
     for_each_block<T>(g.count, threads, [&](auto b) {
         const int64_t next = b.first + W, after_next = gs::min(next + W, g.count);
+        Gradients<T> grad = wanted;
+        [[maybe_unused]] GradientRows at_once;
+        if constexpr (kMayStep)
+            if (steps) grad = at_once.in_place_of(wanted, g, b.first);
         if (next < g.count) {
             prefetch_pairs(index, next, after_next, pair_sums);
             prefetch_gaussians(g, next, after_next);
             prefetch(&projected.splats->x, kSplatNumbers, next, after_next);
-            prefetch_gradients(grad, g, next, after_next);
+            prefetch_gradients(wanted, g, next, after_next);
+            if (steps) prefetch_steps(*steps, next, after_next);
         }
         int32_t radii[W] = {};
         PairSums<T> sums[W];
@@ -197,18 +271,20 @@ void project_backward(const View<T>& view, const Gaussians<T>& g, const Projecte
             if (statistics) store_statistics(stats, b.first + r, sums[r].of);
         }
         const BlockRows<T, decltype(b)> rows{b, index_above(radii, 0, P())};
-        if (!any(rows.seen)) {
+        if (any(rows.seen)) {
+            P numbers[kSplatNumbers], totals[kSumsStride];
+            Splat<P> splat;
+            load_columns<T>(&projected.splats->x, kSplatNumbers, kSplatNumbers, b, numbers);
+            memcpy((void*)&splat, numbers, sizeof splat);
+            load_columns<T>(sums->of, kSumsStride, kSumsStride, decltype(b){0, b.count}, totals);
+            project_gaussian_backward(v, g, rows, splat, totals, grad);
+        } else {
             clear_gradients(grad, rows);
             rows.clear_columns(grad.sh_first, g.sh_first_stride, 0, 3);
             rows.clear_columns(grad.sh_rest, g.sh_rest_stride, 0, 3 * (g.sh_bases - 1));
-            return;
         }
-        P numbers[kSplatNumbers], totals[kSumsStride];
-        Splat<P> splat;
-        load_columns<T>(&projected.splats->x, kSplatNumbers, kSplatNumbers, b, numbers);
-        memcpy((void*)&splat, numbers, sizeof splat);
-        load_columns<T>(sums->of, kSumsStride, kSumsStride, decltype(b){0, b.count}, totals);
-        project_gaussian_backward(v, g, rows, splat, totals, grad);
+        if constexpr (kMayStep)
+            if (steps) step_block(*steps, b, radii, at_once);
     });
 }
 

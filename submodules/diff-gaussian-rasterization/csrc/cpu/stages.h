@@ -9,6 +9,7 @@
 
 #include <stdint.h>
 
+#include "../adam.h"
 #include "../arrays.h"
 #include "../sums.h"
 #include "isa.h"
@@ -58,7 +59,7 @@ struct ProjectKernels {
     void (*forward)(const View<T>&, const Gaussians<T>&, const Projected<T>&, int threads);
     void (*backward)(const View<T>&, const Gaussians<T>&, const Projected<T>&, const PairIndex&,
                      const PairSums<T>*, bool statistics, const Gradients<T>&, const Statistics<T>&,
-                     int threads);
+                     const Steps* steps, int threads);
 };
 template <class T>
 struct TileKernels {

@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kThreads) step_tensors(int64_t rows, const boo
     for (int k = 0; k < kEach; ++k) {  // all loads before the first store: it might change what they read
         const int64_t i = first + k * kThreads;
         steps[k] = i < rows * t.columns && (!visible || visible[i / t.columns]);
-        if (steps[k]) numbers[k] = load_number(t, i);
+        if (steps[k]) numbers[k] = load_number(t, i, t.grad[i]);
     }
 #pragma unroll
     for (int k = 0; k < kEach; ++k)

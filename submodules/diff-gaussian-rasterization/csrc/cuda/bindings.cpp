@@ -50,16 +50,19 @@ public:
     }
 
     void backward(const Addresses& picture_gradients, const Addresses& gradients, const Addresses& statistics,
-                  int device, uintptr_t stream, nb::callable allocate) const {
+                  const StepEntries& step_entries, bool sparse, int device, uintptr_t stream,
+                  nb::callable allocate) const {
         const PictureGradients<T> picture = make_picture_gradients<T>(picture_gradients);
         const Gradients<T> grad = make_gradients<T>(gradients);
         const Statistics<T> stats = make_statistics<T>(statistics);
+        const std::optional<Steps> steps = make_steps(step_entries, sparse);
         const Queue queue = make_queue(device, stream, allocate);
         const OnDevice guard(device);
         const DeviceArray<T> pair_sums(queue, bins_.lists.pairs * pair_width(statistics_));
         blend_backward(visible_.splats, bins_.lists, picture_, history_, picture, statistics_,
                        pair_sums.get(), queue);
-        project_backward(camera_, gaussians_, visible_, pair_sums.get(), statistics_, grad, stats, queue);
+        project_backward(camera_, gaussians_, visible_, pair_sums.get(), statistics_, grad, stats,
+                         steps ? &*steps : nullptr, queue);
     }
 
 private:

@@ -73,8 +73,8 @@ struct Row {
         for (int c = 0; c < kColumns; ++c) array[kColumns * i + c] = values[c];
     }
 
-    GS_HD void put_sh(const Gradients<T>&, const Gaussians<T>&, const T* basis, int bases,
-                      const T* color) const {
+    template <class Places>
+    GS_HD void put_sh(const Places&, const Gaussians<T>&, const T* basis, int bases, const T* color) const {
         for (int j = 0; j < bases; ++j) sh_gradient->basis[j] = basis[j];
         for (int c = 0; c < 3; ++c) sh_gradient->color[c] = color[c];
     }
@@ -85,6 +85,66 @@ struct Row {
         for (int c = 0; c < kColumns; ++c) array[kColumns * i + c] = T(0);
     }
 };
+
+// A parameter that takes its gradient as a step.
+struct StepPlace {
+    AdamStep step;
+    GS_HD explicit operator bool() const { return step.tensor.param != nullptr; }
+    GS_HD void take(int64_t i, float grad) const {
+        const AdamNumber number = load_number(step.tensor, i, through_activation(step, i, grad));
+        if (adam_step(step.tensor, i, number) == kExponent) *step.tensor.unsound = 1;
+    }
+};
+
+// Where gradients go by the names of Gradients, if the parameters are stepped at once.
+struct StepPlaces {
+    StepPlace means, scales, quats, sh_first, sh_rest, opacities;
+    float *means2d, *covariances, *colors, *importance, *carrier;
+    bool sparse;
+
+    StepPlaces(const Steps& s, const Gradients<float>& other)
+        : means{s.means},
+          scales{s.scales},
+          quats{s.quats},
+          sh_first{s.sh_first},
+          sh_rest{s.sh_rest},
+          opacities{s.opacities},
+          means2d(other.means2d),
+          covariances(other.covariances),
+          colors(other.colors),
+          importance(other.importance),
+          carrier(other.carrier),
+          sparse(s.sparse) {}
+};
+
+// A row that also steps.
+struct StepRow : Row<float> {
+    bool sparse;
+
+    __device__ StepRow(int64_t i, ShGradient<float>* sh_gradient, bool sparse)
+        : Row<float>{i, sh_gradient}, sparse(sparse) {}
+
+    using Row<float>::put;
+    template <int kColumns>
+    GS_HD void put(const float* values, const StepPlace& place) const {
+        for (int c = 0; c < kColumns; ++c) place.take(kColumns * i + c, values[c]);
+    }
+
+    using Row<float>::clear;
+    template <int kColumns>
+    GS_HD void clear(const StepPlace& place) const {
+        if (sparse) return;
+        for (int c = 0; c < kColumns; ++c) place.take(kColumns * i + c, 0.0f);
+    }
+};
+
+template <class T>
+__device__ Row<T> row_of(const Gradients<T>&, int64_t i, ShGradient<T>* sh_gradient) {
+    return {i, sh_gradient};
+}
+__device__ inline StepRow row_of(const StepPlaces& places, int64_t i, ShGradient<float>* sh_gradient) {
+    return {i, sh_gradient, places.sparse};
+}
 
 template <class T>
 __device__ int count_tiles(const Splat<T>& splat, int width, int height) {
@@ -158,9 +218,18 @@ __device__ void reduce_pairs(const T* pair_sums, int64_t first, int count, T* to
     }
 }
 
-// The gradients of a block's SH coefficients, neighbouring threads at neighbouring places.
 template <class T>
-__device__ void store_sh(const Gradients<T>& grad, const Gaussians<T>& g, int degree,
+__device__ void put_sh_number(const Gradients<T>& grad, bool is_first, int64_t i, T value, bool) {
+    (is_first ? grad.sh_first : grad.sh_rest)[i] = value;
+}
+__device__ inline void put_sh_number(const StepPlaces& places, bool is_first, int64_t i, float value,
+                                     bool seen) {
+    if (seen || !places.sparse) (is_first ? places.sh_first : places.sh_rest).take(i, value);
+}
+
+// The gradients of a block's SH coefficients, neighbouring threads at neighbouring places.
+template <class T, class Places>
+__device__ void store_sh(const Places& grad, const Gaussians<T>& g, int degree, const int32_t* radii,
                          const ShGradient<T>* of_threads) {
     const int row_length = 3 * g.sh_bases, used = 3 * square(degree + 1);
     const int64_t first = int64_t(blockIdx.x) * kThreads;
@@ -169,17 +238,17 @@ __device__ void store_sh(const Gradients<T>& grad, const Gaussians<T>& g, int de
         const int row = e / row_length, k = e % row_length;
         const ShGradient<T>& sh = of_threads[row];
         const T value = k < used ? sh.basis[k / 3] * sh.color[k % 3] : T(0);
-        if (k < 3)
-            grad.sh_first[(first + row) * g.sh_first_stride + k] = value;
-        else
-            grad.sh_rest[(first + row) * g.sh_rest_stride + k - 3] = value;
+        const int64_t i = first + row;
+        const bool is_first = k < 3;
+        put_sh_number(grad, is_first, is_first ? i * g.sh_first_stride + k : i * g.sh_rest_stride + k - 3,
+                      value, radii[i] > 0);
     }
 }
 
-template <class T, bool kStatistics>
+template <class T, bool kStatistics, class Places>
 __global__ void __launch_bounds__(kThreads, kBlocks<T>)
-    project_each_backward(Camera<T> camera, Gaussians<T> g, Visible<T> seen, const T* pair_sums,
-                          Gradients<T> grad, Statistics<T> statistics) {
+    project_each_backward(Camera<T> camera, Gaussians<T> g, Visible<T> seen, const T* pair_sums, Places grad,
+                          Statistics<T> statistics) {
     GS_SHARED(View<T>, view);
     GS_SHARED(ShGradient<T>, sh, [kThreads]);
     load_view(camera, view);
@@ -189,7 +258,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>)
     reduce_pairs<T, kStatistics>(pair_sums, count > 0 ? seen.first_pair[i] : 0, count, sums);
     sh[threadIdx.x] = {};
     if (i < g.count) {
-        const Row<T> row = {i, &sh[threadIdx.x]};
+        const auto row = row_of(grad, i, &sh[threadIdx.x]);
         if (seen.radii[i] > 0) {
             Splat<T> splat;
             copy_aligned<sizeof(Splat<T>)>(&seen.splats[i], &splat);
@@ -201,7 +270,19 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>)
     }
     if (!grad.sh_first) return;
     __syncthreads();
-    store_sh(grad, g, view.sh_degree, sh);
+    store_sh(grad, g, view.sh_degree, seen.radii, sh);
+}
+
+template <class T, class Places>
+void run_backward(const Camera<T>& camera, const Gaussians<T>& g, const Visible<T>& seen, const T* pair_sums,
+                  bool statistics, const Places& places, const Statistics<T>& stats, const Queue& queue) {
+    const int64_t blocks = blocks_for(g.count, kThreads);
+    if (statistics)
+        GS_LAUNCH((project_each_backward<T, true, Places>), blocks, kThreads, queue, camera, g, seen,
+                  pair_sums, places, stats);
+    else
+        GS_LAUNCH((project_each_backward<T, false, Places>), blocks, kThreads, queue, camera, g, seen,
+                  pair_sums, places, stats);
 }
 
 }  // namespace
@@ -216,14 +297,14 @@ void project(const Camera<T>& camera, const Gaussians<T>& g, const Visible<T>& o
 template <class T>
 void project_backward(const Camera<T>& camera, const Gaussians<T>& g, const Visible<T>& seen,
                       const T* pair_sums, bool statistics, const Gradients<T>& grad,
-                      const Statistics<T>& stats, const Queue& queue) {
-    const int64_t blocks = blocks_for(g.count, kThreads);
-    if (statistics)
-        GS_LAUNCH((project_each_backward<T, true>), blocks, kThreads, queue, camera, g, seen, pair_sums, grad,
-                  stats);
-    else
-        GS_LAUNCH((project_each_backward<T, false>), blocks, kThreads, queue, camera, g, seen, pair_sums,
-                  grad, stats);
+                      const Statistics<T>& stats, const Steps* steps, const Queue& queue) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+        if (steps) {
+            run_backward(camera, g, seen, pair_sums, statistics, StepPlaces(*steps, grad), stats, queue);
+            return;
+        }
+    }
+    run_backward(camera, g, seen, pair_sums, statistics, grad, stats, queue);
 }
 
 template void project(const Camera<float>&, const Gaussians<float>&, const Visible<float>&, Totals*,
@@ -232,10 +313,10 @@ template void project(const Camera<double>&, const Gaussians<double>&, const Vis
                       const Queue&);
 template void project_backward(const Camera<float>&, const Gaussians<float>&, const Visible<float>&,
                                const float*, bool, const Gradients<float>&, const Statistics<float>&,
-                               const Queue&);
+                               const Steps*, const Queue&);
 template void project_backward(const Camera<double>&, const Gaussians<double>&, const Visible<double>&,
                                const double*, bool, const Gradients<double>&, const Statistics<double>&,
-                               const Queue&);
+                               const Steps*, const Queue&);
 
 }  // namespace cuda
 }  // namespace gs

@@ -7,6 +7,7 @@
 // on the CPU. The host waits once, for the number of pairs.
 #pragma once
 
+#include "../adam.h"
 #include "../arrays.h"
 #include "../sums.h"
 #include "gpu/device.h"
@@ -93,9 +94,11 @@ void blend(const Splat<T>*, const Lists&, const Picture<T>&, const History<T>* h
 template <class T>
 void blend_backward(const Splat<T>*, const Lists&, const Picture<T>&, const History<T>&,
                     const PictureGradients<T>&, bool statistics, T* pair_sums, const Queue&);
+// steps: null, or what is stepped at once, in float32, in the place of writing its gradients.
 template <class T>
 void project_backward(const Camera<T>&, const Gaussians<T>&, const Visible<T>&, const T* pair_sums,
-                      bool statistics, const Gradients<T>&, const Statistics<T>&, const Queue&);
+                      bool statistics, const Gradients<T>&, const Statistics<T>&, const Steps* steps,
+                      const Queue&);
 
 }  // namespace cuda
 }  // namespace gs
