@@ -206,8 +206,8 @@ GS_INLINE void step_rows(const AdamStep& step, int64_t first, int64_t end, float
     if (largest == kExponent) __atomic_store_n(t.unsound, 1, __ATOMIC_RELAXED);
 }
 
-// In the order in which the gradients were written: a vector that was stored a moment ago in other pieces has to be
-// waited for.
+// In the order in which the gradients were written: a vector that was stored a moment ago in other pieces has
+// to be waited for.
 GS_INLINE void step_gaussians(const Steps& s, int64_t first, int64_t end, int row, GradientRows& grads) {
     step_rows(s.opacities, first, end, grads.opacities + row);
     step_rows(s.scales, first, end, grads.scales + 3 * row);
