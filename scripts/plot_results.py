@@ -33,11 +33,8 @@ SHARES = (5, 10, 20, 50, 100)  # percent, labeled on the axis
 
 
 def values(rows: list[Row], scene: str, variant: str, column: str) -> list[float]:
-    """Return a number of every seed of a variant on a scene. ValueError if there is no such row."""
-    found = [float(row[column]) for row in rows if (row["scene"], row["row"]) == (scene, variant)]
-    if not found:
-        raise ValueError(f"scene {scene}: expected rows of {variant}, got none")
-    return found
+    """Return a number of every seed of a variant on a scene."""
+    return [float(row[column]) for row in rows if (row["scene"], row["row"]) == (scene, variant)]
 
 
 def draw_scene(axes: Axes, rows: list[Row], scene: str, measure: str, color: str) -> None:
@@ -54,9 +51,19 @@ def draw_scene(axes: Axes, rows: list[Row], scene: str, measure: str, color: str
     axes.plot(shares, gains, color=color, linewidth=1)
 
 
+def all_scenes(rows: list[Row]) -> list[str]:
+    return sorted({row["scene"] for row in rows})
+
+
 def plot(rows: list[Row]) -> Figure:
-    """Return the plot of held-out quality less that of `3dgs` over the share of its Gaussians."""
-    scenes = sorted({row["scene"] for row in rows})
+    """Return the plot of held-out quality less that of `3dgs` over the share of its Gaussians.
+
+    Scenes without rows of all three variants are left out. Raise ValueError if none is left.
+    """
+    variants = {scene: {row["row"] for row in rows if row["scene"] == scene} for scene in all_scenes(rows)}
+    scenes = [scene for scene, known in variants.items() if set(VARIANT_MARKERS) <= known]
+    if not scenes:
+        raise ValueError(f"expected a scene with rows of {', '.join(VARIANT_MARKERS)}, got {variants}")
     figure = Figure(figsize=(11, 3.7), layout="constrained")
     for axes, measure in zip(figure.subplots(1, len(MEASURES)), MEASURES):
         for scene, color in zip(scenes, cycle(SCENE_COLORS)):

@@ -96,67 +96,78 @@ def assert_is_mean(shown, values):
     assert abs(sum(values) / len(values) - shown) <= half, (shown, values)
 
 
-class Means:
-    """The rows of two seeds by scene and variant; `column` returns their numbers."""
+def triple(rows):
+    """Pattern and check of a cell such as `18,518: **29.74 dB** / **.9394** / **.0760**`."""
+    assert rows
 
-    def __init__(self, project_dir):
-        self.rows = rows_of(project_dir, "results.csv")
+    def check(cell):
+        numbers = re.fullmatch(r"([\d,]+): ([\d.]+)(?: dB)? / ([\d.]+) / ([\d.]+)", cell.replace("*", ""))
+        names = ("gaussians", "test_PSNR", "test_SSIM", "test_LPIPS")
+        for name, shown in zip(names, numbers.groups(), strict=True):
+            assert_is_mean(shown, [Decimal(row[name]) for row in rows])
 
-    def column(self, scene, variant, name):
-        found = [row for row in self.rows if (row["scene"], row["row"]) == (scene, variant)]
-        assert [row["seed"] for row in found] == ["0", "1"], (scene, variant)
-        return [Decimal(row[name]) for row in found]
-
-    def shares(self, scene, variant):
-        whole = self.column(scene, "3dgs", "gaussians")
-        return [200 * count / sum(whole) for count in self.column(scene, variant, "gaussians")]
+    return check
 
 
-def test_the_table_of_means_follows_from_the_rows(project_dir):
-    text, means = (project_dir / "docs" / "results.md").read_text(encoding="utf-8"), Means(project_dir)
-    table = text[text.index("| scene | variant | Gaussians |") :].split("\n\n")[0].splitlines()[2:]
-    assert len(table) == 4 * 3
-    for line in table:
-        scene, variant, gaussians, share, psnr, ssim, lpips, minutes = line.strip("| ").split(" | ")
-        columns = {"gaussians": gaussians, "test_PSNR": psnr, "test_SSIM": ssim, "test_LPIPS": lpips}
-        for name, shown in (columns | {"training_minutes": minutes}).items():
-            assert_is_mean(shown, means.column(scene, variant.strip("`"), name))
-        assert_is_mean(share, means.shares(scene, variant.strip("`")))
+def tables_under(text, header):
+    """The rows of every table with this header, as lists of cells."""
+    for part in text.split(header)[1:]:
+        lines = part.split("\n\n")[0].splitlines()[2:]
+        yield [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
-def test_the_table_of_the_method_follows_from_the_rows(project_dir, page):
-    text, rows = (project_dir / page).read_text(encoding="utf-8"), rows_of(project_dir, "method_and_3dgs.csv")
-    lines = text[text.index("| scene | `3dgs` |") :].split("\n\n")[0].splitlines()[2:]
-    assert len(lines) == 6
-    for line in lines:
-        scene, *cells, share = line.strip("| ").split(" | ")
-        scene = {"chair": "chair_blender"}.get(scene, scene.split(",")[0])
-        counts = []
-        for variant, cell in zip(("3dgs", "tag_gradprune_decomp"), cells, strict=True):
-            found = [row for row in rows if (row["scene"], row["row"]) == (scene, variant)]
-            numbers = re.fullmatch(r"([\d,]+): ([\d.]+)(?: dB)? / ([\d.]+) / ([\d.]+)", cell.replace("*", ""))
-            names = ("gaussians", "test_PSNR", "test_SSIM", "test_LPIPS")
-            for name, shown in zip(names, numbers.groups(), strict=True):
-                assert_is_mean(shown, [Decimal(row[name]) for row in found])
-            counts.append(sum(int(row["gaussians"]) for row in found) / len(found))
-        assert share == f"{100 * counts[1] / counts[0]:.0f} %"
+def scene_of(cell):
+    """The scene of results.csv that a table's first cell names."""
+    name = cell.split(",")[0].replace("`", "")
+    return re.sub("^chair", "chair_blender", name)
 
 
-def test_differences_at_equal_count_follow_from_the_rows(project_dir):
+METHOD_HEADER = "| scene | `3dgs` | the method | of `3dgs` |"
+
+
+@pytest.mark.parametrize(("page", "lengths"), [("README.md", [6]), ("docs/results.md", [6, 3, 2, 5])])
+def test_the_tables_of_the_method_follow_from_the_rows(project_dir, page, lengths):
+    text, rows = (project_dir / page).read_text(encoding="utf-8"), rows_of(project_dir, "results.csv")
+    tables = list(tables_under(text, METHOD_HEADER))
+    assert [len(table) for table in tables] == lengths
+    for number, table in enumerate(tables):
+        length = " 3000" if number == 1 else ""
+        for scene, *cells, share in table:
+            counts = []
+            for variant, cell in zip(("3dgs", "tag_gradprune_decomp"), cells, strict=True):
+                known = (scene_of(scene) + length, variant)
+                found = [row for row in rows if (row["scene"], row["row"]) == known]
+                triple(found)(cell)
+                counts.append(sum(int(row["gaussians"]) for row in found) / len(found))
+            assert share == f"{100 * counts[1] / counts[0]:.0f} %"
+
+
+def test_bold_is_what_is_no_worse(project_dir):
     text = (project_dir / "docs" / "results.md").read_text(encoding="utf-8")
-    rows = rows_of(project_dir, "equal_count_differences.csv")
-    table = text[text.index("| scene | `tag_gradprune`, E_k") :].split("\n\n")[0].splitlines()[2:]
-    kinds = ("tag_gradprune", *(f"tag_gradprune_decomp{kind}" for kind in ("", "_budget", "_fineness")))
-    assert len(table) == 4
-    for line in table:
-        scene, *cells = [cell.strip() for cell in line.strip("|").split("|")]
-        scene = {"chair": "chair_blender"}.get(scene, scene)
-        for kind, cell in zip(kinds, cells, strict=True):
-            seeds = [row for row in rows if (row["scene"], row["row"]) == (scene, kind)]
-            assert len(seeds) == (2 if cell else 0)
-            for name, shown in zip(("PSNR", "SSIM", "LPIPS"), cell.split(" / ") if cell else ()):
-                assert_is_mean(shown, [Decimal(row[name]) for row in seeds])
+    for table in tables_under(text, METHOD_HEADER):
+        for _, baseline, method, _ in table:
+            theirs, ours = (re.findall(r"(?<=[:/] )\**([\d.]+)", cell) for cell in (baseline, method))
+            bold = [f"**{number}" in method for number in ours]
+            gains = [Decimal(own) - Decimal(other) for own, other in zip(ours, theirs, strict=True)]
+            assert bold == [gains[0] >= 0, gains[1] >= 0, gains[2] <= 0], method
+
+
+def test_the_tables_of_variants_follow_from_the_rows(project_dir):
+    text, rows = (
+        (project_dir / "docs" / "results.md").read_text(encoding="utf-8"),
+        rows_of(project_dir, "results.csv"),
+    )
+    header = next(line for line in text.splitlines() if line.startswith("| row |"))
+    scenes = [scene_of(cell.strip()) for cell in header.strip("|").split("|")[1:]]
+    tables = list(tables_under(text, header))
+    assert len(tables) == 1 and len(tables[0]) >= 6
+    for name, *cells in tables[0]:
+        for scene, cell in zip(scenes, cells, strict=True):
+            known = (scene, name.replace("`", ""))
+            found = [row for row in rows if (row["scene"], row["row"]) == known]
+            assert bool(cell) == bool(found), (scene, name)
+            if cell:
+                triple(found)(cell)
 
 
 def plot_results(project_dir, rows, plot):
@@ -181,5 +192,5 @@ def test_a_plot_does_not_replace_its_rows(project_dir, tmp_path):
 def test_a_plot_needs_the_baseline(project_dir, tmp_path):
     (tmp_path / "rows.csv").write_text("scene,row,gaussians,test_PSNR\nfox,tag,9,30\n")
     result = plot_results(project_dir, tmp_path / "rows.csv", tmp_path / "plot.png")
-    assert result.returncode == 2 and "scene fox: expected rows of 3dgs, got none" in result.stderr
+    assert result.returncode == 2 and "expected a scene with rows of 3dgs, tag_gradprune" in result.stderr
     assert not (tmp_path / "plot.png").exists()
