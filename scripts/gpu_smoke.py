@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from diff_gaussian_rasterization import GaussianAdam, SparseGaussianAdam, best_device
+from diff_gaussian_rasterization import GaussianAdam, SparseGaussianAdam, StepInBackward, best_device
 from diff_gaussian_rasterization import GaussianRasterizationSettings, GaussianRasterizer
 from fused_ssim import fused_l1_ssim, fused_ssim, fused_ssim_map
 from simple_knn._C import distCUDA2
@@ -36,6 +36,7 @@ TAN_FOV = 0.6  # of half the width
 NEAR, FAR = 2.0, 10.0  # depths, world units
 ADAM_COLUMNS = (3, 4, 1, 45)
 ADAM_STEPS = 5
+STEPPED_AT_ONCE = ("means3D", "scales", "rotations", "dc", "shs", "opacities")
 
 
 class Case(NamedTuple):
@@ -197,6 +198,29 @@ def stepped(kind: type[GaussianAdam], rows: int, device: torch.device) -> dict[s
     return {f"{table.shape[1]} columns": table.detach() for table in tables}
 
 
+def stepped_at_once(
+    kind: type[GaussianAdam], size: Size, uses: Pass, device: torch.device
+) -> dict[str, Tensor]:
+    """Return parameters, moments and a gradient after backward passes that took Adam's step."""
+    inputs = {name: tensor.to(device, copy=True) for name, tensor in random_gaussians(size, uses).items()}
+    raw = {name: torch.nn.Parameter(inputs.pop(name)) for name in STEPPED_AT_ONCE}
+    with torch.no_grad():
+        raw["scales"].log_()
+        raw["opacities"].logit_()
+    optimizer = kind([{"params": [table]} for table in raw.values()], lr=1e-6, eps=1e-15)
+    rasterizer = GaussianRasterizer(camera(size, uses, device), StepInBackward(optimizer, raw))
+    inputs["means2D"].requires_grad_()
+    for _ in range(ADAM_STEPS):
+        shown = raw | {"scales": raw["scales"].exp(), "opacities": raw["opacities"].sigmoid()}
+        color = rasterizer(**shown, **inputs)[0]
+        weights = torch.linspace(-1, 1, color.numel()).reshape(color.shape).to(device)
+        inputs["means2D"].grad = None
+        (color * weights).sum().backward()
+    found = {name: table.detach() for name, table in raw.items()}
+    found |= {f"moment of {name}": optimizer.state[table]["exp_avg"] for name, table in raw.items()}
+    return found | {"gradient of means2D": inputs["means2D"].grad}
+
+
 def ssim(shape: tuple[int, ...], dtype: torch.dtype, padding: str, device: torch.device) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(3)
     image = torch.rand(shape, generator=generator, dtype=dtype)
@@ -276,6 +300,16 @@ def cases(small: bool) -> list[Case]:
             twice(f"{kind.__name__}, N = {rows}", partial(stepped, kind, rows))
             for kind in (GaussianAdam, SparseGaussianAdam)
             for rows in (1, 100_003 // shrink)
+        ),
+        *(
+            twice(
+                f"{kind.__name__} in the backward pass{of}",
+                partial(stepped_at_once, kind, size, uses),
+                RENDERED,
+            )
+            for kind in (GaussianAdam, SparseGaussianAdam)
+            for size in (Size(30_000 // shrink, 320, 200, 1.5),)
+            for of, uses in (("", Pass()), (", statistics", Pass(statistics=True)))
         ),
         *(
             twice(f"SSIM {padding}, {str(dtype)[6:]}", partial(ssim, (1, 3, *size), dtype, padding), limit)
