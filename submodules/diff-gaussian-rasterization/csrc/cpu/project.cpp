@@ -4,6 +4,7 @@
 #include "parallel.h"
 #include "rows.h"
 #include "stages.h"
+#include "step.h"
 
 namespace gs {
 namespace GS_ISA {
@@ -199,11 +200,7 @@ GS_INLINE void step_rows(const AdamStep& step, int64_t first, int64_t end, float
     const int64_t begin = first * t.columns, count = (end - first) * t.columns;
     if (step.activation != kPlain)
         for (int64_t i = 0; i < count; ++i) grads[i] = through_activation(step, begin + i, grads[i]);
-    uint32_t largest = 0;
-#pragma GCC ivdep  // the tensors do not overlap
-    for (int64_t i = 0; i < count; ++i)
-        largest = gs::max(largest, adam_step(t, begin + i, load_number(t, begin + i, grads[i])));
-    if (largest == kExponent) __atomic_store_n(t.unsound, 1, __ATOMIC_RELAXED);
+    tell_if_unsound(t, step_numbers(t, begin, count, grads));
 }
 
 // In the order in which the gradients were written: a vector that was stored a moment ago in other pieces has
