@@ -172,32 +172,19 @@ def depth_loss(
     return ((invdepth - known).abs() * (known > 0)).mean()
 
 
-class PixelLosses(NamedTuple):
-    """The maps that the training loss is the mean of, without gradients."""
-
-    l1: Tensor  # (3, H, W) absolute difference
-    ssim: Tensor  # (3, H, W)
-
-
 def training_loss(
     image: Tensor,  # (3, H, W)
     gt_image: Tensor,  # (3, H, W)
     lambda_dssim: float,
-    per_pixel: bool = True,
-) -> tuple[Tensor, PixelLosses | None]:
-    """Return (1 - lambda) L1 + lambda (1 - SSIM) (Kerbl et al. 2023, eq. 7), and both at every pixel."""
-    loss, l1, ssim = fused_l1_ssim(image[None], gt_image[None], lambda_dssim, maps=per_pixel)
-    return loss, PixelLosses(l1[0], ssim[0]) if per_pixel else None
+    error_metric: str | None = None,  # None: E(u) is not wanted
+) -> tuple[Tensor, Tensor | None]:
+    """Return (1 - lambda) L1 + lambda (1 - SSIM) (Kerbl et al. 2023, eq. 7), and E(u) without gradient.
 
-
-def pixel_error(losses: PixelLosses, metric: str, lambda_dssim: float) -> Tensor:
-    """Return E(u), (1, H, W): a pixel's part of L1, of 1 - SSIM, or of the training loss; no gradient."""
-    share = {"l1": 0.0, "dssim": 1.0, "mixed": lambda_dssim}[metric]
-    thirds, constant = losses.l1.new_full((1, 3), 1 / 3), losses.l1.new_full((1, 1), share)
-    error = torch.addmm(constant, thirds, losses.l1.flatten(1), alpha=1 - share)  # faster than mean(0)
-    if share > 0:
-        error.addmm_(thirds, losses.ssim.flatten(1), alpha=-share)
-    return error.view(1, *losses.l1.shape[1:])
+    E(u), (1, H, W), is a pixel's part of L1, of 1 - SSIM, or of the training loss.
+    """
+    share = None if error_metric is None else {"l1": 0.0, "dssim": 1.0, "mixed": lambda_dssim}[error_metric]
+    loss, error = fused_l1_ssim(image[None], gt_image[None], lambda_dssim, share)
+    return loss, None if error is None else error[0]
 
 
 def energy_weights(gt_image: Tensor, contrast: float) -> Tensor:  # (3, H, W) -> (H, W)

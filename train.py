@@ -82,13 +82,12 @@ def forward_backward(run: Training, iteration: int, may_step: bool = False) -> T
         **pipeline_flags(settings, iteration),
     )
     image = camera.masked(exposed(run, rendered.image, camera), gt_image)
-    lambda_dssim, wants_errors = settings.optimization.lambda_dssim, carrier is not None
-    loss, losses = policy.training_loss(image, gt_image, lambda_dssim, per_pixel=wants_errors)
+    metric = None if carrier is None else settings.densification.error_metric
+    loss, pixel_errors = policy.training_loss(image, gt_image, settings.optimization.lambda_dssim, metric)
 
-    objective, pixel_errors = loss, None
-    if wants_errors:
-        error = policy.pixel_error(losses, settings.densification.error_metric, lambda_dssim)
-        pixel_errors = camera.masked(error, 0.0)
+    objective = loss
+    if carrier is not None:
+        pixel_errors = camera.masked(pixel_errors, 0.0)
         auxiliary = policy.auxiliary_loss(pixel_errors, rendered.error_image)
         objective = objective + settings.densification.aux_scale * auxiliary
     if camera.invdepth is not None:

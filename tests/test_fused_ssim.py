@@ -129,19 +129,36 @@ def test_loss_of_3dgs_and_its_gradient(ops: Operators, shape, weight):
         assert_as_exact_as_torch(floats[i], torch32[i], exact[i])
 
 
-def test_loss_of_3dgs_with_its_maps(ops: Operators):
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+def test_error_of_every_pixel(ops: Operators, shape, share):
+    def plain(x, y):
+        errors = (1 - share) * (x - y).abs() + share * (1 - plain_ssim_map(x, y, "same"))
+        return errors.mean(1, keepdim=True)
+
+    (x, y), (x32, y32) = images(shape), (image.float() for image in images(shape))
+    exact = plain(x, y)
+    assert worst(ops.l1_ssim(x, y, 0.2, share)[1], exact) < 1e-12
+    assert_as_exact_as_torch(ops.l1_ssim(x32, y32, 0.2, share)[1], plain(x32, y32), exact)
+
+
+def test_loss_of_3dgs_is_the_same_with_errors(ops: Operators):
     x, y = (image.float() for image in images(SHAPES[0]))
     x.requires_grad_()
-    loss, differences, ssim_map = ops.l1_ssim(x, y, 0.2, maps=True)
-    assert torch.equal(differences, (x - y).abs()) and torch.equal(ssim_map, ops.map(x, y, "same"))
-    assert not differences.requires_grad and not ssim_map.requires_grad
-    alone = ops.l1_ssim(x, y, 0.2)
-    assert torch.equal(alone[0], loss) and alone[1:] == (None, None)
+    loss, error = ops.l1_ssim(x, y, 0.2, 0.5)
+    alone, none = ops.l1_ssim(x, y, 0.2)
+    assert torch.equal(alone, loss) and none is None and not error.requires_grad
     with torch.no_grad():
         assert torch.allclose(ops.l1_ssim(x, y, 0.2)[0], loss, rtol=1e-6)
-    for weight in (-0.1, 1.1, math.nan):
+
+
+def test_loss_of_3dgs_refuses_what_it_cannot_mean(ops: Operators):
+    x, y = images(SHAPES[0])
+    for number in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match=r"ssim_weight: expected a number in \[0, 1\]"):
-            ops.l1_ssim(x, y, weight)
+            ops.l1_ssim(x, y, number)
+        with pytest.raises(ValueError, match=r"error_share: expected a number in \[0, 1\]"):
+            ops.l1_ssim(x, y, 0.2, number)
     with pytest.raises(ValueError, match="img2"):
         ops.l1_ssim(x, y.requires_grad_(), 0.2)
 

@@ -118,8 +118,7 @@ def test_errors_of_a_finished_model_are_those_of_the_reference(grown):
         with torch.no_grad():
             image = render(camera, model, inspected.background, **inspected.flags).image
             gt_image = camera.ground_truth(inspected.background, "cpu")
-            losses = policy.training_loss(image, gt_image, 0.2)[1]
-            error = policy.pixel_error(losses, DensificationSettings().error_metric, 0.2)
+            error = policy.training_loss(image, gt_image, 0.2, DensificationSettings().error_metric)[1]
         largest = torch.maximum(largest, explicit_errors(grown, camera, error))
     assert torch.allclose(found.double(), largest, rtol=1e-3, atol=1e-5)
     assert (inspected.score("removal energy") >= 0).all() and inspected.score("removal energy").max() > 0

@@ -54,8 +54,8 @@ def test_a_loss_that_is_no_number_ends_training_at_once(run_here, scene, tmp_pat
     exact = train.policy.training_loss
 
     def broken(*images, **options):
-        loss, losses = exact(*images, **options)
-        return loss * float("nan"), losses
+        loss, error = exact(*images, **options)
+        return loss * float("nan"), error
 
     monkeypatch.setattr(train.policy, "training_loss", broken)
     process = run_here("train.py", "-s", scene, "-m", tmp_path / "run", *FLAGS)

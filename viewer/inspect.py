@@ -125,8 +125,8 @@ def measure_scores(inspected: InspectedModel, cameras: Cameras) -> dict[str, Ten
             )  # fmt: skip
             gt_image = camera.ground_truth(inspected.background, model.device)
             image = camera.masked(rendered.image, gt_image)
-            _, losses = policy.training_loss(image, gt_image, OptimizationSettings.lambda_dssim)
-            error = policy.pixel_error(losses, settings.error_metric, OptimizationSettings.lambda_dssim)
+            mix = OptimizationSettings.lambda_dssim
+            _, error = policy.training_loss(image, gt_image, mix, settings.error_metric)
             auxiliary = policy.auxiliary_loss(camera.masked(error, 0.0), rendered.error_image)
         (gradient,) = torch.autograd.grad(auxiliary, carrier)
         policy.accumulate_errors(model.statistics, gradient[:, 0], settings)

@@ -55,22 +55,22 @@ def fused_ssim_map(img1: Tensor, img2: Tensor, padding: str = "same") -> Tensor:
 
 
 def fused_l1_ssim(
-    img1: Tensor, img2: Tensor, ssim_weight: float, maps: bool = False
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    img1: Tensor, img2: Tensor, ssim_weight: float, error_share: float | None = None
+) -> tuple[Tensor, Tensor | None]:
     """The loss of 3DGS, (1 - w) L1 + w (1 - SSIM), of two batches of images, in one pass with its gradient.
 
-    Returns the loss, a scalar, and with `maps` |img1 - img2| and the SSIM at every pixel, (B, C, H, W)
-    each, which carry no gradient. Images and errors as for `fused_ssim`, under "same" padding; ValueError
-    also for a weight outside of [0, 1].
+    Returns the loss, a scalar, and for an `error_share` s the error of every pixel, (B, 1, H, W), which is
+    the mean of (1 - s) |img1 - img2| + s (1 - SSIM) over its channels and carries no gradient. Images and
+    errors as for `fused_ssim`, under "same" padding; ValueError also for a weight or share outside of [0, 1].
     Source: Kerbl et al. 2023, equation 7.
     """
-    if not 0 <= ssim_weight <= 1:
-        raise ValueError(f"ssim_weight: expected a number in [0, 1], got {ssim_weight!r}")
+    for name, number in (("ssim_weight", ssim_weight), ("error_share", error_share or 0.0)):
+        if not 0 <= number <= 1:
+            raise ValueError(f"{name}: expected a number in [0, 1], got {number!r}")
     img1, img2 = _check_images(img1, img2, 0)
     _refuse_gradient(img2.requires_grad and torch.is_grad_enabled())
-    differences, ssim_map = (torch.empty_like(img1), torch.empty_like(img1)) if maps else (None, None)
-    loss = _FusedL1SSIM.apply(img1, img2, ssim_weight, differences, ssim_map)
-    return loss, differences, ssim_map
+    error = None if error_share is None else img1.new_empty(len(img1), 1, *img1.shape[2:])
+    return _FusedL1SSIM.apply(img1, img2, ssim_weight, error, error_share), error
 
 
 class FusedSSIMMap(torch.autograd.Function):
@@ -120,12 +120,12 @@ class _FusedL1SSIM(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, img1: Tensor, img2: Tensor, weight: float, differences: Tensor | None, ssim_map: Tensor | None
+        ctx, img1: Tensor, img2: Tensor, weight: float, error: Tensor | None, error_share: float | None
     ) -> Tensor:
         grad = torch.empty_like(img1) if ctx.needs_input_grad[0] else None
         means, values = img1.new_empty(2), img1.numel()
         scales = {"scale": -weight / values, "difference_scale": (1 - weight) / values}
-        outputs = {"ssim_map": ssim_map, "differences": differences, "grad": grad, "means": means}
+        outputs = {"error": error, "error_share": error_share or 0.0, "grad": grad, "means": means}
         _run(img1, img2, 0, C1, C2, **outputs, **scales, with_differences=True)
         ctx.save_for_backward(grad)
         return weight * (1 - means[0]) + (1 - weight) * means[1]
@@ -180,19 +180,20 @@ def _run(
     *,
     weight: Tensor | None = None,  # of each SSIM value in what `grad` differentiates; as ssim_map
     ssim_map: Tensor | None = None,  # out, (B, C, H - 2 margin, W - 2 margin)
-    differences: Tensor | None = None,  # out, (B, C, H, W), |img1 - img2|
+    error: Tensor | None = None,  # out, (B, 1, H, W)
     grad: Tensor | None = None,  # out, (B, C, H, W)
     means: Tensor | None = None,  # out, of SSIM and, if they count, of the differences
     scale: float = 1.0,  # of SSIM in grad
     difference_scale: float = 0.0,  # of the differences in grad
+    error_share: float = 0.0,  # of 1 - SSIM in error
     with_differences: bool = False,  # whether they count
 ) -> None:
-    """Fills ssim_map, differences, grad and means where given."""
+    """Fills ssim_map, error, grad and means where given."""
     batch, channels, height, width = img1.shape
     kernels = KERNELS.on("img1", img1.device)
     kernel = kernels.module.ssim_f32 if img1.dtype == torch.float32 else kernels.module.ssim_f64
-    arrays = (img1, img2, weight, ssim_map, differences, grad, means)
+    arrays = (img1, img2, weight, ssim_map, error, grad, means)
     addresses = [0 if t is None else t.data_ptr() for t in arrays]
-    size = (batch * channels, height, width)
-    scales = (scale, difference_scale, with_differences)
+    size = (batch * channels, height, width, channels)
+    scales = (scale, difference_scale, error_share, with_differences)
     kernel(*addresses, *size, margin, c1, c2, *scales, *kernels.place(img1.device))

@@ -13,13 +13,12 @@ namespace {
 // cores.
 constexpr int64_t kStripHeight = 256;
 
-std::vector<SsimStrip> cut(int64_t planes, int64_t height, int64_t width) {
+// Those of the first plane.
+std::vector<SsimStrip> cut(int64_t height, int64_t width) {
     std::vector<SsimStrip> strips;
-    for (int64_t plane = 0; plane < planes; ++plane)
-        for (int64_t y = 0; y < height; y += kStripHeight)
-            for (int64_t x = 0; x < width; x += kStripWidth)
-                strips.push_back(
-                    {plane, y, std::min(y + kStripHeight, height), x, std::min(x + kStripWidth, width)});
+    for (int64_t y = 0; y < height; y += kStripHeight)
+        for (int64_t x = 0; x < width; x += kStripWidth)
+            strips.push_back({0, y, std::min(y + kStripHeight, height), x, std::min(x + kStripWidth, width)});
     return strips;
 }
 
@@ -36,9 +35,16 @@ SsimSums run(const SsimProblem<double>& problem, const SsimStrip& strip) {
 template <class T>
 SsimSums ssim(const SsimProblem<T>& problem, int threads) {
     cpu_isa();  // throws here, not in a thread
-    const std::vector<SsimStrip> strips = cut(problem.planes, problem.height, problem.width);
-    std::vector<SsimSums> sums(strips.size());
-    parallel_for(int64_t(strips.size()), threads, [&](int64_t i) { sums[i] = run(problem, strips[i]); });
+    const std::vector<SsimStrip> strips = cut(problem.height, problem.width);
+    const int64_t count = int64_t(strips.size()), in_turn = problem.planes_in_turn();
+    std::vector<SsimSums> sums(problem.planes * count);
+    parallel_for(problem.planes / in_turn * count, threads, [&](int64_t i) {
+        SsimStrip strip = strips[i % count];
+        for (int64_t plane = i / count * in_turn; plane < (i / count + 1) * in_turn; ++plane) {
+            strip.plane = plane;
+            sums[plane * count + i % count] = run(problem, strip);
+        }
+    });
     SsimSums total;
     for (const SsimSums& sum : sums) {
         total.similarity += sum.similarity;

@@ -218,7 +218,9 @@ private:
             }
         if (y < s_.y0 || y >= s_.y1) return;
         sums_.similarity += double(sum<T>(total));
+        if (p_.map || p_.error) to_line(values_, width_ + kHalo, lines_[0][0]);
         if (p_.map) write_values(p_.map + at, inside(map_x, map_width));
+        if (p_.error) add_dissimilarity(error_row(y));
     }
 
     void read_weights(const T* from, Span span) {
@@ -231,9 +233,23 @@ private:
     }
 
     void write_values(T* to, Span span) {
-        to_line(values_, width_ + kHalo, lines_[0][0]);
         const int begin = clamp(span.begin, kRadius, kSpan), end = clamp(span.end, 0, kRadius + width_);
         for (int i = begin; i < end; ++i) to[i] = lines_[0][0][i];
+    }
+
+    // The strip's part of row y of the errors.
+    T* error_row(int64_t y) const {
+        return p_.error + (s_.plane / p_.channels * p_.height + y) * p_.width + s_.x0;
+    }
+
+    // Adds the share of 1 - SSIM, whose mean over the channels begins with the first of them.
+    void add_dissimilarity(T* error) const {
+        const T* similarity = lines_[0][0] + kRadius;
+        const T share = p_.error_share / T(p_.channels);
+        if (s_.plane % p_.channels == 0)
+            for (int i = 0; i < width_; ++i) error[i] = p_.error_share - share * similarity[i];
+        else
+            for (int i = 0; i < width_; ++i) error[i] -= share * similarity[i];
     }
 
     static void to_line(const Row<T, kPhase>& row, int columns, T (&line)[kSpan]) {
@@ -263,21 +279,22 @@ private:
     void add_differences(int64_t y) {
         const int64_t at = (s_.plane * p_.height + y) * p_.width + s_.x0;
         const T *x = p_.x + at, *x2 = p_.y + at;
-        T* differences = p_.differences ? p_.differences + at : nullptr;
+        T* error = p_.error ? error_row(y) : nullptr;
         T* grad = p_.grad ? p_.grad + at : nullptr;
+        const T share = (1 - p_.error_share) / T(p_.channels);
         Vec<T> total = {};
         int i = 0;
         for (; i + kLanes<T> <= width_; i += kLanes<T>) {
             const Vec<T> d = load(x + i) - load(x2 + i);
             total += magnitude(d);
-            if (differences) store(differences + i, magnitude(d));
+            if (error) store(error + i, load(error + i) + share * magnitude(d));
             if (grad) store(grad + i, load(grad + i) + p_.difference_scale * sign(d));
         }
         sums_.difference += double(sum<T>(total));
         for (; i < width_; ++i) {
             const T d = x[i] - x2[i];
             sums_.difference += double(magnitude(d));
-            if (differences) differences[i] = magnitude(d);
+            if (error) error[i] += share * magnitude(d);
             if (grad) grad[i] += p_.difference_scale * sign(d);
         }
     }

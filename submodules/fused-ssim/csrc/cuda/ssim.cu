@@ -36,18 +36,25 @@ __device__ T window(int distance) {
     return weights[distance < 0 ? -distance : distance];
 }
 
-// The place of a block: one tile of one plane.
+// The place of a block: one tile of one plane, or of as many as it goes through in turn, from the first on.
 struct Tile {
-    int64_t plane;
+    int64_t plane, of_plane, number;  // tiles of a plane; this one's number among those of all planes
     int x, y;
 
-    __device__ explicit Tile(int64_t height, int64_t width) {
+    __device__ explicit Tile(int64_t height, int64_t width, int64_t planes_in_turn = 1) {
         const int64_t across = (width + kTileWidth - 1) / kTileWidth;
         const int64_t down = (height + kTileHeight - 1) / kTileHeight;
-        plane = blockIdx.x / (across * down);
-        const int64_t tile = blockIdx.x % (across * down);
+        of_plane = across * down;
+        plane = blockIdx.x / of_plane * planes_in_turn;
+        const int64_t tile = blockIdx.x % of_plane;
+        number = plane * of_plane + tile;
         x = int(tile % across) * kTileWidth;
         y = int(tile / across) * kTileHeight;
+    }
+
+    __device__ void next_plane() {
+        ++plane;
+        number += of_plane;
     }
 };
 
@@ -116,11 +123,10 @@ __device__ double block_sum(double value) {
 // slopes: (3, planes, height, width), null without a gradient. sums: of the SSIM values of each tile and
 // then, if they count, of its |x - y|; or null.
 template <class T>
-__global__ void __launch_bounds__(kThreads) compare(SsimProblem<T> p, T* slopes, double* sums) {
+__device__ void compare_plane(const SsimProblem<T>& p, const Tile& tile, T* slopes, double* sums) {
     GS_SHARED(Span<T>, x);
     GS_SHARED(Span<T>, y);
     GS_SHARED(Rows<T>, means, [kMoments]);
-    const Tile tile(p.height, p.width);
     load_span(p, tile, p.x, x);
     load_span(p, tile, p.y, y);
     __syncthreads();
@@ -144,7 +150,6 @@ __global__ void __launch_bounds__(kThreads) compare(SsimProblem<T> p, T* slopes,
         if (!is_inside(p, tile.y + r, tile.x + c)) return;
         const T difference = magnitude(x[r + kRadius][c + kRadius] - y[r + kRadius][c + kRadius]);
         total_difference += double(difference);
-        if (p.differences) p.differences[pixel_index(p, tile.plane, tile.y + r, tile.x + c)] = difference;
         const int64_t value = value_index(p, tile.plane, tile.y + r, tile.x + c);
         Similarity<T> s = {};
         if (value >= 0) {
@@ -153,6 +158,11 @@ __global__ void __launch_bounds__(kThreads) compare(SsimProblem<T> p, T* slopes,
             s = similarity(mean, p.c1, p.c2);
             total += double(s.value);
             if (p.map) p.map[value] = s.value;
+        }
+        if (p.error) {
+            T& error = p.error[pixel_index(p, tile.plane / p.channels, tile.y + r, tile.x + c)];
+            const T so_far = tile.plane % p.channels ? error : p.error_share, share = p.error_share;
+            error = so_far + ((1 - share) * difference - share * s.value) / T(p.channels);
         }
         if (!slopes) return;
         const T weight = value < 0 ? T(0) : p.weight ? p.weight[value] : T(1);
@@ -164,11 +174,23 @@ __global__ void __launch_bounds__(kThreads) compare(SsimProblem<T> p, T* slopes,
     });
     if (!sums) return;
     total = block_sum(total);
-    if (threadIdx.x == 0) sums[blockIdx.x] = total;
+    if (threadIdx.x == 0) sums[tile.number] = total;
     if (!p.with_differences) return;
     __syncthreads();  // the sum's shared memory is used again
     total_difference = block_sum(total_difference);
-    if (threadIdx.x == 0) sums[gridDim.x + blockIdx.x] = total_difference;
+    if (threadIdx.x == 0) sums[p.planes * tile.of_plane + tile.number] = total_difference;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    compare(SsimProblem<T> p, int64_t planes_in_turn, T* slopes, double* sums) {
+    Tile tile(p.height, p.width, planes_in_turn);
+    compare_plane(p, tile, slopes, sums);
+    for (int64_t i = 1; i < planes_in_turn; ++i) {
+        __syncthreads();  // nobody reads the plane before any more
+        tile.next_plane();
+        compare_plane(p, tile, slopes, sums);
+    }
 }
 
 template <class T>
@@ -216,7 +238,8 @@ void ssim(const SsimProblem<T>& p, T* means, const Queue& queue) {
     const OnDevice guard(queue.device);
     const DeviceArray<T> slopes(queue, p.grad ? kSlopes * p.planes * p.height * p.width : 0);
     const DeviceArray<double> sums(queue, means ? 2 * tiles(p) : 0);
-    GS_LAUNCH(compare<T>, tiles(p), kThreads, queue, p, p.grad ? slopes.get() : nullptr,
+    const int64_t in_turn = p.planes_in_turn();
+    GS_LAUNCH(compare<T>, tiles(p) / in_turn, kThreads, queue, p, in_turn, p.grad ? slopes.get() : nullptr,
               means ? sums.get() : nullptr);
     if (p.grad) GS_LAUNCH(differentiate<T>, tiles(p), kThreads, queue, p, slopes.get());
     const int64_t values = p.planes * (p.height - 2 * p.margin) * (p.width - 2 * p.margin);

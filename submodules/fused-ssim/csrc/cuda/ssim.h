@@ -6,7 +6,7 @@
 
 namespace gs {
 
-// Fills map, differences and grad, and where `means` is not null, means[0] with the mean SSIM and means[1]
+// Fills map, error and grad, and where `means` is not null, means[0] with the mean SSIM and means[1]
 // with the mean of |x - y| if that counts. All arrays are in device memory. Sums run in a fixed order: the
 // same bits every time.
 template <class T>
