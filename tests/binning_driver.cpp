@@ -26,12 +26,10 @@ int main(int, char** arguments) {
     gs::Splat<float> splat = ellipse();
     float depth = 1;
     int32_t radius = 1, tiles = atoi(arguments[1]);
-    int64_t first_pair = 0;
-    const gs::cuda::Totals totals = {(unsigned long long)tiles, 1};
     const gs::Queue queue = {0, nullptr, [](size_t bytes) { return gs::Memory(malloc(bytes), free); }};
     try {
-        const gs::cuda::Visible<float> visible = {&splat, &depth, &radius, &tiles, &first_pair};
-        const gs::cuda::Bins bins = gs::cuda::bin(visible, 1, 48, 48, &totals, queue);
+        const gs::cuda::Visible<float> visible = {&splat, &depth, &radius, &tiles};
+        const gs::cuda::Bins bins = gs::cuda::bin(visible, 1, 48, 48, queue);
         print_tiles(bins.lists);
     } catch (const std::exception& error) {
         fprintf(stderr, "%s\n", error.what());

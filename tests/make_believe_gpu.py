@@ -50,7 +50,7 @@ READING = {
 INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")
 COPYING = ("_to_copy", "copy_")
 # Classes of the kernels whose forward pass reads how many pairs there are.
-READS_BACK = ("RenderFloat", "RenderDouble")
+READS_BACK = ("BlendingFloat", "BlendingDouble")
 
 
 # Waits

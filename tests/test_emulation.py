@@ -27,6 +27,10 @@ EMULATED = next(backend for backend in backends() if backend.name == "cuda-emula
 def run_everything() -> None:
     for name in ("degree 3", "no extras", "covariances given"):
         scenes.run(EMULATED, scenes.case_scene(name))
+    scene = scenes.case_scene("degree 3")
+    rasterizer = EMULATED.package.GaussianRasterizer(scenes.settings(EMULATED, scene.view))
+    splats = rasterizer.project(**scenes.leaves(scene, torch.float32))
+    rasterizer.blend(splats)[0].sum().backward()
     images = torch.rand(2, 1, 3, 20, 30)
     for padding in ("same", "valid"):
         fused_ssim(images[0].clone().requires_grad_(), images[1], padding=padding).backward()

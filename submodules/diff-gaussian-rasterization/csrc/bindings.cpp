@@ -45,9 +45,9 @@ const BlendKernels<double>& blend_kernels() {
 }
 
 template <class T>
-bool is_zero(const T* values, int64_t count) {
+bool is_zero(const T* values, int64_t count, int64_t stride) {
     bool zero = true;
-    for (int64_t i = 0; i < count; ++i) zero &= values[i] == T(0);
+    for (int64_t i = 0; i < count; ++i) zero &= values[i * stride] == T(0);
     return zero;
 }
 
@@ -73,70 +73,120 @@ std::pair<std::map<std::string, double>, int64_t> take_profile() {
     return {std::exchange(profile.seconds, {}), std::exchange(profile.pairs, 0)};
 }
 
-// One view of one set of Gaussians: what its forward pass leaves for its backward pass.
 template <class T>
-class Render {
+Projected<T> make_projected(const Addresses& a) {
+    return {at<Splat<T>>(a.at("rows")), at<T>(a.at("depths")), at<int32_t>(a.at("radii"))};
+}
+
+// What the pixels of splats add up to: from a backward pass over them on the way to Gaussians.
+template <class T>
+struct PixelSums {
+    Array<PairSums<T>> of_pairs;
+    PairIndex index;
+    bool statistics;
+
+    SplatGradients<T> gradients() const { return {nullptr, index, of_pairs.data(), statistics}; }
+};
+
+// One set of Gaussians before one camera.
+template <class T>
+class Projection {
 public:
-    Render(const Addresses& matrices, const Numbers& numbers) : view_(make_view<T>(numbers)) {
+    Projection(const Addresses& matrices, const Numbers& numbers, int64_t count, const Addresses& arrays,
+               const ShLayout& sh_layout)
+        : view_(make_view<T>(numbers)), gaussians_(make_gaussians<T>(count, arrays, sh_layout)) {
         memcpy(view_.view, at<T>(matrices.at("view")), sizeof view_.view);
         memcpy(view_.proj, at<T>(matrices.at("projection")), sizeof view_.proj);
         memcpy(view_.campos, at<T>(matrices.at("campos")), sizeof view_.campos);
     }
 
-    void set_gaussians(int64_t count, const Addresses& arrays, const std::array<int64_t, 3>& sh_layout) {
-        gaussians_ = make_gaussians<T>(count, arrays, sh_layout);
+    void forward(const Addresses& splats, int threads) const {
+        const nb::gil_scoped_release release;
+        profile.time("project", [&] {
+            project_kernels<T>().forward(view_, gaussians_, make_projected<T>(splats), threads);
+        });
     }
 
-    // Returns the number of tile-Gaussian pairs. Raises MemoryError when they do not fit.
-    int64_t forward(const Addresses& outputs, bool keep, bool statistics, int threads) {
+    void backward_from_pixels(const Addresses& splats, const PixelSums<T>& sums, const Addresses& gradients,
+                              const Addresses& statistics, const StepEntries& step_entries, bool sparse,
+                              int threads) const {
         const nb::gil_scoped_release release;
-        const int64_t n = gaussians_.count;
-        splats_ = Array<Splat<T>>(n);
-        depths_ = Array<T>(n);
-        projected_ = {splats_.data(), depths_.data(), at<int32_t>(outputs.at("radii"))};
-        picture_ = make_picture<T>(view_.width, view_.height, outputs);
-        if (picture_.carrier && is_zero(gaussians_.carrier, n)) {  // as in training: its gradient is wanted
-            memset(picture_.carrier, 0, sizeof(T) * view_.width * view_.height);
+        const std::optional<Steps> steps = make_steps(step_entries, sparse);
+        run_backward(splats, sums.gradients(), gradients, make_statistics<T>(statistics),
+                     steps ? &*steps : nullptr, threads);
+    }
+
+    void backward(const Addresses& splats, uintptr_t splat_gradients, const Addresses& gradients,
+                  int threads) const {
+        const nb::gil_scoped_release release;
+        run_backward(splats, {at<Splat<T>>(splat_gradients), {}, nullptr, false}, gradients, {}, nullptr,
+                     threads);
+    }
+
+private:
+    void run_backward(const Addresses& splats, const SplatGradients<T>& from, const Addresses& gradients,
+                      const Statistics<T>& statistics, const Steps* steps, int threads) const {
+        profile.time("project_backward", [&] {
+            project_kernels<T>().backward(view_, gaussians_, make_projected<T>(splats), from,
+                                          make_gradients<T>(gradients), statistics, steps, threads);
+        });
+    }
+
+    View<T> view_;
+    Gaussians<T> gaussians_;
+};
+
+// Splats on one picture: what the forward pass leaves for the backward pass.
+template <class T>
+class Blending {
+public:
+    Blending(int width, int height, int64_t count, const Addresses& splats)
+        : width_(width), height_(height), count_(count), splats_(make_projected<T>(splats)) {}
+
+    // carrier: of the splats, as far apart as `stride`. Returns the number of tile-Gaussian pairs. Raises
+    // MemoryError when they do not fit.
+    int64_t forward(const Addresses& outputs, uintptr_t carrier, int64_t stride, bool keep, bool statistics,
+                    int threads) {
+        const nb::gil_scoped_release release;
+        picture_ = make_picture<T>(width_, height_, outputs);
+        if (picture_.carrier && is_zero(at<const T>(carrier), count_, stride)) {  // as in training: its
+            memset(picture_.carrier, 0, sizeof(T) * width_ * height_);            // gradient is wanted
             picture_.carrier = nullptr;
         }
         statistics_ = statistics;
         const int bytes_per_pair = keep ? int(sizeof(PairSums<T>)) : 0;
-        profile.time("project",
-                     [&] { project_kernels<T>().forward(view_, gaussians_, projected_, threads); });
-        profile.time("bin",
-                     [&] { bins_.build(projected_, n, view_.width, view_.height, bytes_per_pair, threads); });
+        profile.time("bin", [&] { bins_.build(splats_, count_, width_, height_, bytes_per_pair, threads); });
         profile.time("blend",
-                     [&] { blend_kernels<T>().forward(splats_.data(), bins_.lists(), picture_, threads); });
+                     [&] { blend_kernels<T>().forward(splats_.splats, bins_.lists(), picture_, threads); });
         profile.pairs += bins_.pairs();
         return bins_.pairs();
     }
 
-    void backward(const Addresses& picture_gradients, const Addresses& gradients, const Addresses& statistics,
-                  const StepEntries& step_entries, bool sparse, int threads) const {
+    // What it returns ends with this.
+    PixelSums<T> backward(const Addresses& picture_gradients, int threads) const {
         const nb::gil_scoped_release release;
-        const PictureGradients<T> picture = make_picture_gradients<T>(picture_gradients);
-        const Gradients<T> grad = make_gradients<T>(gradients);
-        const Statistics<T> stats = make_statistics<T>(statistics);
-        const std::optional<Steps> steps = make_steps(step_entries, sparse);
-        const Array<PairSums<T>> pair_sums(bins_.pairs());
+        PixelSums<T> sums{Array<PairSums<T>>(bins_.pairs()), bins_.index(), statistics_};
         profile.time("blend_backward", [&] {
-            blend_kernels<T>().backward(splats_.data(), bins_.lists(), picture_, picture, statistics_,
-                                        pair_sums.data(), threads);
+            blend_kernels<T>().backward(splats_.splats, bins_.lists(), picture_,
+                                        make_picture_gradients<T>(picture_gradients), statistics_,
+                                        sums.of_pairs.data(), threads);
         });
-        profile.time("project_backward", [&] {
-            project_kernels<T>().backward(view_, gaussians_, projected_, bins_.index(), pair_sums.data(),
-                                          statistics_, grad, stats, steps ? &*steps : nullptr, threads);
-        });
+        return sums;
+    }
+
+    void reduce(const PixelSums<T>& sums, uintptr_t splat_gradients, const Addresses& statistics,
+                int threads) const {
+        const nb::gil_scoped_release release;
+        project_kernels<T>().reduce(splats_, count_, sums.gradients(), at<Splat<T>>(splat_gradients),
+                                    make_statistics<T>(statistics), threads);
     }
 
 private:
-    View<T> view_;
-    Gaussians<T> gaussians_;
-    Projected<T> projected_;
+    int width_, height_;
+    int64_t count_;
+    Projected<T> splats_;
     Picture<T> picture_;
     bool statistics_ = false;
-    Array<Splat<T>> splats_;
-    Array<T> depths_;
     Bins bins_;
 };
 
@@ -162,10 +212,11 @@ NB_MODULE(_C, m) {
     using namespace gs;
     nb::set_leak_warnings(false);  // a graph may outlive the interpreter's clean-up
     nb::register_exception_translator(translate_out_of_memory);
-    bind_render<Render<float>>(m, "RenderFloat");
-    bind_render<Render<double>>(m, "RenderDouble");
+    bind_halves<Projection<float>, Blending<float>, PixelSums<float>>(m, "Float");
+    bind_halves<Projection<double>, Blending<double>, PixelSums<double>>(m, "Double");
     m.def("adam_step", step_entries, "rows"_a, "visible"_a, "entries"_a, "threads"_a,
           nb::call_guard<nb::gil_scoped_release>());
+    m.attr("counts_tiles") = false;
     m.def("isa", [] { return std::string(isa_name(cpu_isa())); });
     m.def("take_profile", take_profile);
     m.attr("build") = GS_BUILD;

@@ -139,10 +139,10 @@ GS_HD void sh_backward(const View<P>& v, const Gaussians<T>& g, const P* mean, c
     for (int c = 0; c < 3; ++c) grad_mean[c] += (grad_dir[c] - along * dir[c]) * inv_distance;
 }
 
-// sums: over the pixels (sums.h). grad: where gradients go, arrays or whatever Rows puts them into.
+// toward: dL/d(splat). grad: where gradients go, arrays or whatever Rows puts them into.
 template <class T, class P, class Places, class Rows>
 GS_HD void project_gaussian_backward(const View<P>& v, const Gaussians<T>& g, const Rows& rows,
-                                     const Splat<P>& s, const P* sums, const Places& grad) {
+                                     const Splat<P>& s, const Splat<P>& toward, const Places& grad) {
     P mean[3], t[3];
     Shape<P> shape;
     rows.template load<3>(g.means, mean);
@@ -150,23 +150,22 @@ GS_HD void project_gaussian_backward(const View<P>& v, const Gaussians<T>& g, co
     transform_point(v.view, mean, t);
     const JacobianPoint<P> point = jacobian_point(v, t);
     const Affine<P> affine = affine_approximation(v, point);
-    const Sym2<P> raw = project_covariance(affine, shape.covariance), cov = dilate(raw, v.dilation);
-    const ScreenGradients<P> screen = screen_gradients(s, conic_of(cov), sums);
 
-    Sym2<P> grad_cov = conic_backward(cov, screen.conic);
-    P grad_opacity = screen.opacity;
+    Sym2<P> grad_cov = footprint_backward(s, toward);
+    P grad_opacity = toward.opacity;
     if (v.antialiasing) {
+        const Sym2<P> raw = project_covariance(affine, shape.covariance), cov = dilate(raw, v.dilation);
         P opacity;
         rows.template load<1>(g.opacities, &opacity);
-        opacity_compensation_backward(raw, cov, screen.opacity * opacity, grad_cov);
+        opacity_compensation_backward(raw, cov, toward.opacity * opacity, grad_cov);
         grad_opacity *= opacity_compensation(raw, cov);
     }
     rows.template put<1>(&grad_opacity, grad.opacities);
-    rows.template put<1>(&screen.importance, grad.importance);
-    rows.template put<1>(sums + kCarrier, grad.carrier);
-    rows.template put<3>(sums + kColor, grad.colors);
+    rows.template put<1>(&toward.importance, grad.importance);
+    rows.template put<1>(&toward.carrier, grad.carrier);
+    rows.template put<3>(toward.color, grad.colors);
 
-    P grad_t[3] = {T(0), T(0), -sums[kInvDepth] * square(s.inv_depth)};
+    P grad_t[3] = {T(0), T(0), -toward.inv_depth * square(s.inv_depth)};
     Sym3<P> w;
     project_covariance_backward(v, point, affine, shape.covariance, grad_cov, w, grad_t);
     const P packed[6] = {w.xx, w.xy, w.xz, w.yy, w.yz, w.zz};
@@ -178,13 +177,13 @@ GS_HD void project_gaussian_backward(const View<P>& v, const Gaussians<T>& g, co
         rows.template put<4>(grad_quat, grad.quats);
     }
 
-    const P grad_ndc[3] = {screen.mean[0] * T(0.5) * T(v.width), screen.mean[1] * T(0.5) * T(v.height), T(0)};
+    const P grad_ndc[3] = {toward.x * T(0.5) * T(v.width), toward.y * T(0.5) * T(v.height), T(0)};
     rows.template put<3>(grad_ndc, grad.means2d);
     P grad_mean[3];
     for (int j = 0; j < 3; ++j) grad_mean[j] = dot3(v.view + 4 * j, grad_t);
     project_point_backward(v, mean, grad_ndc, grad_mean);
     if (g.sh_first) {
-        const P* grad_color = sums + kColor;
+        const P* grad_color = toward.color;
         switch (v.sh_degree) {
             case 0:
                 sh_backward<0>(v, g, mean, s.color, grad_color, grad, rows, grad_mean);

@@ -39,9 +39,11 @@ View<T> make_view(const Numbers& n) {
     return view;
 }
 
-// sh_layout: (stride of the first coefficient, stride of the others, how many there are in all).
+// Stride of the first coefficient, stride of the others, and how many there are in all.
+using ShLayout = std::array<int64_t, 3>;
+
 template <class T>
-Gaussians<T> make_gaussians(int64_t count, const Addresses& a, const std::array<int64_t, 3>& sh_layout) {
+Gaussians<T> make_gaussians(int64_t count, const Addresses& a, const ShLayout& sh_layout) {
     return {count,
             at<T>(a.at("means")),
             at<T>(a.at("scales")),
@@ -92,14 +94,21 @@ Statistics<T> make_statistics(const Addresses& a) {
             at<T>(a.at("removal_energy"))};
 }
 
-// Render<T>, of the CPU or of a GPU, under the same names.
-template <class Render>
-void bind_render(nanobind::module_& m, const char* name) {
-    nanobind::class_<Render>(m, name)
-        .def(nanobind::init<const Addresses&, const Numbers&>())
-        .def("set_gaussians", &Render::set_gaussians)
-        .def("forward", &Render::forward)
-        .def("backward", &Render::backward);
+// Both halves of a render, of the CPU or of a GPU, under the same names.
+template <class Projection, class Blending, class PixelSums>
+void bind_halves(nanobind::module_& m, const std::string& number) {
+    namespace nb = nanobind;
+    nb::class_<PixelSums>(m, ("PixelSums" + number).c_str());
+    nb::class_<Projection>(m, ("Projection" + number).c_str())
+        .def(nb::init<const Addresses&, const Numbers&, int64_t, const Addresses&, const ShLayout&>())
+        .def("forward", &Projection::forward)
+        .def("backward", &Projection::backward)
+        .def("backward_from_pixels", &Projection::backward_from_pixels);
+    nb::class_<Blending>(m, ("Blending" + number).c_str())
+        .def(nb::init<int, int, int64_t, const Addresses&>())
+        .def("forward", &Blending::forward)
+        .def("backward", &Blending::backward, nb::keep_alive<0, 1>())
+        .def("reduce", &Blending::reduce);
 }
 
 }  // namespace gs

@@ -350,23 +350,6 @@ GS_HD void opacity_compensation_backward(const Sym2<T>& raw, const Sym2<T>& dila
     grad_cov.xy -= 2 * (d_raw * raw.xy + d_dilated * dilated.xy);
 }
 
-// The inverse covariance: G = exp(-(a dx^2 + c dy^2) / 2 - b dx dy) with (a, b, c) = (xx, xy, yy).
-template <class T>
-GS_HD Sym2<T> conic_of(const Sym2<T>& cov) {
-    const T inv_det = 1 / determinant(cov);
-    return {cov.yy * inv_det, -cov.xy * inv_det, cov.xx * inv_det};
-}
-
-// grad: dL/d(a, b, c).
-template <class T>
-GS_HD Sym2<T> conic_backward(const Sym2<T>& cov, const Sym2<T>& grad) {
-    const T inv_det2 = 1 / square(determinant(cov));
-    const T xx = cov.xx, xy = cov.xy, yy = cov.yy;
-    return {(-yy * yy * grad.xx + xy * yy * grad.xy - xy * xy * grad.yy) * inv_det2,
-            (2 * xy * yy * grad.xx - (xx * yy + xy * xy) * grad.xy + 2 * xx * xy * grad.yy) * inv_det2,
-            (-xy * xy * grad.xx + xx * xy * grad.xy - xx * xx * grad.yy) * inv_det2};
-}
-
 template <class T>
 GS_HD T largest_eigenvalue(const Sym2<T>& c) {
     const T mid = (c.xx + c.yy) / 2, half_gap = (c.xx - c.yy) / 2;
@@ -450,7 +433,7 @@ GS_HD T view_direction(const T* campos, const T* p, T* dir) {
 template <class T>
 struct alignas(16) alignas(T) Splat {
     T x, y;                     // mean, pixels
-    T quad_u, shear, quad_v;    // exponent, see above
+    T quad_u, shear, quad_v;    // exponent, see above; differentiable, as is all but the next four
     T log2_cut;                 // log2 G on the cut
     T half_width, half_height;  // of the box around the cut, pixels
     T dy_right;                 // where the cut reaches furthest right, relative to y
@@ -461,10 +444,16 @@ struct alignas(16) alignas(T) Splat {
     T carrier;
 };
 
+constexpr int kSplatNumbers = sizeof(Splat<float>) / sizeof(float);
+
+template <class T>
+constexpr T kHalfLog2e = T(0.72134752044448170368);
+template <class T>
+constexpr T kTwoLn2 = T(1.3862943611198906188);  // 1 / kHalfLog2e
+
 template <class T>
 GS_HD void set_footprint(Splat<T>& s, const Sym2<T>& cov, T opacity) {
-    const T half_log2e = T(0.72134752044448170368);  // log2(e) / 2
-    const T two_ln2 = T(1.3862943611198906188);
+    const T half_log2e = kHalfLog2e<Scalar<T>>, two_ln2 = kTwoLn2<Scalar<T>>;
     s.quad_u = -half_log2e * cov.yy / determinant(cov);
     s.shear = cov.xy / cov.yy;
     s.quad_v = -half_log2e / cov.yy;
@@ -473,6 +462,16 @@ GS_HD void set_footprint(Splat<T>& s, const Sym2<T>& cov, T opacity) {
     s.half_width = sqrt(-two_ln2 * s.log2_cut * cov.xx);
     s.half_height = sqrt(-two_ln2 * s.log2_cut * cov.yy);
     s.dy_right = s.half_width * cov.xy / cov.xx;
+}
+
+// dL/d(cov), both off-diagonal entries in xy, from the gradient of the exponent.
+template <class T>
+GS_HD Sym2<T> footprint_backward(const Splat<T>& s, const Splat<T>& grad) {
+    const T two_ln2 = kTwoLn2<Scalar<T>>;
+    const T of_u = two_ln2 * square(s.quad_u) * grad.quad_u;  // quad_u = -log2(e) / 2 / (xx - xy^2 / yy)
+    const T of_v = two_ln2 * square(s.quad_v) * grad.quad_v;
+    const T of_shear = -two_ln2 * s.quad_v * grad.shear;  // over yy
+    return {of_u, of_shear - 2 * s.shear * of_u, of_v + s.shear * (s.shear * of_u - of_shear)};
 }
 
 // First and last pixel whose centre lies in [low, high], whole numbers clamped to the image; first > last

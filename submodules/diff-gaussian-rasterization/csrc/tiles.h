@@ -32,6 +32,16 @@ public:
         last = x0 <= x1 ? x1 / kTile : first - 1;
     }
 
+    GS_HD int count() const {
+        int count = 0;
+        for (int row = first_row(); row <= last_row(); ++row) {
+            int first, last;
+            columns(row, first, last);
+            if (first <= last) count += last - first + 1;
+        }
+        return count;
+    }
+
 private:
     const Splat<T>& s_;
     int width_, x0_, x1_, y0_, y1_;

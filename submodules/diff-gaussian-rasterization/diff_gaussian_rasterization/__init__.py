@@ -5,18 +5,16 @@ The names and calls are those of the package that 3DGS projects import; `importa
 """
 
 from .backends import best_device, cpu_info, take_profile
-from .rasterizer import (
-    GaussianRasterizationSettings,
-    GaussianRasterizer,
-    RasterStatistics,
-    rasterize_gaussians,
-)
+from .data import SPLAT_COLUMNS, GaussianRasterizationSettings, RasterStatistics, Splats
+from .rasterizer import GaussianRasterizer, rasterize_gaussians
 from .adam import GaussianAdam, SparseGaussianAdam, StepInBackward
 
 __all__ = [
     "GaussianRasterizationSettings",
     "GaussianRasterizer",
     "RasterStatistics",
+    "SPLAT_COLUMNS",
+    "Splats",
     "GaussianAdam",
     "SparseGaussianAdam",
     "StepInBackward",

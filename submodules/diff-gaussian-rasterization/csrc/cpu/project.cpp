@@ -96,8 +96,6 @@ struct BlockRows {
     }
 };
 
-constexpr int kSplatNumbers = 16;
-
 // What Gaussians are is spread over so many arrays that the processor does not foresee which rows come next.
 template <class T>
 GS_INLINE void prefetch_gaussians(const Gaussians<T>& g, int64_t first, int64_t end) {
@@ -107,10 +105,26 @@ GS_INLINE void prefetch_gaussians(const Gaussians<T>& g, int64_t first, int64_t 
     prefetch(g.sh_rest, g.sh_rest_stride, first, end);
 }
 
+template <class T, class B>
+GS_INLINE Splat<Lanes<T>> load_splats(const Splat<T>* splats, const B& block) {
+    Lanes<T> numbers[kSplatNumbers];
+    Splat<Lanes<T>> splat;
+    static_assert(sizeof splat == sizeof numbers, "a splat is its numbers");
+    load_columns(&splats->x, kSplatNumbers, kSplatNumbers, block, numbers);
+    memcpy((void*)&splat, numbers, sizeof splat);
+    return splat;
+}
+
+template <class T, class B>
+GS_INLINE void store_splats(const Splat<Lanes<T>>& splat, Splat<T>* splats, const B& block) {
+    Lanes<T> numbers[kSplatNumbers];
+    memcpy((void*)numbers, &splat, sizeof splat);
+    store_columns(numbers, &splats->x, kSplatNumbers, kSplatNumbers, block);
+}
+
 template <class T>
 void project(const View<T>& view, const Gaussians<T>& g, const Projected<T>& out, int threads) {
     using P = Lanes<T>;
-    static_assert(sizeof(Splat<P>) == kSplatNumbers * sizeof(P), "a splat is its numbers");
     const View<P> v = in_all_lanes(view);
     for_each_block<T>(g.count, threads, [&](auto b) {
         const int64_t next = b.first + NativeWidth<T>::value;
@@ -120,16 +134,14 @@ void project(const View<T>& view, const Gaussians<T>& g, const Projected<T>& out
             prefetch_to_write(&out.splats->x, kSplatNumbers, next, after_next);
         }
         Splat<P> splat;
-        P numbers[kSplatNumbers], depth, radius(T(0));
+        P depth, radius(T(0));
         const BlockRows<T, decltype(b)> rows{b, {}};
         const LaneMask<T> seen = project_gaussian(v, g, rows, splat, depth, radius);
         store<1>(&depth, out.depths, b);
         T radii[NativeWidth<T>::value];
         zero_unless(seen, radius).store(radii);
         for (int r = 0; r < b.rows(); ++r) out.radii[b.first + r] = int32_t(radii[r]);
-        if (!any(seen)) return;
-        memcpy((void*)numbers, &splat, sizeof splat);
-        store_columns(numbers, &out.splats->x, kSplatNumbers, kSplatNumbers, b);
+        if (any(seen)) store_splats(splat, out.splats, b);
     });
 }
 
@@ -158,10 +170,39 @@ GS_INLINE void reduce_pairs(const PairIndex& index, int64_t i, const PairSums<T>
 
 // The sums of Gaussians first ... end - 1 lie in as many places as they have tiles.
 template <class T>
-GS_INLINE void prefetch_pairs(const PairIndex& index, int64_t first, int64_t end,
-                              const PairSums<T>* pair_sums) {
+GS_INLINE void prefetch_gradients(const SplatGradients<T>& from, int64_t first, int64_t end) {
+    if (from.array) return prefetch(&from.array->x, kSplatNumbers, first, end);
+    const PairIndex& index = from.index;
     for (int64_t p = index.first_pair[first]; p < index.first_pair[end]; ++p)
-        __builtin_prefetch(pair_sums + index.entry_of[p]);
+        __builtin_prefetch(from.pair_sums + index.entry_of[p]);
+}
+
+// The gradients of a block's splats. Stores their statistics.
+template <class T, class B>
+GS_INLINE Splat<Lanes<T>> splat_gradients(const SplatGradients<T>& from, const Splat<Lanes<T>>& splat,
+                                          const B& block, const Statistics<T>& stats) {
+    if (from.array) return load_splats(from.array, block);
+    PairSums<T> sums[NativeWidth<T>::value];
+    for (int r = 0; r < block.rows(); ++r) {
+        reduce_pairs(from.index, block.first + r, from.pair_sums, sums[r]);
+        if (from.statistics) store_statistics(stats, block.first + r, sums[r].of);
+    }
+    Lanes<T> totals[kSumsStride];
+    load_columns<T>(sums->of, kSumsStride, kSumsStride, B{0, block.count}, totals);
+    return splat_gradient(splat, totals);
+}
+
+template <class T>
+void reduce(const Projected<T>& projected, int64_t count, const SplatGradients<T>& from, Splat<T>* out,
+            const Statistics<T>& stats, int threads) {
+    for_each_block<T>(count, threads, [&](auto b) {
+        const int64_t next = b.first + NativeWidth<T>::value;
+        if (next < count) prefetch_gradients(from, next, gs::min(next + NativeWidth<T>::value, count));
+        const Splat<Lanes<T>> splat = load_splats(projected.splats, b);
+        store_splats(splat_gradients(from, splat, b, stats), out, b);
+        for (int r = 0; r < b.rows(); ++r)
+            if (projected.radii[b.first + r] == 0) memset((void*)&out[b.first + r], 0, sizeof *out);
+    });
 }
 
 template <class T>
@@ -240,9 +281,8 @@ GS_INLINE void prefetch_steps(const Steps& s, int64_t first, int64_t end) {
 // steps: null, or what is stepped at once, in float32, in the place of writing its gradients.
 template <class T>
 void project_backward(const View<T>& view, const Gaussians<T>& g, const Projected<T>& projected,
-                      const PairIndex& index, const PairSums<T>* pair_sums, bool statistics,
-                      const Gradients<T>& wanted, const Statistics<T>& stats, const Steps* steps,
-                      int threads) {
+                      const SplatGradients<T>& from, const Gradients<T>& wanted, const Statistics<T>& stats,
+                      const Steps* steps, int threads) {
     using P = Lanes<T>;
     constexpr int W = NativeWidth<T>::value;
     constexpr bool kMayStep = sizeof(T) == sizeof(float);
@@ -254,28 +294,22 @@ void project_backward(const View<T>& view, const Gaussians<T>& g, const Projecte
         if constexpr (kMayStep)
             if (steps) grad = at_once.in_place_of(wanted, g, b.first);
         if (next < g.count) {
-            prefetch_pairs(index, next, after_next, pair_sums);
+            prefetch_gradients(from, next, after_next);
             prefetch_gaussians(g, next, after_next);
             prefetch(&projected.splats->x, kSplatNumbers, next, after_next);
             prefetch_gradients(wanted, g, next, after_next);
             if (steps) prefetch_steps(*steps, next, after_next);
         }
         int32_t radii[W] = {};
-        PairSums<T> sums[W];
-        for (int r = 0; r < b.rows(); ++r) {
-            radii[r] = projected.radii[b.first + r];
-            reduce_pairs(index, b.first + r, pair_sums, sums[r]);
-            if (statistics) store_statistics(stats, b.first + r, sums[r].of);
-        }
+        for (int r = 0; r < b.rows(); ++r) radii[r] = projected.radii[b.first + r];
         const BlockRows<T, decltype(b)> rows{b, index_above(radii, 0, P())};
         if (any(rows.seen)) {
-            P numbers[kSplatNumbers], totals[kSumsStride];
-            Splat<P> splat;
-            load_columns<T>(&projected.splats->x, kSplatNumbers, kSplatNumbers, b, numbers);
-            memcpy((void*)&splat, numbers, sizeof splat);
-            load_columns<T>(sums->of, kSumsStride, kSumsStride, decltype(b){0, b.count}, totals);
-            project_gaussian_backward(v, g, rows, splat, totals, grad);
+            const Splat<P> splat = load_splats(projected.splats, b);
+            project_gaussian_backward(v, g, rows, splat, splat_gradients(from, splat, b, stats), grad);
         } else {
+            const PairSums<T> none = {};
+            for (int r = 0; from.statistics && r < b.rows(); ++r)
+                store_statistics(stats, b.first + r, none.of);
             clear_gradients(grad, rows);
             rows.clear_columns(grad.sh_first, g.sh_first_stride, 0, 3);
             rows.clear_columns(grad.sh_rest, g.sh_rest_stride, 0, 3 * (g.sh_bases - 1));
@@ -287,8 +321,9 @@ void project_backward(const View<T>& view, const Gaussians<T>& g, const Projecte
 
 }  // namespace
 
-extern const ProjectKernels<float> project_float = {project<float>, project_backward<float>};
-extern const ProjectKernels<double> project_double = {project<double>, project_backward<double>};
+extern const ProjectKernels<float> project_float = {project<float>, project_backward<float>, reduce<float>};
+extern const ProjectKernels<double> project_double = {project<double>, project_backward<double>,
+                                                      reduce<double>};
 
 }  // namespace GS_ISA
 }  // namespace gs

@@ -2,6 +2,7 @@
 //
 //     project -> bin -> blend                      forward
 //     blend_backward -> project_backward           backward
+//     blend_backward -> reduce                     where other splats are blended than were projected here
 //
 // Every stage writes each of its outputs from exactly one thread, and sums run in an order that does not
 // depend on the number of threads: the same bits on every run.
@@ -53,13 +54,24 @@ struct alignas(64) PairSums {
 };
 static_assert(kAllSums <= kSumsStride, "a row holds all sums");
 
+// Where the gradients of splats are, (N,): in an array, or still in the sums of their pairs.
+template <class T>
+struct SplatGradients {
+    const Splat<T>* array;  // or null
+    PairIndex index;
+    const PairSums<T>* pair_sums;
+    bool statistics;  // whether the sums hold them
+};
+
 // The stages whose code is compiled once per instruction set.
 template <class T>
 struct ProjectKernels {
     void (*forward)(const View<T>&, const Gaussians<T>&, const Projected<T>&, int threads);
-    void (*backward)(const View<T>&, const Gaussians<T>&, const Projected<T>&, const PairIndex&,
-                     const PairSums<T>*, bool statistics, const Gradients<T>&, const Statistics<T>&,
-                     const Steps* steps, int threads);
+    void (*backward)(const View<T>&, const Gaussians<T>&, const Projected<T>&, const SplatGradients<T>&,
+                     const Gradients<T>&, const Statistics<T>&, const Steps* steps, int threads);
+    // Writes out the gradients of splats, and their statistics.
+    void (*reduce)(const Projected<T>&, int64_t count, const SplatGradients<T>&, Splat<T>*,
+                   const Statistics<T>&, int threads);
 };
 template <class T>
 struct TileKernels {

@@ -19,79 +19,115 @@ namespace gs {
 namespace cuda {
 namespace {
 
-// One view of one set of Gaussians: what its forward pass leaves for its backward pass.
+// tiles: where the numbers of tiles are, or 0.
 template <class T>
-class Render {
-public:
-    Render(const Addresses& matrices, const Numbers& numbers)
-        : camera_{at<T>(matrices.at("view")), at<T>(matrices.at("projection")), at<T>(matrices.at("campos")),
-                  make_view<T>(numbers)} {}
+Visible<T> make_visible(const Addresses& a) {
+    return {at<Splat<T>>(a.at("rows")), at<T>(a.at("depths")), at<int32_t>(a.at("radii")),
+            at<int32_t>(a.at("tiles"))};
+}
 
-    void set_gaussians(int64_t count, const Addresses& arrays, const std::array<int64_t, 3>& sh_layout) {
-        gaussians_ = make_gaussians<T>(count, arrays, sh_layout);
+// What the pixels of splats add up to: from a backward pass over them on the way to Gaussians.
+template <class T>
+struct PixelSums {
+    DeviceArray<T> of_pairs;
+    PairIndex index;
+    bool statistics;
+
+    SplatGradients<T> gradients() const { return {nullptr, index, of_pairs.get(), statistics}; }
+};
+
+// One set of Gaussians before one camera.
+template <class T>
+class Projection {
+public:
+    Projection(const Addresses& matrices, const Numbers& numbers, int64_t count, const Addresses& arrays,
+               const ShLayout& sh_layout)
+        : camera_{at<T>(matrices.at("view")), at<T>(matrices.at("projection")), at<T>(matrices.at("campos")),
+                  make_view<T>(numbers)},
+          gaussians_(make_gaussians<T>(count, arrays, sh_layout)) {}
+
+    void forward(const Addresses& splats, int device, uintptr_t stream, nb::callable allocate) const {
+        const OnDevice guard(device);
+        project(camera_, gaussians_, make_visible<T>(splats), make_queue(device, stream, allocate));
     }
 
-    // Returns the number of tile-Gaussian pairs.
-    int64_t forward(const Addresses& outputs, bool keep, bool statistics, int device, uintptr_t stream,
-                    nb::callable allocate) {
+    void backward_from_pixels(const Addresses& splats, const PixelSums<T>& sums, const Addresses& gradients,
+                              const Addresses& statistics, const StepEntries& step_entries, bool sparse,
+                              int device, uintptr_t stream, nb::callable allocate) const {
+        const OnDevice guard(device);
+        const std::optional<Steps> steps = make_steps(step_entries, sparse);
+        project_backward(camera_, gaussians_, make_visible<T>(splats), sums.gradients(),
+                         make_gradients<T>(gradients), make_statistics<T>(statistics),
+                         steps ? &*steps : nullptr, make_queue(device, stream, allocate));
+    }
+
+    void backward(const Addresses& splats, uintptr_t splat_gradients, const Addresses& gradients, int device,
+                  uintptr_t stream, nb::callable allocate) const {
+        const OnDevice guard(device);
+        const SplatGradients<T> from = {at<Splat<T>>(splat_gradients), {}, nullptr, false};
+        project_backward(camera_, gaussians_, make_visible<T>(splats), from, make_gradients<T>(gradients), {},
+                         nullptr, make_queue(device, stream, allocate));
+    }
+
+private:
+    Camera<T> camera_;
+    Gaussians<T> gaussians_;
+};
+
+// Splats on one picture: what the forward pass leaves for the backward pass.
+template <class T>
+class Blending {
+public:
+    Blending(int width, int height, int64_t count, const Addresses& splats)
+        : width_(width), height_(height), count_(count), visible_(make_visible<T>(splats)) {}
+
+    // Returns the number of tile-Gaussian pairs. A carrier without a value is blended as any other.
+    int64_t forward(const Addresses& outputs, uintptr_t, int64_t, bool keep, bool statistics, int device,
+                    uintptr_t stream, nb::callable allocate) {
         const Queue queue = make_queue(device, stream, allocate);
         nb::gil_scoped_release release;  // the host waits for the number of pairs
         const OnDevice guard(device);
-        const int width = camera_.rest.width, height = camera_.rest.height;
-        allocate_visible(queue, at<int32_t>(outputs.at("radii")));
-        const DeviceArray<Totals> totals(queue, 1);
-        project(camera_, gaussians_, visible_, totals.get(), queue);
-        bins_ = bin(visible_, gaussians_.count, width, height, totals.get(), queue);
-        picture_ = make_picture<T>(width, height, outputs);
+        bins_ = bin(visible_, count_, width_, height_, queue);
+        picture_ = make_picture<T>(width_, height_, outputs);
         statistics_ = statistics;
         if (keep) allocate_history(queue);
         blend(visible_.splats, bins_.lists, picture_, keep ? &history_ : nullptr, queue);
         return bins_.lists.pairs;
     }
 
-    void backward(const Addresses& picture_gradients, const Addresses& gradients, const Addresses& statistics,
-                  const StepEntries& step_entries, bool sparse, int device, uintptr_t stream,
-                  nb::callable allocate) const {
-        const PictureGradients<T> picture = make_picture_gradients<T>(picture_gradients);
-        const Gradients<T> grad = make_gradients<T>(gradients);
-        const Statistics<T> stats = make_statistics<T>(statistics);
-        const std::optional<Steps> steps = make_steps(step_entries, sparse);
+    // What it returns ends with this.
+    PixelSums<T> backward(const Addresses& picture_gradients, int device, uintptr_t stream,
+                          nb::callable allocate) const {
         const Queue queue = make_queue(device, stream, allocate);
         const OnDevice guard(device);
         const DeviceArray<T> pair_sums(queue, bins_.lists.pairs * pair_width(statistics_));
-        blend_backward(visible_.splats, bins_.lists, picture_, history_, picture, statistics_,
-                       pair_sums.get(), queue);
-        project_backward(camera_, gaussians_, visible_, pair_sums.get(), statistics_, grad, stats,
-                         steps ? &*steps : nullptr, queue);
+        blend_backward(visible_.splats, bins_.lists, picture_, history_,
+                       make_picture_gradients<T>(picture_gradients), statistics_, pair_sums.get(), queue);
+        return {pair_sums, bins_.index, statistics_};
+    }
+
+    void reduce(const PixelSums<T>& sums, uintptr_t splat_gradients, const Addresses& statistics, int device,
+                uintptr_t stream, nb::callable allocate) const {
+        const OnDevice guard(device);
+        cuda::reduce(visible_, count_, sums.gradients(), at<Splat<T>>(splat_gradients),
+                     make_statistics<T>(statistics), make_queue(device, stream, allocate));
     }
 
 private:
-    void allocate_visible(const Queue& queue, int32_t* radii) {
-        const int64_t n = gaussians_.count;
-        splats_ = {queue, n};
-        tile_count_ = {queue, n};
-        first_pair_ = {queue, n};
-        depths_ = {queue, n};
-        visible_ = {splats_.get(), depths_.get(), radii, tile_count_.get(), first_pair_.get()};
-    }
-
     void allocate_history(const Queue& queue) {
         gathered_ = {queue, bins_.lists.tiles() * channels(picture_.carrier != nullptr) * kTilePixels};
         met_ = {queue, bins_.lists.buckets() * kChunks};
         history_ = {gathered_.get(), met_.get()};
     }
 
-    Camera<T> camera_;
-    Gaussians<T> gaussians_;
+    int width_, height_;
+    int64_t count_;
     Visible<T> visible_;
     Picture<T> picture_;
     History<T> history_;
     bool statistics_ = false;
-    DeviceArray<Splat<T>> splats_;
-    DeviceArray<T> depths_, gathered_;
-    DeviceArray<int32_t> tile_count_;
+    DeviceArray<T> gathered_;
     DeviceArray<uint32_t> met_;
-    DeviceArray<int64_t> first_pair_;
     Bins bins_;
 };
 
@@ -117,8 +153,9 @@ NB_MODULE(GS_MODULE, m) {
     using namespace gs::cuda;
     nb::set_leak_warnings(false);  // a graph may outlive the interpreter's clean-up
     nb::register_exception_translator(translate_too_many_pairs);
-    gs::bind_render<Render<float>>(m, "RenderFloat");
-    gs::bind_render<Render<double>>(m, "RenderDouble");
+    gs::bind_halves<Projection<float>, Blending<float>, PixelSums<float>>(m, "Float");
+    gs::bind_halves<Projection<double>, Blending<double>, PixelSums<double>>(m, "Double");
+    m.attr("counts_tiles") = true;  // when it projects, into an array of (N,) int32
     m.def("adam_step", step_entries, "rows"_a, "visible"_a, "entries"_a, "device"_a, "stream"_a,
           "allocate"_a);
     gs::bind_device(m);

@@ -25,9 +25,26 @@ struct DepthKey<double> {
     using type = uint64_t;
 };
 
-__global__ void flag_visible(const int32_t* tile_count, int64_t count, uint32_t* flags) {
+struct Totals {
+    unsigned long long pairs, visible;
+};
+
+template <class T>
+__global__ void count_tiles(Visible<T> seen, int64_t count, int width, int height, int32_t* tile_count) {
     const int64_t i = global_index();
-    if (i < count) flags[i] = tile_count[i] > 0;
+    if (i < count) tile_count[i] = seen.radii[i] > 0 ? TileWalk<T>(seen.splats[i], width, height).count() : 0;
+}
+
+__global__ void flag_visible(const int32_t* tile_count, int64_t count, uint32_t* flags, Totals* totals) {
+    const int64_t i = global_index();
+    const int tiles = i < count ? tile_count[i] : 0;
+    if (i < count) flags[i] = tiles > 0;
+    const unsigned long long pairs = warp_sum((unsigned long long)(tiles));
+    const unsigned seen = __ballot_sync(kWholeWarp, tiles > 0);
+    if (lane_index() == 0 && seen) {
+        atomicAdd(&totals->pairs, pairs);
+        atomicAdd(&totals->visible, (unsigned long long)(__popc(seen)));
+    }
 }
 
 // ranks: how many are visible up to and including each.
@@ -59,7 +76,7 @@ __device__ int64_t first_above(const int64_t* ends, int64_t low, int64_t high, i
     return low;
 }
 
-// The tile of a splat's pair number `place`: the walk meets the tiles that project_each has counted.
+// The tile of a splat's pair number `place`: the walk meets the tiles that were counted.
 template <class T>
 __device__ int64_t tile_of_pair(const Splat<T>& splat, int64_t place, int width, int height, int tiles_x) {
     const TileWalk<T> walk(splat, width, height);
@@ -78,8 +95,8 @@ __device__ int64_t tile_of_pair(const Splat<T>& splat, int64_t place, int width,
 template <class T, class Key>
 __global__ void __launch_bounds__(kThreads)
     write_pairs(Visible<T> seen, const uint32_t* order, const int64_t* pair_ends, int64_t visible,
-                int64_t pairs, int width, int height, int tiles_x, Key* tiles, uint32_t* owners,
-                uint32_t* numbers) {
+                int64_t pairs, int width, int height, int tiles_x, int64_t* first_pair, Key* tiles,
+                uint32_t* owners, uint32_t* numbers) {
     GS_SHARED(int64_t, first_rank);
     if (threadIdx.x == 0) first_rank = first_above(pair_ends, 0, visible - 1, int64_t(blockIdx.x) * kThreads);
     __syncthreads();
@@ -90,7 +107,7 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t rank = first_above(pair_ends, first_rank, most, p);
     const int64_t first = rank > 0 ? pair_ends[rank - 1] : 0;
     const uint32_t owner = order[rank];
-    if (p == first) seen.first_pair[owner] = first;
+    if (p == first) first_pair[owner] = first;
     tiles[p] = Key(tile_of_pair(seen.splats[owner], p - first, width, height, tiles_x));
     owners[p] = owner;
     numbers[p] = uint32_t(p);
@@ -116,17 +133,18 @@ int bits_for(int64_t values) {
 
 // The visible Gaussians from near to far, those at one depth in input order. Leaves the totals on the host.
 template <class T>
-DeviceArray<uint32_t> depth_order(const Visible<T>& seen, int64_t count, const Totals* on_device,
-                                  Totals& totals, const Queue& queue) {
+DeviceArray<uint32_t> depth_order(const Visible<T>& seen, int64_t count, Totals& totals, const Queue& queue) {
     using Key = typename DepthKey<T>::type;
+    const DeviceArray<Totals> on_device(queue, 1);
+    set_zero(queue, on_device.get(), sizeof totals);
     const DeviceArray<uint32_t> ranks(queue, count), gaussians(queue, count), order(queue, count);
     const DeviceArray<Key> keys(queue, count), sorted_keys(queue, count);
     const int64_t blocks = blocks_for(count, kThreads);
-    GS_LAUNCH(flag_visible, blocks, kThreads, queue, seen.tile_count, count, ranks.get());
+    GS_LAUNCH(flag_visible, blocks, kThreads, queue, seen.tile_count, count, ranks.get(), on_device.get());
     inclusive_sum(queue, ranks.get(), ranks.get(), count);
     GS_LAUNCH(gather_visible<T>, blocks, kThreads, queue, seen, count, ranks.get(), keys.get(),
               gaussians.get());
-    read_back(queue, &totals, on_device, sizeof totals);
+    read_back(queue, &totals, on_device.get(), sizeof totals);
     sort_pairs(queue, keys.get(), sorted_keys.get(), gaussians.get(), order.get(), int64_t(totals.visible),
                int(8 * sizeof(Key)));
     return order;
@@ -146,7 +164,8 @@ void sort_into_tiles(const Visible<T>& seen, const Totals& totals, const uint32_
     const DeviceArray<uint32_t> owners(queue, pairs), numbers(queue, pairs);
     const int64_t blocks = blocks_for(pairs, kThreads);
     GS_LAUNCH((write_pairs<T, Key>), blocks, kThreads, queue, seen, order, pair_ends.get(), visible, pairs,
-              width, height, bins.lists.tiles_x, keys.get(), owners.get(), numbers.get());
+              width, height, bins.lists.tiles_x, bins.first_pair.get(), keys.get(), owners.get(),
+              numbers.get());
     sort_pairs(queue, keys.get(), sorted_keys.get(), numbers.get(), bins.pair_of.get(), pairs,
                bits_for(tiles));
     GS_LAUNCH(find_tiles<Key>, blocks, kThreads, queue, sorted_keys.get(), pairs, tiles, owners.get(),
@@ -156,18 +175,29 @@ void sort_into_tiles(const Visible<T>& seen, const Totals& totals, const uint32_
 }  // namespace
 
 template <class T>
-Bins bin(const Visible<T>& seen, int64_t count, int width, int height, const Totals* on_device,
-         const Queue& queue) {
+Bins bin(const Visible<T>& given, int64_t count, int width, int height, const Queue& queue) {
+    Visible<T> seen = given;
+    DeviceArray<int32_t> tile_count;
+    if (!seen.tile_count) {
+        tile_count = {queue, count};
+        seen.tile_count = tile_count.get();
+        GS_LAUNCH(count_tiles<T>, blocks_for(count, kThreads), kThreads, queue, seen, count, width, height,
+                  seen.tile_count);
+    }
     Totals totals;
-    const DeviceArray<uint32_t> order = depth_order(seen, count, on_device, totals, queue);
+    const DeviceArray<uint32_t> order = depth_order(seen, count, totals, queue);
     if (totals.pairs >> 32) throw TooManyPairs{totals.pairs};
     const int64_t pairs = int64_t(totals.pairs);
     const int tiles_x = (width + kTile - 1) / kTile, tiles_y = (height + kTile - 1) / kTile;
     const int64_t tiles = int64_t(tiles_x) * tiles_y;
     Bins bins = {{},
+                 {},
                  DeviceArray<int64_t>(queue, tiles + 1),
+                 DeviceArray<int64_t>(queue, count),
                  DeviceArray<uint32_t>(queue, pairs),
-                 DeviceArray<uint32_t>(queue, pairs)};
+                 DeviceArray<uint32_t>(queue, pairs),
+                 tile_count};
+    bins.index = {seen.tile_count, bins.first_pair.get()};
     bins.lists = {tiles_x, tiles_y, pairs, bins.tile_start.get(), bins.gaussians.get(), bins.pair_of.get()};
     if (pairs == 0)
         set_zero(queue, bins.tile_start.get(), sizeof(int64_t) * (tiles + 1));
@@ -178,8 +208,8 @@ Bins bin(const Visible<T>& seen, int64_t count, int width, int height, const Tot
     return bins;
 }
 
-template Bins bin(const Visible<float>&, int64_t, int, int, const Totals*, const Queue&);
-template Bins bin(const Visible<double>&, int64_t, int, int, const Totals*, const Queue&);
+template Bins bin(const Visible<float>&, int64_t, int, int, const Queue&);
+template Bins bin(const Visible<double>&, int64_t, int, int, const Queue&);
 
 }  // namespace cuda
 }  // namespace gs

@@ -147,42 +147,20 @@ __device__ inline StepRow row_of(const StepPlaces& places, int64_t i, ShGradient
 }
 
 template <class T>
-__device__ int count_tiles(const Splat<T>& splat, int width, int height) {
-    const TileWalk<T> walk(splat, width, height);
-    int count = 0;
-    for (int row = walk.first_row(); row <= walk.last_row(); ++row) {
-        int first, last;
-        walk.columns(row, first, last);
-        if (first <= last) count += last - first + 1;
-    }
-    return count;
-}
-
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    project_each(Camera<T> camera, Gaussians<T> g, Visible<T> out, Totals* totals) {
+__global__ void __launch_bounds__(kThreads) project_each(Camera<T> camera, Gaussians<T> g, Visible<T> out) {
     GS_SHARED(View<T>, view);
     load_view(camera, view);
     const int64_t i = global_index();
-    int tiles = 0;
-    if (i < g.count) {
-        Splat<T> splat;
-        T depth, radius;
-        const bool seen = project_gaussian(view, g, Row<T>{i, nullptr}, splat, depth, radius);
-        if (seen) {
-            tiles = count_tiles(splat, view.width, view.height);
-            copy_aligned<sizeof(Splat<T>)>(&splat, &out.splats[i]);
-            out.depths[i] = depth;
-        }
-        out.radii[i] = seen ? int32_t(radius) : 0;
-        out.tile_count[i] = tiles;
+    if (i >= g.count) return;
+    Splat<T> splat;
+    T depth, radius;
+    const bool seen = project_gaussian(view, g, Row<T>{i, nullptr}, splat, depth, radius);
+    if (seen) {
+        copy_aligned<sizeof(Splat<T>)>(&splat, &out.splats[i]);
+        out.depths[i] = depth;
     }
-    const unsigned long long pairs = warp_sum((unsigned long long)(tiles));
-    const unsigned seen = __ballot_sync(kWholeWarp, tiles > 0);
-    if (lane_index() == 0 && seen) {
-        atomicAdd(&totals->pairs, pairs);
-        atomicAdd(&totals->visible, (unsigned long long)(__popc(seen)));
-    }
+    out.radii[i] = seen ? int32_t(radius) : 0;
+    if (out.tile_count) out.tile_count[i] = seen ? TileWalk<T>(splat, view.width, view.height).count() : 0;
 }
 
 // Adds the sums of pairs first, first + step, ... below end.
@@ -245,28 +223,59 @@ __device__ void store_sh(const Places& grad, const Gaussians<T>& g, int degree, 
     }
 }
 
-template <class T, bool kStatistics, class Places>
+// Where a thread finds the gradient of its splat.
+enum Source { kArray, kPairs, kPairsWithStatistics };
+
+// The gradient of each thread's splat, of which there are `count`; a whole warp calls it. Stores its
+// statistics.
+template <class T, Source kSource>
+__device__ Splat<T> splat_gradient_of(const SplatGradients<T>& from, int64_t i, int64_t count, bool is_seen,
+                                      const Splat<T>& splat, const Statistics<T>& statistics) {
+    Splat<T> gradient = {};
+    if (kSource == kArray) {
+        if (is_seen) copy_aligned<sizeof(Splat<T>)>(&from.array[i], &gradient);
+        return gradient;
+    }
+    constexpr bool with_statistics = kSource == kPairsWithStatistics;
+    const int pairs = i < count ? from.index.count[i] : 0;
+    T sums[kAllSums] = {};
+    reduce_pairs<T, with_statistics>(from.pair_sums, pairs > 0 ? from.index.first[i] : 0, pairs, sums);
+    if (is_seen) gradient = splat_gradient(splat, sums);
+    if (with_statistics && i < count) store_statistics(statistics, i, sums);
+    return gradient;
+}
+
+template <class T, Source kSource>
+__global__ void __launch_bounds__(kThreads)
+    reduce_each(Visible<T> seen, int64_t count, SplatGradients<T> from, Splat<T>* out,
+                Statistics<T> statistics) {
+    const int64_t i = global_index();
+    const bool is_seen = i < count && seen.radii[i] > 0;
+    Splat<T> splat = {};
+    if (is_seen) copy_aligned<sizeof(Splat<T>)>(&seen.splats[i], &splat);
+    const Splat<T> gradient = splat_gradient_of<T, kSource>(from, i, count, is_seen, splat, statistics);
+    if (i < count) copy_aligned<sizeof(Splat<T>)>(&gradient, &out[i]);
+}
+
+template <class T, Source kSource, class Places>
 __global__ void __launch_bounds__(kThreads, kBlocks<T>)
-    project_each_backward(Camera<T> camera, Gaussians<T> g, Visible<T> seen, const T* pair_sums, Places grad,
-                          Statistics<T> statistics) {
+    project_each_backward(Camera<T> camera, Gaussians<T> g, Visible<T> seen, SplatGradients<T> from,
+                          Places grad, Statistics<T> statistics) {
     GS_SHARED(View<T>, view);
     GS_SHARED(ShGradient<T>, sh, [kThreads]);
     load_view(camera, view);
     const int64_t i = global_index();
-    const int count = i < g.count ? seen.tile_count[i] : 0;
-    T sums[kAllSums] = {};
-    reduce_pairs<T, kStatistics>(pair_sums, count > 0 ? seen.first_pair[i] : 0, count, sums);
+    const bool is_seen = i < g.count && seen.radii[i] > 0;
+    Splat<T> splat;
+    if (is_seen) copy_aligned<sizeof(Splat<T>)>(&seen.splats[i], &splat);
+    const Splat<T> toward = splat_gradient_of<T, kSource>(from, i, g.count, is_seen, splat, statistics);
     sh[threadIdx.x] = {};
     if (i < g.count) {
         const auto row = row_of(grad, i, &sh[threadIdx.x]);
-        if (seen.radii[i] > 0) {
-            Splat<T> splat;
-            copy_aligned<sizeof(Splat<T>)>(&seen.splats[i], &splat);
-            project_gaussian_backward(view, g, row, splat, sums, grad);
-        } else {
+        if (is_seen)
+            project_gaussian_backward(view, g, row, splat, toward, grad);
+        else
             clear_gradients(grad, row);
-        }
-        if (kStatistics) store_statistics(statistics, i, sums);
     }
     if (!grad.sh_first) return;
     __syncthreads();
@@ -274,49 +283,61 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>)
 }
 
 template <class T, class Places>
-void run_backward(const Camera<T>& camera, const Gaussians<T>& g, const Visible<T>& seen, const T* pair_sums,
-                  bool statistics, const Places& places, const Statistics<T>& stats, const Queue& queue) {
+void run_backward(const Camera<T>& camera, const Gaussians<T>& g, const Visible<T>& seen,
+                  const SplatGradients<T>& from, const Places& places, const Statistics<T>& stats,
+                  const Queue& queue) {
     const int64_t blocks = blocks_for(g.count, kThreads);
-    if (statistics)
-        GS_LAUNCH((project_each_backward<T, true, Places>), blocks, kThreads, queue, camera, g, seen,
-                  pair_sums, places, stats);
+    if (from.array)
+        GS_LAUNCH((project_each_backward<T, kArray, Places>), blocks, kThreads, queue, camera, g, seen, from,
+                  places, stats);
+    else if (from.statistics)
+        GS_LAUNCH((project_each_backward<T, kPairsWithStatistics, Places>), blocks, kThreads, queue, camera,
+                  g, seen, from, places, stats);
     else
-        GS_LAUNCH((project_each_backward<T, false, Places>), blocks, kThreads, queue, camera, g, seen,
-                  pair_sums, places, stats);
+        GS_LAUNCH((project_each_backward<T, kPairs, Places>), blocks, kThreads, queue, camera, g, seen, from,
+                  places, stats);
 }
 
 }  // namespace
 
 template <class T>
-void project(const Camera<T>& camera, const Gaussians<T>& g, const Visible<T>& out, Totals* totals,
-             const Queue& queue) {
-    set_zero(queue, totals, sizeof *totals);
-    GS_LAUNCH(project_each<T>, blocks_for(g.count, kThreads), kThreads, queue, camera, g, out, totals);
+void project(const Camera<T>& camera, const Gaussians<T>& g, const Visible<T>& out, const Queue& queue) {
+    GS_LAUNCH(project_each<T>, blocks_for(g.count, kThreads), kThreads, queue, camera, g, out);
+}
+
+template <class T>
+void reduce(const Visible<T>& seen, int64_t count, const SplatGradients<T>& from, Splat<T>* out,
+            const Statistics<T>& stats, const Queue& queue) {
+    const int64_t blocks = blocks_for(count, kThreads);
+    if (from.statistics)
+        GS_LAUNCH((reduce_each<T, kPairsWithStatistics>), blocks, kThreads, queue, seen, count, from, out,
+                  stats);
+    else
+        GS_LAUNCH((reduce_each<T, kPairs>), blocks, kThreads, queue, seen, count, from, out, stats);
 }
 
 template <class T>
 void project_backward(const Camera<T>& camera, const Gaussians<T>& g, const Visible<T>& seen,
-                      const T* pair_sums, bool statistics, const Gradients<T>& grad,
-                      const Statistics<T>& stats, const Steps* steps, const Queue& queue) {
+                      const SplatGradients<T>& from, const Gradients<T>& grad, const Statistics<T>& stats,
+                      const Steps* steps, const Queue& queue) {
     if constexpr (sizeof(T) == sizeof(float)) {
         if (steps) {
-            run_backward(camera, g, seen, pair_sums, statistics, StepPlaces(*steps, grad), stats, queue);
+            run_backward(camera, g, seen, from, StepPlaces(*steps, grad), stats, queue);
             return;
         }
     }
-    run_backward(camera, g, seen, pair_sums, statistics, grad, stats, queue);
+    run_backward(camera, g, seen, from, grad, stats, queue);
 }
 
-template void project(const Camera<float>&, const Gaussians<float>&, const Visible<float>&, Totals*,
-                      const Queue&);
-template void project(const Camera<double>&, const Gaussians<double>&, const Visible<double>&, Totals*,
-                      const Queue&);
-template void project_backward(const Camera<float>&, const Gaussians<float>&, const Visible<float>&,
-                               const float*, bool, const Gradients<float>&, const Statistics<float>&,
-                               const Steps*, const Queue&);
-template void project_backward(const Camera<double>&, const Gaussians<double>&, const Visible<double>&,
-                               const double*, bool, const Gradients<double>&, const Statistics<double>&,
-                               const Steps*, const Queue&);
+#define GS_INSTANTIATE(T)                                                                               \
+    template void project(const Camera<T>&, const Gaussians<T>&, const Visible<T>&, const Queue&);      \
+    template void reduce(const Visible<T>&, int64_t, const SplatGradients<T>&, Splat<T>*,               \
+                         const Statistics<T>&, const Queue&);                                           \
+    template void project_backward(const Camera<T>&, const Gaussians<T>&, const Visible<T>&,            \
+                                   const SplatGradients<T>&, const Gradients<T>&, const Statistics<T>&, \
+                                   const Steps*, const Queue&);
+GS_INSTANTIATE(float)
+GS_INSTANTIATE(double)
 
 }  // namespace cuda
 }  // namespace gs

@@ -2,6 +2,7 @@
 //
 //     project -> bin -> blend                      forward
 //     blend_backward -> project_backward           backward
+//     blend_backward -> reduce                     where other splats are blended than were projected here
 //
 // Every output is written by one thread and every sum runs in a fixed order: the same bits on every run, as
 // on the CPU. The host waits once, for the number of pairs.
@@ -32,16 +33,26 @@ struct Visible {
     Splat<T>* splats;     // where seen
     T* depths;            // camera z
     int32_t* radii;       // pixels; 0: not seen
-    int32_t* tile_count;  // tiles that the Gaussian meets
-    int64_t* first_pair;  // its pairs are numbered from here on; where it has any
+    int32_t* tile_count;  // tiles that the Gaussian meets; null before binning: nobody has counted them
+};
+
+// The pairs of each Gaussian, (N,).
+struct PairIndex {
+    const int32_t* count;
+    const int64_t* first;  // they are numbered from here on; where there are any
+};
+
+// Where the gradients of splats are, (N,): in an array, or still in the sums of their pairs.
+template <class T>
+struct SplatGradients {
+    const Splat<T>* array;  // or null
+    PairIndex index;
+    const T* pair_sums;  // (pairs, pair_width)
+    bool statistics;     // whether the sums hold them
 };
 
 // Numbers of a pair's row of sums: as many as there are, rounded up to pieces of 16 bytes.
 GS_HD constexpr int pair_width(bool statistics) { return (sum_count(statistics) + 3) / 4 * 4; }
-
-struct Totals {
-    unsigned long long pairs, visible;
-};
 
 // More pairs than the numbers of the sort can tell apart.
 struct TooManyPairs {
@@ -64,11 +75,13 @@ struct Lists {
     __device__ int64_t first_bucket(int64_t tile) const { return tile_start[tile] / kBucket + tile; }
 };
 
-// Owns what Lists points to.
+// Owns what Lists points to, and what a PairIndex does unless the tiles had been counted before.
 struct Bins {
     Lists lists;
-    DeviceArray<int64_t> tile_start;
+    PairIndex index;
+    DeviceArray<int64_t> tile_start, first_pair;
     DeviceArray<uint32_t> gaussians, pair_of;
+    DeviceArray<int32_t> tile_count;
 };
 
 // What the blend leaves for its backward pass, beside the picture's transmittance and `blended`.
@@ -84,9 +97,9 @@ enum Channel { kInverseDepth = 3, kPlainChannels, kCarried = kPlainChannels };  
 GS_HD constexpr int channels(bool carrier) { return carrier ? kCarried + 1 : kPlainChannels; }
 
 template <class T>
-void project(const Camera<T>&, const Gaussians<T>&, const Visible<T>&, Totals*, const Queue&);
+void project(const Camera<T>&, const Gaussians<T>&, const Visible<T>&, const Queue&);
 template <class T>
-Bins bin(const Visible<T>&, int64_t count, int width, int height, const Totals* totals, const Queue&);
+Bins bin(const Visible<T>&, int64_t count, int width, int height, const Queue&);
 // history: null when there will be no backward pass.
 template <class T>
 void blend(const Splat<T>*, const Lists&, const Picture<T>&, const History<T>* history, const Queue&);
@@ -96,9 +109,12 @@ void blend_backward(const Splat<T>*, const Lists&, const Picture<T>&, const Hist
                     const PictureGradients<T>&, bool statistics, T* pair_sums, const Queue&);
 // steps: null, or what is stepped at once, in float32, in the place of writing its gradients.
 template <class T>
-void project_backward(const Camera<T>&, const Gaussians<T>&, const Visible<T>&, const T* pair_sums,
-                      bool statistics, const Gradients<T>&, const Statistics<T>&, const Steps* steps,
-                      const Queue&);
+void project_backward(const Camera<T>&, const Gaussians<T>&, const Visible<T>&, const SplatGradients<T>&,
+                      const Gradients<T>&, const Statistics<T>&, const Steps* steps, const Queue&);
+// Writes out the gradients of splats, and their statistics.
+template <class T>
+void reduce(const Visible<T>&, int64_t count, const SplatGradients<T>&, Splat<T>*, const Statistics<T>&,
+            const Queue&);
 
 }  // namespace cuda
 }  // namespace gs
