@@ -19,16 +19,19 @@ from torch import Tensor, nn
 
 from arguments import ImportanceSettings, OptimizationSettings
 from utils.counter_random import uniform
+from utils.devices import reads_at_once
 from utils.heap import give_back_freed_memory
 from utils.morton import morton_order
 from utils.ply import NO_SHIFT, SHIFT_ROOM, channels_first, channels_last, file_size, float_columns
 from utils.ply import kind_of_vertices, read_gaussians, write_gaussians
+from utils.ranks import ALONE, Ranks
 from utils.sh import MAX_DEGREE, base_count, degree_of, rgb_to_sh, sh_to_rgb
 from utils.soundness import make_sound
 
 ADAM_EPSILON = 1e-15  # Kerbl et al. 2023: gradients of single Gaussians are far below torch's default of 1e-8
 # Units^2, of neighbors: coinciding points get a scale that has a logarithm.
 SMALLEST_SQUARED_DISTANCE = 1e-7
+ADAM_BETAS = (0.9, 0.999)  # where each view is a step
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
 LARGEST_LOG_SCALE = 88.7  # whose exponential is still a float32
 SMALLEST_ALPHA = 1 / 255  # what the rasterizer skips
@@ -37,7 +40,10 @@ LATENT_SIZE, HIDDEN_WIDTH, OCTAVES = (
     32,
     4,
 )  # of a Gaussian's latent, of the importance MLP, of its positions
-CHUNK = 2**14  # Gaussians whose importance is computed at a time: what lies between stays in the cache
+# Gaussians whose importance is computed at a time: on a CPU what lies between stays in the cache; a GPU has
+# to be kept busy for longer than a launch takes.
+CHUNK = 2**14
+CHUNK_OF_GPU = 2**20
 OPEN_FROM = 0.5  # importance from which a Gaussian is in a file, where gates are 0 or 1
 INPUTS = {  # what each kind of network sees
     "full": ("features", "latents"),
@@ -322,8 +328,11 @@ class GaussianModel:
             self._held.requires_grad_()
         return self._held
 
-    def learn_importance(self) -> None:
-        """Pass the gradients that the held s has gathered on to latents and network, and step the network."""
+    def learn_importance(self, ranks: Ranks = ALONE) -> None:
+        """Pass the gradients that the held s has gathered on to latents and network, and step the network.
+
+        The network is the same on all ranks: it learns from the gradients of all.
+        """
         gathered, self._held = self._held, None
         if gathered is None or gathered.grad is None:
             return
@@ -337,11 +346,14 @@ class GaussianModel:
                 self.network(raw).backward(gathered.grad[rows])
             if "latents" in raw:
                 self.raw["latents"].grad[rows] = raw["latents"].grad
+        for values in self.network.parameters():
+            values.grad = ranks.sum(values.grad)
         self.network_optimizer.step()
         self.network_optimizer.zero_grad(set_to_none=True)
 
     def _chunks(self) -> list[slice]:
-        return [slice(start, start + CHUNK) for start in range(0, max(1, len(self)), CHUNK)]
+        size = CHUNK if reads_at_once(self.device) else CHUNK_OF_GPU
+        return [slice(start, start + size) for start in range(0, max(1, len(self)), size)]
 
     def _raw_of(self, rows: slice) -> dict[str, Tensor]:
         return {name: values[rows] for name, values in self.raw.items()}
@@ -352,23 +364,25 @@ class GaussianModel:
         """Give every parameter gradients and an Adam group, without state."""
         for name in self.raw:
             self.raw[name] = torch.nn.Parameter(self.raw[name].contiguous())
+        views, rate = settings.views_per_step, rate_of_batch(settings)
         groups = [
-            {"params": [self.raw[row.name]], "lr": row.learning_rate(settings), "name": row.name}
+            {"params": [self.raw[row.name]], "lr": rate * row.learning_rate(settings), "name": row.name}
             for row in PARAMETERS
         ]
         kind = SparseGaussianAdam if settings.optimizer_type == "sparse_adam" else GaussianAdam
-        self.optimizer = kind(groups, lr=0.0, eps=ADAM_EPSILON)
+        betas = tuple(beta**views for beta in ADAM_BETAS)
+        self.optimizer = kind(groups, lr=0.0, eps=ADAM_EPSILON, betas=betas)
 
     def start_importance(
-        self, settings: ImportanceSettings, extent: float, generator: torch.Generator
+        self,
+        settings: ImportanceSettings,
+        center: Tensor,  # (3,) world, of the Gaussians of all ranks
+        extent: float,
+        generator: torch.Generator,
     ) -> None:
         """Give every Gaussian a latent, and the model the network that computes importance."""
         self.network = ImportanceMLP(
-            settings.importance,
-            settings.importance_start,
-            self.means.detach().median(0).values,
-            extent,
-            generator,
+            *(settings.importance, settings.importance_start, center, extent, generator)
         )
         rate = settings.importance_lr
         self.network_optimizer = torch.optim.Adam(self.network.parameters(), lr=rate, fused=True)
@@ -429,7 +443,7 @@ class GaussianModel:
         flags = self.optimizer.unsound.tolist()
         names = [group["name"] for group, flag in zip(self.optimizer.param_groups, flags) if flag]
         found = [f"{name} of {self._count_unsound(name):,} of {len(self):,} Gaussians" for name in names]
-        if float(self.raw["scales"].detach().max()) > LARGEST_LOG_SCALE:
+        if len(self) and float(self.raw["scales"].detach().max()) > LARGEST_LOG_SCALE:
             found.append(f"scales of some of {len(self):,} Gaussians, too large for a number,")
         network = [] if self.network is None else self.network.parameters()
         if not all(bool(values.isfinite().all()) for values in network):
@@ -487,14 +501,20 @@ class GaussianModel:
         """
         self._take(morton_order(self.means.detach()))
 
+    def move_rows(self, ranks: Ranks, moves: list[int]) -> None:
+        """Give the first rows to the first rank, and so on, as many as `moves` says; take those of others."""
+        self._change_rows(lambda values: torch.cat(ranks.exchange(values.split(moves))))
+
     def _take(self, rows: Tensor) -> None:  # (M,) int64
+        self._change_rows(lambda values: values.index_select(0, rows))
+
+    def _change_rows(self, change: Callable[[Tensor], Tensor]) -> None:
         self._held = None
         for name in self.raw:
-            taken = self.raw[name].detach().index_select(0, rows)
-            self._replace(name, taken, lambda moment: moment.index_select(0, rows))
+            self._replace(name, change(self.raw[name].detach()), change)
             give_back_freed_memory()
-        self.statistics = {name: values.index_select(0, rows) for name, values in self.statistics.items()}
-        self.tags = {name: values.index_select(0, rows) for name, values in self.tags.items()}
+        self.statistics = {name: change(values) for name, values in self.statistics.items()}
+        self.tags = {name: change(values) for name, values in self.tags.items()}
 
     def overwrite(self, name: str, values: Tensor, moments: str = "forget") -> None:
         """Set one raw parameter of all Gaussians; `moments`: "forget" or "keep" those of Adam."""
@@ -542,15 +562,18 @@ class GaussianModel:
         model.active_sh_degree, model.shift = self.active_sh_degree, origin
         return model
 
-    def save_ply(self, path: str | os.PathLike) -> None:
-        """Write the standard 3DGS PLY: little-endian float32, raw values, SH channel after channel."""
+    def save_ply(self, path: str | os.PathLike, ranks: Ranks = ALONE) -> None:
+        """Write the standard 3DGS PLY: little-endian float32, raw values, SH channel after channel.
+
+        The first of several ranks writes the Gaussians of all.
+        """
         columns: dict[str, Tensor] = {}
         unused = base_count(self.sh_degree) - 1 - self.sh_rest.shape[1]
         raw = self.raw | {"sh_rest": _with_zero_bases(self.sh_rest, unused)}
         for row in PARAMETERS:
             names = row.columns(base_count(self.sh_degree))
             columns |= zip(names, channels_first(raw[row.name].detach()), strict=True)
-        write_gaussians(path, _ply_columns(self.sh_degree), columns, self.shift)
+        write_gaussians(path, _ply_columns(self.sh_degree), columns, self.shift, ranks)
 
     @classmethod
     def load_ply(
@@ -644,7 +667,7 @@ class GaussianModel:
     def _restore_importance(
         self, tensors: dict[str, Tensor], settings: ImportanceSettings, extent: float
     ) -> None:
-        self.start_importance(settings, extent, torch.Generator())
+        self.start_importance(settings, self.means.new_zeros(3), extent, torch.Generator())
         try:
             own = {key: values for key, values in tensors.items() if key.startswith("network.")}
             self.network.load_state_dict(
@@ -667,6 +690,15 @@ class GaussianModel:
 
 
 _ROW = {row.name: row for row in PARAMETERS}
+
+
+def rate_of_batch(settings: OptimizationSettings) -> float:
+    """Return the factor of learning rates for steps of several views: the square root of their number.
+
+    The mean gradient of n views has 1 / sqrt(n) of the noise, and there are n times fewer steps (Zhao et al.
+    2024, On Scaling Up 3D Gaussian Splatting Training).
+    """
+    return math.sqrt(settings.views_per_step)
 
 
 def ply_size(count: int, sh_degree: int) -> int:

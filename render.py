@@ -24,6 +24,7 @@ from utils.exposures import Exposures
 from utils.files import refuse_foreign, refuse_inputs, remove_leftovers, write_json
 from utils.images import to_bytes, write_depth, write_png
 from utils.progress import each
+from utils.ranks import Ranks
 from utils.rendering import background_color, render
 from utils.video import require_video_writer, write_video
 
@@ -38,6 +39,7 @@ class Job:
     model: GaussianModel
     exposures: Exposures | None
     settings: Settings
+    ranks: Ranks
 
     @torch.no_grad()
     def show(self, camera: Camera) -> tuple[Tensor, Tensor]:
@@ -60,25 +62,29 @@ def render_views(
 ) -> None:
     """Write renders and ground-truth images, numbered alike, and replace earlier ones.
 
-    depth: write inverse depths too.
+    depth: write inverse depths too. Several ranks render every so many of the views each.
     """
     kinds = ("renders", "gt", "depth")
     renders, gt_images, depths = (run_folder.images_path(folder, split, iteration, kind) for kind in kinds)
-    for image_folder in (renders, gt_images, depths):
+    for image_folder in (renders, gt_images, depths) if job.ranks.is_first else ():
         run_folder.remove_images(image_folder)
-    largest = {}
-    for index, camera in enumerate(each(cameras, f"Rendering {split} views", job.settings.run.quiet)):
-        name = f"{index:05d}"
+    job.ranks.wait()
+    largest = torch.zeros(len(cameras), dtype=torch.float64)
+    own = range(job.ranks.rank, len(cameras), job.ranks.count)
+    for index in each(own, f"Rendering {split} views", job.settings.run.quiet):
+        name, camera = f"{index:05d}", cameras[index]
         image, invdepth = job.show(camera)
         write_png(renders / f"{name}.png", to_bytes(image))
         if camera.image is not None:
             gt_image = camera.ground_truth(job.background, job.model.device)
             write_png(gt_images / f"{name}.png", with_mask(to_bytes(gt_image), camera))
         if depth:
-            largest[name] = invdepth.max().item()
-            write_depth(depths / f"{name}.png", invdepth[0].cpu().numpy(), largest[name])
-    if depth:
-        parameters = {name: {"scale": scale, "offset": 0.0} for name, scale in largest.items()}
+            largest[index] = invdepth.max().item()
+            write_depth(depths / f"{name}.png", invdepth[0].cpu().numpy(), largest[index].item())
+    largest = job.ranks.sum(largest)
+    if depth and job.ranks.is_first:
+        scales = {f"{index:05d}": scale for index, scale in enumerate(largest.tolist())}
+        parameters = {name: {"scale": scale, "offset": 0.0} for name, scale in scales.items()}
         write_json(depths / DEPTH_PARAMETERS, parameters)
     if not job.settings.run.quiet:
         print(f"{len(cameras)} {split} views: {renders}")
@@ -146,11 +152,21 @@ def find_model(given: dict[str, Any], folder: Path) -> tuple[Settings, Path, int
 def main() -> None:
     given = given_flags(render_parser())
     check_flags(given)
+    ranks = Ranks.connect(best_device())
+    try:
+        render_run(given, ranks)
+    finally:
+        ranks.disconnect()
+
+
+def render_run(given: dict[str, Any], ranks: Ranks) -> None:
+    """Render what the flags ask for, one of `ranks`."""
     folder = Path(given["model_path"])
     settings, ply, iteration = find_model(given, folder)
     check_data_device(settings.model.data_device)
     refuse_inputs(run_folder.files_like(folder, *run_folder.RENDERED), [ply, *settings.inputs(folder)])
     refuse_other_files(folder, iteration, given)
+    settings.run.quiet |= not ranks.is_first
     if settings.run.threads:
         torch.set_num_threads(settings.run.threads)
 
@@ -158,7 +174,9 @@ def main() -> None:
     model.active_sh_degree = min(model.sh_degree, settings.model.sh_degree)
     exposures = Exposures.load(folder, best_device()) if settings.model.train_test_exp else None
     scene = load_scene(**settings.of_scene())
-    job = Job(model.relative_to(scene.shift), exposures, settings)
+    job = Job(model.relative_to(scene.shift), exposures, settings, ranks)
+    if given["video"] and not ranks.is_first:
+        return
     if given["video"]:
         video = video_path(folder, iteration, given["video"])
         render_video(job, scene.train + scene.test, given["video"], given, video)

@@ -6,6 +6,7 @@ gaussian_model.py knows how rows are added and dropped; training/density_control
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from arguments import DensificationSettings, ImportanceSettings, OptimizationSettings, PruningSettings
 from arguments import Settings
-from gaussian_model import OPEN_FROM
+from gaussian_model import OPEN_FROM, rate_of_batch
 from utils.rotations import quats_to_matrices
 from utils.schedules import log_linear
 
@@ -36,7 +37,7 @@ LEAST_OPACITY = 1e-6  # distance from 0 and 1 that keeps its logit finite
 
 
 def position_learning_rate(iteration: int, extent: float, settings: OptimizationSettings) -> float:
-    return log_linear(
+    return rate_of_batch(settings) * log_linear(
         iteration,
         settings.position_lr_init * extent,
         settings.position_lr_final * extent,
@@ -70,10 +71,31 @@ def resolution_divisor(iteration: int, full_after: int) -> int:
     return 2 if iteration > QUARTER_SHARE * full_after else 4
 
 
-class Phase(NamedTuple):
-    """All that is due at one iteration."""
+def step_of(iteration: int, settings: Settings) -> range:
+    """Return the iterations, one for each view, that make up one step of Adam with the given one."""
+    views, last = settings.optimization.views_per_step, settings.optimization.iterations
+    first = (iteration - 1) // views * views + 1
+    return range(first, max(iteration, min(first + views - 1, last)) + 1)
 
-    iteration: int  # counted from 1
+
+def step_ends(done: int, settings: Settings) -> list[int]:
+    """Return the last iteration of each step that is left after `done` iterations."""
+    ends, last = [], settings.optimization.iterations
+    while done < last:
+        done = step_of(done + 1, settings)[-1]
+        ends.append(done)
+    return ends
+
+
+def step_reaches(iteration: int, milestones: Container[int], settings: Settings) -> bool:
+    """Return whether one of the milestones lies in the step that ends with `iteration`."""
+    return any(i in milestones for i in step_of(iteration, settings))
+
+
+class Phase(NamedTuple):
+    """All that is due in one step."""
+
+    iteration: int  # the last one of the step, counted from 1
     divisor: int  # of the sides of the photos
     sh_degree: int  # in use
     collects_statistics: bool  # of every view, for densification; Gaussians may grow until this ends
@@ -93,8 +115,18 @@ class Phase(NamedTuple):
     decays_opacity: bool
 
 
+EVENTS = (  # what is due once, in whichever of a step's iterations; the rest lasts
+    *("steps_importance", "densifies", "prunes", "may_keep_size", "resets_opacity", "decays_opacity"),
+)
+
+
 def phase(iteration: int, settings: Settings) -> Phase:
-    """Return what is due at `iteration`."""
+    """Return what is due in the step of `iteration`."""
+    phases = [_phase(i, settings) for i in step_of(iteration, settings)]
+    return phases[-1]._replace(**{name: any(getattr(one, name) for one in phases) for name in EVENTS})
+
+
+def _phase(iteration: int, settings: Settings) -> Phase:
     growth, pruning, importance = settings.densification, settings.pruning, settings.importance
     grows, may_prune = iteration < growth.densify_until_iter, iteration < pruning_end(settings)
     has_begun = iteration > growth.densify_from_iter

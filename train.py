@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import utils.before_torch  # noqa: F401  before torch
 
+import contextlib
 import secrets
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from diff_gaussian_rasterization import best_device
 
 import subfunction as policy
 from arguments import OF_ONE_COMMAND, Settings, given_flags, train_parser, variant_values
-from gaussian_model import gate
-from scene import Camera, load_scene
+from scene import load_scene
 from subfunction import Phase
 from training.density_control import collect, control_opacity, densify_and_prune, start_or_bake_importance
 from training.interrupts import Interrupted, Interrupts
@@ -24,24 +26,25 @@ from training.run import Training, TrainingView, check_output_folder, choose_bac
 from training.run import start, write_inputs, write_record
 from training.saving import save_checkpoints, save_if_due, save_last_checkpoint, save_state
 from training.tensorboard import TensorBoardLog
+from training.together import turns, views_of_turn
 from training.viewers import Viewers, open_viewers
+from training.views import contributions, importance_penalty, measure_view, new_carrier, new_gates
+from training.views import next_camera, weights_of_pixels
 from utils import run_folder
 from utils.commands import rounded, run_command
-from utils.counter_random import Stream, random_key
-from utils.devices import bring_to, check_data_device
+from utils.devices import check_data_device
 from utils.progress import Progress
-from utils.rendering import RenderOutput, render
+from utils.ranks import Ranks
+from utils.rendering import render
 from viewer.browser import require_viser
-
-READ_AHEAD = 3  # views whose photos are read meanwhile, if they are not all in memory
 
 
 def fit(
     run: Training, progress: Progress, log: TensorBoardLog, viewers: Viewers, interrupts: Interrupts
 ) -> None:
     """Optimize the Gaussians (Kerbl et al. 2023, algorithm 1; what is added to it: docs/method.md)."""
-    for iteration in range(run.iteration + 1, run.settings.optimization.iterations + 1):
-        with interrupts.held():
+    for iteration in policy.step_ends(run.iteration, run.settings):
+        with interrupts.held(run.ranks):
             training_step(run, iteration, progress, log)
             run.iteration = iteration
             save_checkpoints(run, progress)
@@ -49,19 +52,24 @@ def fit(
 
 
 def training_step(run: Training, iteration: int, progress: Progress, log: TensorBoardLog) -> None:
-    """Run one iteration; report and save what is due."""
-    view = forward_backward(run, iteration, may_step=True)
+    """Run the iterations of one step of Adam, a view each; report and save what is due."""
+    step = policy.step_of(iteration, run.settings)
+    if run.ranks.count == 1:
+        views = [forward_backward(run, number, may_step=len(step) == 1) for number in step]
+    else:
+        views = forward_backward_together(run, step)
     with torch.no_grad():
-        report(run, iteration, view, progress, log)
+        report(run, iteration, views, progress, log)
         save_if_due(run, iteration, progress)  # the model that was rendered
-    update(run, iteration, view)
-    check_numbers(run, iteration, view, progress)
+    update(run, iteration, *views)
+    check_numbers(run, iteration, views, progress)
 
 
 def forward_backward(run: Training, iteration: int, may_step: bool = False) -> TrainingView:
     """Render the next view and run the one backward pass: gradients of the loss, and E_k on the carrier.
 
-    With `may_step` it takes Adam's step, too, where it can, and leaves no gradients.
+    Gradients of the loss are added to those of the views before in this step of Adam, which does not care for
+    how large they are. With `may_step` it takes Adam's step, too, where it can, and leaves no gradients.
     """
     settings, model, due = run.settings, run.model, policy.phase(iteration, run.settings)
     set_schedules(run, due)
@@ -81,46 +89,51 @@ def forward_backward(run: Training, iteration: int, may_step: bool = False) -> T
         stepping=model.stepping() if may_step and can_step(run, due) else None,
         **pipeline_flags(settings, iteration),
     )
-    image = camera.masked(exposed(run, rendered.image, camera), gt_image)
-    metric = None if carrier is None else settings.densification.error_metric
-    loss, pixel_errors = policy.training_loss(image, gt_image, settings.optimization.lambda_dssim, metric)
-
-    objective = loss
-    if carrier is not None:
-        pixel_errors = camera.masked(pixel_errors, 0.0)
-        auxiliary = policy.auxiliary_loss(pixel_errors, rendered.error_image)
-        objective = objective + settings.densification.aux_scale * auxiliary
-    if camera.invdepth is not None:
-        objective = objective + weighted_depth_loss(run, due, camera, rendered.invdepth)
+    pictures = rendered.image, rendered.invdepth, rendered.error_image
+    measured = measure_view(run, due, camera, gt_image, *pictures, energy_weights)
+    objective = measured.objective
     if importance is not None:
-        objective = objective + importance_penalty(run, due, importance, loss.detach())
+        objective = objective + importance_penalty(run, due, importance, measured.loss)
     objective.backward()
 
+    statistics = rendered.rasterizer.statistics
     return TrainingView(
+        iteration=iteration,
         name=camera.image_name,
-        image=image.detach(),
-        gt_image=gt_image,
-        loss=loss.detach(),
+        pixels=camera.width * camera.height,
+        ends_round=not run.views.remaining,
         radii=rendered.radii * camera.divisor,
         screen_gradients=rendered.means2d.grad,
-        pixel_errors=pixel_errors,
         errors=None if carrier is None else carrier.grad[:, 0] / settings.densification.aux_scale,  # E_k
-        contributions=contributions(due, rendered, gates),
-        energy_weights=energy_weights,
+        contributions=contributions(due, statistics and statistics.removal_energy, gates),
+        loss=measured.loss,
+        typical_error=measured.typical_error,
+        squared_error=measured.squared_error,
+        shown=measured.shown,
     )
 
 
+def forward_backward_together(run: Training, step: Sequence[int]) -> list[TrainingView]:
+    """Do the same for the views of a step, of Gaussians that ranks share: each renders one at a time."""
+    due = policy.phase(step[-1], run.settings)
+    set_schedules(run, due)
+    flags = pipeline_flags(run.settings, step[-1])
+    return [view for turn in turns(step, run.ranks) for view in views_of_turn(run, due, turn, flags)]
+
+
 @torch.no_grad()
-def update(run: Training, iteration: int, view: TrainingView) -> None:
-    """Collect statistics of the view, densify and prune, control opacity, step the optimizers."""
+def update(run: Training, iteration: int, *views: TrainingView) -> None:
+    """Collect statistics of the step's views, densify and prune, control opacity, step the optimizers."""
     due = policy.phase(iteration, run.settings)
     if due.steps_importance:
-        run.model.learn_importance()
-    collect(run, due, view)
+        run.model.learn_importance(run.ranks)
+    for view in views:
+        collect(run, due, view)
     densify_and_prune(run, due)
     control_opacity(run, due)
-    run.model.step(view.radii > 0)
+    run.model.step(torch.stack([view.radii > 0 for view in views]).any(0))
     if run.exposures is not None:
+        run.exposures.gather(run.ranks)
         run.exposures.step(policy.exposure_learning_rate(iteration, run.settings.optimization))
 
 
@@ -130,36 +143,6 @@ def set_schedules(run: Training, due: Phase) -> None:
     rate = policy.position_learning_rate(due.iteration, run.scene.extent, run.settings.optimization)
     run.model.set_learning_rate("means", rate)
     start_or_bake_importance(run, due)
-
-
-def next_camera(run: Training, divisor: int = 1) -> Camera:
-    """Return the next training view, its sides divided, and begin to read the photos of those after it."""
-    camera = run.scene.train.at_divisor(run.views.next(), divisor)
-    run.scene.train.expect(run.views.remaining[-READ_AHEAD:])
-    return camera
-
-
-def new_carrier(run: Training, due: Phase) -> Tensor | None:
-    """Return e_k = 0 (N, 1), where E_k is collected.
-
-    A new one every time, so that no old gradient is left.
-    """
-    if not due.collects_errors:
-        return None
-    return torch.zeros(len(run.model), 1, device=run.model.device, requires_grad=True)
-
-
-def new_gates(run: Training, due: Phase, importance: Tensor | None) -> Tensor | None:
-    """Return what opacities are multiplied by (N, 1); with its gradient where that prunes."""
-    settings, gates = run.settings, None
-    if importance is not None:
-        random = random_key(settings.run.seed, Stream.GATES, due.iteration)
-        gates = gate(importance, settings.importance.importance_gate, random)
-    if due.collects_sensitivity:
-        if gates is None:
-            gates = torch.ones(len(run.model), 1, device=run.model.device, requires_grad=True)
-        gates.retain_grad()
-    return gates
 
 
 def can_step(run: Training, due: Phase) -> bool:
@@ -174,44 +157,6 @@ def can_step(run: Training, due: Phase) -> bool:
     return not (changes or in_torch or debugs or looks_at_gaussians(run, due.iteration))
 
 
-def exposed(run: Training, image: Tensor, camera: Camera) -> Tensor:
-    """Return the image (3, H, W) as the view was exposed, where exposures are learnt."""
-    return image if run.exposures is None else run.exposures.apply(image, camera.image_name)
-
-
-def weighted_depth_loss(run: Training, due: Phase, camera: Camera, invdepth: Tensor) -> Tensor:
-    """Return the loss () of rendered inverse depths (1, H, W) against the view's depth map."""
-    known = camera.masked(bring_to(run.model.device, camera.invdepth), 0.0)
-    weight = policy.depth_weight(due.iteration, run.settings.optimization) * run.scene.unit
-    return weight * policy.depth_loss(invdepth, known)
-
-
-def weights_of_pixels(run: Training, due: Phase, camera: Camera, gt_image: Tensor) -> Tensor | None:
-    """Return how much each pixel (H, W) counts in removal energies, where those prune."""
-    if not due.collects_removal_energy:
-        return None
-    return camera.masked(policy.energy_weights(gt_image, run.settings.pruning.energy_contrast), 0.0)
-
-
-def contributions(due: Phase, rendered: RenderOutput, gates: Tensor | None) -> Tensor | None:
-    """Return what Gaussians (N,) are worth in this view after its backward pass, where that prunes."""
-    if due.collects_removal_energy:
-        return rendered.rasterizer.statistics.removal_energy
-    if due.collects_sensitivity:
-        return (gates.detach() * gates.grad)[:, 0].abs()
-    return None
-
-
-def importance_penalty(run: Training, due: Phase, importance: Tensor, loss: Tensor) -> Tensor:
-    """Return the price () of the importances (N, 1), whose weight is steered where that is due."""
-    settings, weight = run.settings.importance, run.totals.lambda_importance
-    if due.steers_importance:
-        run.totals.lambda_importance = policy.steered_lambda(
-            weight, importance.detach(), run.budget, settings
-        )
-    return policy.importance_penalty(importance, loss, weight, settings.lambda_binary)
-
-
 def pipeline_flags(settings: Settings, iteration: int) -> dict[str, bool]:
     late_debug = 0 <= settings.run.debug_from < iteration
     return vars(settings.pipeline) | {"debug": settings.pipeline.debug or late_debug}
@@ -219,13 +164,15 @@ def pipeline_flags(settings: Settings, iteration: int) -> dict[str, bool]:
 
 def train(run: Training) -> None:
     """Write the folder's inputs, optimise, record the outcome."""
-    write_inputs(run)
-    quiet = run.settings.run.quiet
+    if run.ranks.is_first:
+        write_inputs(run)
+    quiet, count = run.settings.run.quiet, len(run.whole)
     progress = Progress(run.iteration, run.settings.optimization.iterations, quiet)
-    progress.say(f"Training {len(run.model):,} Gaussians on {len(run.scene.train)} views into {run.folder}")
+    progress.say(f"Training {count:,} Gaussians on {len(run.scene.train)} views into {run.folder}")
     progress.say(about_the_variant(run))
-    log, viewers = TensorBoardLog(run.folder), open_viewers(run, progress)
-    with Interrupts() as interrupts:
+    log = TensorBoardLog(run.folder if run.ranks.is_first else None)
+    viewers = open_viewers(run, progress)
+    with Interrupts(run.ranks) as interrupts:
         try:
             with torch.autograd.set_detect_anomaly(run.settings.run.detect_anomaly):
                 fit(run, progress, log, viewers, interrupts)
@@ -238,8 +185,9 @@ def train(run: Training) -> None:
                 progress.close()
                 log.close()
                 viewers.close()
-                run.history.write(run.folder)
-                write_record(run, finished=run.iteration == run.settings.optimization.iterations)
+                if run.ranks.is_first:
+                    run.history.write(run.folder)
+                    write_record(run, finished=run.iteration == run.settings.optimization.iterations)
 
 
 def about_the_variant(run: Training) -> str:
@@ -291,10 +239,29 @@ def check_schedules(settings: Settings) -> None:
         )
 
 
+def check_together(settings: Settings) -> None:
+    """Raise ValueError for what several processes cannot do."""
+    if not settings.model.model_path:
+        raise ValueError("-m: several processes have to be told the folder that they train into")
+    if settings.run.viewer:
+        raise ValueError("--viewer: there is none for Gaussians that several processes share")
+    settings.run.disable_viewer = True
+
+
 def main() -> None:
     given = given_flags(train_parser())
-    resume_point = find_resume_point(given)
+    ranks = Ranks.connect(best_device())
+    try:
+        train_with(given, ranks)
+    finally:
+        ranks.disconnect()
+
+
+def train_with(given: dict[str, Any], ranks: Ranks) -> None:
+    """Train as the flags say. Raise ValueError for flags that do not fit, before any long work."""
+    resume_point = find_resume_point(given, ranks)
     settings = resume_point.settings
+    settings.run.quiet |= not ranks.is_first
     if not settings.model.source_path:
         raise ValueError("which scene? give its folder with -s")
     check_data_device(settings.model.data_device)
@@ -303,15 +270,22 @@ def main() -> None:
         require_viser()
     gaussian_budget(settings)  # and budgets without room
     settings.model.source_path = str(Path(settings.model.source_path).resolve())
+    if ranks.count > 1:
+        check_together(settings)
     settings.model.model_path = settings.model.model_path or f"output/{secrets.token_hex(5)}"
     folder = Path(settings.model.model_path)
-    check_output_folder(folder, settings)
+    if ranks.is_first:
+        check_output_folder(folder, settings)
+    ranks.wait()
     if settings.run.threads:
         torch.set_num_threads(settings.run.threads)
 
-    with run_folder.claimed(folder):
+    with run_folder.claimed(folder) if ranks.is_first else contextlib.nullcontext():
         scene = load_scene(**settings.of_scene())
-        run = resume(resume_point, scene, folder) if resume_point.record else start(settings, scene, folder)
+        if resume_point.record:
+            run = resume(resume_point, scene, folder, ranks)
+        else:
+            run = start(settings, scene, folder, ranks)
         run.given = resume_point.given
         train(run)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ ADDED |= {"variant": "3dgs", "scale_schedule": False, "scale_rates": False}
 # Pixels that --error_floor was meant for in versions that counted it in pixels.
 PIXELS_OF_FLOOR = 150_000
 LARGEST_EXPONENT = 20.0  # of growth by one densification; beyond it there is no limit in any case
+PROCESSES = int(os.environ.get("WORLD_SIZE", 1))  # of the run, as torchrun says
 # Other names of values, by setting.
 ALIASES = {"prune_by": {"gradient": "removal_energy"}}
 
@@ -118,7 +120,7 @@ def make_settings(given: dict[str, Any], recorded: dict[str, Any] | None = None)
     variant = given.get("variant", recorded.get("variant", RunSettings.variant))
     if variant not in VARIANTS:
         raise ValueError(f"--variant: expected one of {', '.join(VARIANTS)}, got {variant!r}")
-    settings = _of_variant(variant, {**recorded, **given})
+    settings = _of_variant(variant, {"views_per_step": PROCESSES} | recorded | given)
     _check_together(settings)
     return settings
 

@@ -104,6 +104,12 @@ class OptimizationSettings:
     depth_l1_weight_init: float = flag(1.0, "first weight of the depth loss", bound=at_least(0))
     depth_l1_weight_final: float = flag(0.01, "last weight of the depth loss", bound=at_least(0))
     random_background: bool = flag(False, "use a new random background color in every iteration")
+    views_per_step: int = flag(
+        1,
+        "views whose gradients are added up before each step of Adam, of several processes one for each; "
+        "iterations and milestones count views",
+        bound=at_least(1),
+    )
     optimizer_type: str = flag(
         "default",
         "sparse_adam updates only the Gaussians seen in a view",

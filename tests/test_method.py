@@ -41,7 +41,7 @@ def test_e_k_of_a_training_step_is_the_sum_over_the_pixels(loaded_scene, tmp_pat
     learn(run, 3)
     camera = loaded_scene.train[run.views.remaining[-1]]
     view = train.forward_backward(run, 4)
-    error = pixel_errors(view.image, camera.ground_truth(torch.zeros(3), "cpu"), SHARE_OF_DSSIM[metric])
+    error = pixel_errors(view.shown.image, camera.ground_truth(torch.zeros(3), "cpu"), SHARE_OF_DSSIM[metric])
     expected = explicit_errors(run, camera, error)
     found = view.errors
     assert (expected > 0).sum() > 30
@@ -80,7 +80,7 @@ def test_e_k_of_several_views_is_their_largest_not_their_sum(loaded_scene, tmp_p
             run.views.remaining = list(range(len(loaded_scene.train)))
             camera = loaded_scene.train[run.views.remaining[-1]]
         view = train.forward_backward(run, iteration)
-        largest = torch.maximum(largest, explicit_errors(run, camera, view.pixel_errors))
+        largest = torch.maximum(largest, explicit_errors(run, camera, view.shown.pixel_errors))
         with torch.no_grad():
             collect(run, phase(iteration, run.settings), view)
     errors = run.model.statistics["error"].double()
@@ -120,7 +120,7 @@ def test_smaller_views_count_as_many_pixels_as_they_stand_for(loaded_scene, tmp_
         sums = [run.model.statistics[name].sum() for name in ("error", "contribution_so_far", "max_radius")]
         found.append(torch.stack([*map(torch.Tensor.double, sums), run.totals.error_so_far]))
     full, smaller = found
-    assert view.image[0].numel() < loaded_scene.median_pixels / 3, "a quarter"
+    assert view.pixels < loaded_scene.median_pixels / 3, "a quarter"
     assert torch.allclose(smaller, full, rtol=0.05), (smaller / full).tolist()
 
 

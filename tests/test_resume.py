@@ -190,7 +190,7 @@ def test_a_failed_start_leaves_no_empty_folder(run_here, tmp_path):
 
 
 def test_a_full_disk_does_not_end_training_at_a_checkpoint(run_here, scene, tmp_path, monkeypatch):
-    def full(path, tensors, record):
+    def full(path, *_):
         raise OSError(errno.ENOSPC, "could not be written: No space left on device", str(path))
 
     monkeypatch.setattr("training.saving.save_checkpoint", full)

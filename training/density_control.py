@@ -15,32 +15,33 @@ from subfunction import Phase
 from training.run import Training, TrainingView
 from utils.heap import give_back_freed_memory
 
+LARGEST_SHARE = 1.2  # of the Gaussians that a rank may own, over the mean
+
 
 def collect(run: Training, due: Phase, view: TrainingView) -> None:
     """Add what the backward pass of a view says of every Gaussian to the statistics."""
     settings, model, totals = run.settings.densification, run.model, run.totals
     if due.collects_statistics:
         policy.accumulate_gradients(model.statistics, view.screen_gradients, view.radii)
-    size = run.scene.median_pixels / view.image[0].numel()  # views of all sizes count alike
+    size = run.scene.median_pixels / view.pixels  # views of all sizes count alike
     if view.errors is not None:
         policy.accumulate_errors(model.statistics, view.errors * size, settings)
-        totals.pixel_error += policy.typical_error(view.pixel_errors)
+        totals.pixel_error += view.typical_error
         totals.error_views += 1
     if view.contributions is not None:
         error, scale = view.loss, 1.0
         if due.collects_removal_energy:
-            squares = (view.image - view.gt_image).square()
-            error, scale = (view.energy_weights * squares).sum(), size
+            error, scale = view.squared_error, size
         model.statistics["contribution_so_far"] += scale * view.contributions
         totals.error_so_far += scale * error
-        if not run.views.remaining:
-            finish_round(run, due)
+        if view.ends_round:
+            finish_round(run, due, view.iteration)
 
 
-def finish_round(run: Training, due: Phase) -> None:
-    """Complete the sums of a round: every view was seen since the last one."""
-    contribution, totals, iteration = run.model.statistics["contribution_so_far"], run.totals, due.iteration
-    error, least = totals.error_so_far / len(run.model), totals.mean_error_per_gaussian
+def finish_round(run: Training, due: Phase, iteration: int) -> None:
+    """Complete the sums of a round that ends with `iteration`: every view was seen since the last one."""
+    contribution, totals = run.model.statistics["contribution_so_far"], run.totals
+    error, least = totals.error_so_far / len(run.whole), totals.mean_error_per_gaussian
     if not due.collects_statistics:  # errors of before, perhaps of smaller photos, are no measure any more
         growth_ended = run.settings.densification.densify_until_iter
         least = torch.where(totals.round_start < growth_ended, error, least)
@@ -62,20 +63,23 @@ def densify_and_prune(run: Training, due: Phase) -> None:
     if due.prunes and not run.budget:
         pruned = prune(run, due)
     if due.densifies:
+        balance(run)
         run.model.sort_by_place()
         restart_collecting(run)
-    run.history.step(due.iteration, cloned, split, pruned, len(run.model))
+    run.history.step(due.iteration, cloned, split, pruned, len(run.whole))
 
 
 def densify(run: Training, due: Phase) -> tuple[int, int]:
     """Clone small candidates and split large ones (Kerbl et al. 2023, sec. 5.2); return how many of each."""
-    settings, model, totals = run.settings.densification, run.model, run.totals
-    scores = policy.densification_scores(model.statistics, settings)
+    settings, model, whole, totals = run.settings.densification, run.model, run.whole, run.totals
+    scores = policy.densification_scores(whole.statistics, settings)
     picture_error = run.scene.median_pixels * totals.pixel_error / totals.error_views.clamp_min(1)
     candidates = policy.densification_candidates(scores, picture_error, settings)
-    room = policy.growth_room(len(model), run.growth_budget, settings)
-    densify_mask = policy.top_k(candidates, scores, room)
+    room = policy.growth_room(len(whole), run.growth_budget, settings)
+    chosen = policy.top_k(candidates, scores, room)
+    densify_mask = run.own(chosen)
     large = policy.is_large(model.scales, settings.percent_dense * run.scene.extent)
+    split = run.ranks.total((densify_mask & large).sum())
     if settings.clone_opacity == "corrected":
         correct_opacities(run, densify_mask & ~large)
     model.tags["low_streak"][densify_mask] = 0
@@ -83,8 +87,29 @@ def densify(run: Training, due: Phase) -> tuple[int, int]:
     parents = policy.with_newborn_tags(model.rows(densify_mask & large), due.iteration)
     model.keep(~(densify_mask & large))
     model.append(clones)
-    model.append(policy.split_children(parents, settings, run.generator))
-    return len(clones["means"]), len(parents["means"])
+    model.append(policy.split_children(parents, settings, run.own_generator(due.iteration)))
+    return int(chosen.sum()) - split, split
+
+
+def balance(run: Training) -> None:
+    """Move Gaussians from ranks that own many to those that own few, where they differ by much."""
+    counts = run.ranks.counts(len(run.model), run.model.device)
+    if max(counts) > LARGEST_SHARE * sum(counts) / len(counts):
+        run.model.move_rows(run.ranks, moves_between(counts)[run.ranks.rank])
+
+
+def moves_between(counts: list[int]) -> list[list[int]]:
+    """Return how many rows each rank gives to each, and keeps, so that all have as many, but for one."""
+    goals = [sum(counts) // len(counts) + (rank < sum(counts) % len(counts)) for rank in range(len(counts))]
+    moves = [[0] * len(counts) for _ in counts]
+    room = [goal - min(count, goal) for count, goal in zip(counts, goals)]
+    for giver, (count, goal) in enumerate(zip(counts, goals)):
+        moves[giver][giver] = min(count, goal)
+        for taker in range(len(counts)):
+            moved = min(count - sum(moves[giver]), room[taker])
+            moves[giver][taker] += moved
+            room[taker] -= moved
+    return moves
 
 
 def correct_opacities(run: Training, cloned: Tensor) -> None:  # (N,) bool
@@ -109,10 +134,10 @@ def prune(run: Training, due: Phase) -> int:
     if awaits_a_round(run, due):
         return 0
     streaks, prune_mask = select_for_pruning(run, due)
-    run.model.tags["low_streak"] = streaks
-    run.model.keep(~prune_mask)
+    run.model.tags["low_streak"] = run.own(streaks)
+    run.model.keep(~run.own(prune_mask))
     run.totals.thinned.fill_(due.iteration)
-    if len(run.model) == 0:
+    if bool(prune_mask.all()):
         raise ValueError(
             f"iteration {due.iteration} pruned the last of {len(prune_mask)} Gaussians; "
             "does the scene's scale fit its cameras?"
@@ -140,8 +165,11 @@ def last_thinning(run: Training) -> float:
 
 
 def select_for_pruning(run: Training, due: Phase) -> tuple[Tensor, Tensor]:
-    """Return low streaks (N,) after this pruning round, and the mask (N,) of the Gaussians to prune."""
-    settings, model = run.settings.pruning, run.model
+    """Return low streaks (N,) after this pruning round, and the mask (N,) of the Gaussians to prune.
+
+    They are of the Gaussians of all ranks.
+    """
+    settings, model = run.settings.pruning, run.whole
     importance = model.compute_importance() if settings.prune_by in ("importance", "both") else None
     scores = pruning_scores(run, importance)
     low = is_low(run, due, scores, importance)
@@ -157,7 +185,7 @@ def select_for_pruning(run: Training, due: Phase) -> tuple[Tensor, Tensor]:
 
 def pruning_scores(run: Training, importance: Tensor | None = None) -> Tensor:
     """Return what --prune_by compares Gaussians by (N,); for both that is removal energy."""
-    model, totals, kind = run.model, run.totals, run.settings.pruning.prune_by
+    model, totals, kind = run.whole, run.totals, run.settings.pruning.prune_by
     if kind == "opacity":
         return model.opacities[:, 0]
     if kind == "importance":
@@ -171,7 +199,7 @@ def pruning_scores(run: Training, importance: Tensor | None = None) -> Tensor:
 def is_low(run: Training, due: Phase, scores: Tensor, importance: Tensor | None) -> Tensor:
     """Return the mask (N,) of Gaussians with a low score; for both, a low energy or a low importance."""
     settings = run.settings.pruning
-    excess = len(run.model) - (run.growth_budget if due.collects_statistics else run.budget)
+    excess = len(scores) - (run.growth_budget if due.collects_statistics else run.budget)
     threshold = policy.pruning_threshold(settings, due.collects_statistics)
     low = policy.low_scores(scores, threshold, excess, settings)
     if settings.prune_by == "both" and importance is not None:
@@ -181,7 +209,7 @@ def is_low(run: Training, due: Phase, scores: Tensor, importance: Tensor | None)
 
 def pruning_room(run: Training, due: Phase, unwanted: Tensor) -> int:  # (N,) bool
     """Return how many Gaussians may go in this round."""
-    pruning, count, grown = run.settings.pruning, len(run.model), run.totals.grown
+    pruning, count, grown = run.settings.pruning, len(unwanted), run.totals.grown
     intervals = (due.iteration - last_thinning(run)) / pruning.prune_interval
     cap = policy.pruning_cap(count, max(1.0, intervals), pruning)
     if due.collects_statistics:
@@ -199,12 +227,14 @@ def start_or_bake_importance(run: Training, due: Phase) -> None:
     """Start learning importance, or bake it: drop what it leaves out and train on without gates."""
     settings, model = run.settings.importance, run.model
     if due.learns_importance and model.network is None:
-        model.start_importance(settings, run.scene.extent, run.generator)
+        center = run.whole.means.detach().median(0).values
+        model.start_importance(settings, center, run.scene.extent, run.generator)
     if due.bakes_importance and model.network is not None:
-        before = len(model)
-        threshold = policy.baking_threshold(model.compute_importance()[:, 0], run.budget)
+        importance = run.whole.compute_importance()[:, 0]
+        threshold = policy.baking_threshold(importance, run.budget)
         model.bake_importance(policy.baking_gate(due.iteration, run.settings), threshold)
-        run.history.step(due.iteration, 0, 0, before - len(model), len(model))
+        left = len(run.whole)
+        run.history.step(due.iteration, 0, 0, len(importance) - left, left)
 
 
 def control_opacity(run: Training, due: Phase) -> None:

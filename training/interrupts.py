@@ -8,6 +8,10 @@ import threading
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 
+import torch
+
+from utils.ranks import ALONE, Ranks
+
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -21,10 +25,12 @@ class Interrupts:
     """A context in which a signal of ENDING raises Interrupted: at once, or when what is `held` is done.
 
     A second one does not wait (`is_forced`). Signals that are ignored, as in background jobs, stay ignored.
+    Several ranks end together, when they have all done what is held.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Ranks = ALONE) -> None:
         self.is_forced = False
+        self._ranks = ranks
         self._held, self._waiting = False, 0
         self._before: dict[int, object] = {}
 
@@ -40,18 +46,20 @@ class Interrupts:
             signal.signal(number, handler)
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Complete the block, then raise the signal that arrived meanwhile."""
-        self._held = True
+    def held(self, ranks: Ranks = ALONE) -> Iterator[None]:
+        """Complete the block, then raise the signal that arrived meanwhile; with `ranks`, at any of them."""
+        self._held, agreed = True, 0
         try:
             yield
+            if ranks.count > 1:
+                agreed = max(ranks.counts(self._waiting, torch.device("cpu")))
         finally:
             self._held = False
-        if self._waiting:
-            self._raise(self._waiting)
+        if agreed or self._waiting and self._ranks.count == 1:
+            self._raise(agreed or self._waiting)
 
     def _arrive(self, number: int, frame: FrameType | None) -> None:
-        if self._held and not self._waiting:
+        if (self._held or self._ranks.count > 1) and not self._waiting:
             self._waiting = number
             return
         self.is_forced = self._held

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from fused_ssim import fused_ssim_map
@@ -14,12 +15,13 @@ from scene import Camera
 from training.run import Training, TrainingView, choose_background
 from training.saving import require_sound
 from training.tensorboard import TensorBoardLog
+from training.together import blending_weights, images_here
+from training.views import exposed
 from utils.counter_random import Stream, random_key
 from utils.devices import reads_at_once
 from utils.history import shares_of_weight
 from utils.losses import l1, masked_mean, psnr
 from utils.progress import Progress
-from utils.rendering import render, render_beside_photos
 
 TRAINING_VIEWS_MEASURED = range(5, 30, 5)  # indices, as in 3DGS
 DISTRIBUTIONS = 20  # of a run, in its history
@@ -29,9 +31,9 @@ def looks_at_gaussians(run: Training, iteration: int) -> bool:
     """Return whether the Gaussians that an iteration rendered are recorded, measured or saved."""
     return (
         iteration == run.settings.optimization.iterations
-        or iteration in distribution_iterations(run)
-        or iteration in run.settings.run.test_iterations
-        or iteration in export_gap_iterations(run)
+        or run.reaches(iteration, distribution_iterations(run))
+        or run.reaches(iteration, run.settings.run.test_iterations)
+        or run.reaches(iteration, export_gap_iterations(run))
         or run.keeps_size(iteration)
     )
 
@@ -39,40 +41,51 @@ def looks_at_gaussians(run: Training, iteration: int) -> bool:
 def report(
     run: Training,
     iteration: int,
-    view: TrainingView,
+    views: Sequence[TrainingView],
     progress: Progress,
     log: TensorBoardLog,
 ) -> None:
     """Show and log the state of the run, every few iterations: reading a number waits for the device."""
-    if iteration % Progress.INTERVAL == 0 or iteration == run.settings.optimization.iterations:
-        decibels = psnr(view.image.clamp(0, 1), view.gt_image).item()
-        numbers = (iteration, view.loss.item(), decibels, len(run.model))
+    count = len(run.whole) if is_shown(run, iteration) else 0
+    here = [view for view in views if view.shown is not None]
+    if count and here:
+        shown = here[-1].shown
+        decibels = psnr(shown.image.clamp(0, 1), shown.gt_image).item()
+        numbers = (iteration, here[-1].loss.item(), decibels, count)
         progress.update(*numbers)
         log.training(*numbers)
         run.history.progress(*numbers, run.seconds)
-    if iteration in distribution_iterations(run):
+    if run.reaches(iteration, distribution_iterations(run)):
         record_distributions(run, iteration)
-    if iteration in run.settings.run.test_iterations or run.keeps_size(iteration):
+    if run.reaches(iteration, run.settings.run.test_iterations) or run.keeps_size(iteration):
         measure(run, iteration, progress, log)
-    if run.model.network is not None and iteration in export_gap_iterations(run):
+    if run.model.network is not None and run.reaches(iteration, export_gap_iterations(run)):
         report_export_gap(run, iteration, progress)
 
 
-def check_numbers(run: Training, iteration: int, view: TrainingView, progress: Progress) -> None:
-    """Report a view that shows no Gaussian. Raise ValueError if none ever does, or the model holds NaN.
+def is_shown(run: Training, iteration: int) -> bool:
+    """Return whether the progress line shows the iteration."""
+    last = run.settings.optimization.iterations
+    return iteration == last or run.reaches(iteration, range(0, last, Progress.INTERVAL))
+
+
+def check_numbers(run: Training, iteration: int, views: Sequence[TrainingView], progress: Progress) -> None:
+    """Report views that show no Gaussian. Raise ValueError if none ever does, or the model holds NaN.
 
     On a device where reading a number waits, this is done every few iterations.
     """
-    last = iteration == run.settings.optimization.iterations
-    if not (reads_at_once(run.model.device) or last or iteration % Progress.INTERVAL == 0):
+    if not (reads_at_once(run.model.device) or is_shown(run, iteration)):
         return
     require_sound(run, iteration)
-    if bool((view.radii > 0).any()):
-        run.sees_gaussians = True
-    elif view.name not in run.empty_views:
-        run.empty_views.add(view.name)
-        progress.say(f"[ITER {iteration}] No Gaussian is seen in the view {view.name}: is its camera right?")
-        require_a_seen_gaussian(run)
+    seen = run.ranks.sum(torch.stack([(view.radii > 0).sum() for view in views]))
+    for view, is_seen in zip(views, (seen > 0).tolist()):
+        if is_seen:
+            run.sees_gaussians = True
+        elif view.name not in run.empty_views:
+            run.empty_views.add(view.name)
+            told = f"No Gaussian is seen in the view {view.name}: is its camera right?"
+            progress.say(f"[ITER {iteration}] {told}")
+            require_a_seen_gaussian(run)
 
 
 def require_a_seen_gaussian(run: Training) -> None:
@@ -90,12 +103,15 @@ def measure(run: Training, iteration: int, progress: Progress, log: TensorBoardL
     for name, cameras in (("test", run.scene.test), ("train", measured_cameras(run))):
         if not cameras:
             continue
-        sums = torch.zeros(3)
+        sums = torch.zeros(3, device=model.device)
         background, flags = choose_background(run), vars(run.settings.pipeline)
-        for image, gt_image, mask in render_beside_photos(cameras, model, background, run.exposures, **flags):
+        for number, image in images_here(run.ranks, cameras, model, background, **flags):
+            camera = cameras[number]
+            gt_image, mask = camera.ground_truth(background, model.device), camera.mask_on(model.device)
+            image = exposed(run, image, camera).clamp(0, 1)
             ssim = masked_mean(fused_ssim_map(image[None], gt_image[None])[0], mask)
-            sums += torch.stack([l1(image, gt_image, mask), psnr(image, gt_image, mask), ssim]).cpu()
-        error, decibels, ssim = (sums / len(cameras)).tolist()
+            sums += torch.stack([l1(image, gt_image, mask), psnr(image, gt_image, mask), ssim])
+        error, decibels, ssim = (run.ranks.sum(sums) / len(cameras)).tolist()
         numbers = f"L1 {error:.6f} PSNR {decibels:.4f} SSIM {ssim:.4f}"
         progress.say(f"[ITER {iteration}] Evaluating {name}: {numbers}")
         log.views(iteration, name, error, decibels)
@@ -113,13 +129,15 @@ def report_export_gap(run: Training, iteration: int, progress: Progress) -> None
     """Measure how far renders of the saved file are from the training-mode renders."""
     kind, seed = run.settings.importance.importance_gate, run.settings.run.seed
     saved, flags = run.baked_model(iteration), vars(run.settings.pipeline)
-    background, differences = choose_background(run), []
-    for number, camera in enumerate(measured_cameras(run)):
-        random = random_key(seed, Stream.MEASURED_GATES, iteration, number)
-        gates = gate(run.model.compute_importance(), kind, random)
-        trained = render(camera, run.model, background, importance=gates, **flags).image
-        differences.append((trained - render(camera, saved, background, **flags).image).abs().flatten())
-    values = torch.cat(differences)
+    background, cameras = choose_background(run), measured_cameras(run)
+    keys = [
+        random_key(seed, Stream.MEASURED_GATES, iteration, n, *run.ranks.word) for n in range(len(cameras))
+    ]
+    gates = [gate(run.model.compute_importance(), kind, key) for key in keys]
+    trained = dict(images_here(run.ranks, cameras, run.model, background, gates, **flags))
+    written = dict(images_here(run.ranks, cameras, saved, background, **flags))
+    differences = [(trained[number] - written[number]).abs().flatten() for number in trained]
+    values = run.ranks.together(torch.cat([background.new_zeros(0), *differences]))
     mean, extreme = values.mean().item(), policy.upper_quantile(values, 0.001).item()
     run.measures.setdefault(str(iteration), {})["export_gap"] = {"mean": mean, "percentile_99.9": extreme}
     gap = f"{mean:.6f} mean, {extreme:.6f} at 99.9 %"
@@ -141,7 +159,7 @@ def distribution_iterations(run: Training) -> range:
 
 def record_distributions(run: Training, iteration: int) -> None:
     """Record distributions of errors, importances, opacities and ages, and the share of floaters."""
-    model = run.model
+    model = run.whole
     values = {"opacity": model.opacities, "age": iteration - model.tags["birth"]}
     due = policy.phase(iteration, run.settings)
     if due.collects_errors:
@@ -165,15 +183,10 @@ def correlation(first: Tensor, second: Tensor) -> float | None:
 
 def floaters(run: Training, iteration: int) -> dict[str, float]:
     """Return the shares of the blending weight that hint at floaters, over a few training views."""
-    model = run.baked_model(iteration)
-    weights = torch.zeros(len(model), device=model.device)
+    model, cameras, flags = run.baked_model(iteration), measured_cameras(run), vars(run.settings.pipeline)
+    weights = blending_weights(run.ranks, cameras, model, choose_background(run), **flags)
     depths = torch.full((len(model),), float("inf"), device=model.device)
-    for camera in measured_cameras(run):
-        with torch.enable_grad():
-            background = choose_background(run)
-            rendered = render(camera, model, background, statistics=True, **vars(run.settings.pipeline))
-            torch.autograd.grad(rendered.image.sum(), rendered.means2d)  # the backward pass collects weights
-        weights += rendered.rasterizer.statistics.weight_sum
+    for camera in cameras:
         center = camera.matrices(model.device).camera_center
         depths = torch.minimum(depths, (model.means - center).norm(dim=1))
-    return shares_of_weight(weights, model.opacities, depths)
+    return shares_of_weight(*map(run.ranks.together, (weights, model.opacities, depths)))

@@ -20,6 +20,7 @@ from training.view_order import ViewOrder
 from utils import run_folder
 from utils.checkpoints import load_checkpoint, newest_checkpoint
 from utils.history import History
+from utils.ranks import ALONE, Ranks
 
 FIXED_BY_CHECKPOINT = (
     "train_test_exp",
@@ -42,17 +43,17 @@ class ResumePoint:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-def find_resume_point(given: dict[str, Any]) -> ResumePoint:
+def find_resume_point(given: dict[str, Any], ranks: Ranks = ALONE) -> ResumePoint:
     """Return what the flags ask for. Raise ValueError where they do not fit the run to resume."""
     if given.get("resume"):
-        return resume_in_folder(given)
+        return resume_in_folder(given, ranks)
     if not given.get("start_checkpoint"):
         return ResumePoint(make_settings(given), given)
-    tensors, record = load_checkpoint(given["start_checkpoint"])
+    tensors, record = load_checkpoint(given["start_checkpoint"], ranks)
     return ResumePoint(resumed_settings(given, record), given, tensors, record)
 
 
-def resume_in_folder(given: dict[str, Any]) -> ResumePoint:
+def resume_in_folder(given: dict[str, Any], ranks: Ranks) -> ResumePoint:
     """Return the newest checkpoint of the run in the output folder; without one, its settings alone."""
     if not given.get("model_path"):
         raise ValueError("--resume: which run? give its folder with -m")
@@ -62,7 +63,7 @@ def resume_in_folder(given: dict[str, Any]) -> ResumePoint:
     folder = Path(given["model_path"])
     config = run_folder.read_config(folder)
     path = newest_checkpoint(run_folder.checkpoints(folder))
-    tensors, record = load_checkpoint(path) if path else ({}, {})
+    tensors, record = load_checkpoint(path, ranks) if path else ({}, {})
     recorded = record.get("settings") or config.get("settings", {})
     if config.get("finished"):
         require_more_iterations(given, config["iteration"], record, folder)
@@ -130,15 +131,16 @@ def require_room(run: Training, record: dict[str, Any]) -> None:
     if not run.budget or run.budget == gaussian_budget(make_settings({}, record["settings"])):
         return
     is_sure = policy.thinning_is_sure(record["iteration"], len(run.scene.train), run.settings)
-    if len(run.model) > run.budget and not is_sure:
+    count = len(run.whole)
+    if count > run.budget and not is_sure:
         raise ValueError(
-            f"{run.settings.run.start_checkpoint} holds {len(run.model):,} Gaussians, "
+            f"{run.settings.run.start_checkpoint} holds {count:,} Gaussians, "
             f"more than the budget of {run.budget:,}, and pruning is not sure to come down to it: give a "
             "larger budget, an earlier checkpoint, or --prune_keep below 1 with a later --prune_until_iter"
         )
 
 
-def resume(resume_point: ResumePoint, scene: Scene, folder: Path) -> Training:
+def resume(resume_point: ResumePoint, scene: Scene, folder: Path, ranks: Ranks = ALONE) -> Training:
     """Return the run of the checkpoint.
 
     Raise ValueError if the scene differs or the checkpoint is damaged.
@@ -173,7 +175,7 @@ def resume(resume_point: ResumePoint, scene: Scene, folder: Path) -> Training:
         raise ValueError(
             f"{settings.run.start_checkpoint}: its random state is damaged ({problem})"
         ) from problem
-    run = Training(settings, folder, scene, model, generator, views, totals, exposures)
+    run = Training(settings, folder, scene, model, generator, views, totals, exposures, ranks)
     require_room(run, record)
     run.iteration, run.started = record["iteration"], time.monotonic() - record["seconds"]
     run.measures, run.history = record["measures"], History(record["history"])

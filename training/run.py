@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Container
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
@@ -18,12 +19,14 @@ from arguments import Settings, variant_values
 from gaussian_model import GaussianModel, gaussians_in_ply
 from scene import Scene, viewer_entries
 from training.view_order import ViewOrder
+from training.whole_model import WholeModel
 from utils import run_folder
 from utils.counter_random import Stream, random_key, uniform
 from utils.exposures import Exposures
 from utils.files import refuse_inputs, write_json
 from utils.history import History
 from utils.ply import write_point_cloud
+from utils.ranks import ALONE, Ranks
 from utils.rendering import background_color
 
 
@@ -70,6 +73,7 @@ class Training:
     views: ViewOrder
     totals: Totals
     exposures: Exposures | None = None  # with --train_test_exp
+    ranks: Ranks = ALONE  # this process among those that share the Gaussians
     given: dict[str, Any] = field(default_factory=dict)  # flags of this command
     iteration: int = 0  # done so far
     started: float = field(default_factory=time.monotonic)  # earlier by what was done before a resume
@@ -86,9 +90,29 @@ class Training:
         return time.monotonic() - self.started
 
     @property
+    def whole(self) -> GaussianModel | WholeModel:
+        """Return the Gaussians of all ranks, as far as decisions look at them."""
+        return self.model if self.ranks.count == 1 else WholeModel(self.model, self.ranks)
+
+    def own(self, rows: Tensor) -> Tensor:  # (N, ...) of the whole -> (n, ...)
+        """Return the rows of this rank's Gaussians."""
+        return self.ranks.own(rows, len(self.model))
+
+    def own_generator(self, iteration: int) -> torch.Generator:
+        """Return what draws random numbers for this rank's Gaussians alone."""
+        if self.ranks.count == 1:
+            return self.generator
+        key = random_key(self.settings.run.seed, Stream.SPLITS, iteration, self.ranks.rank)
+        return torch.Generator().manual_seed(key)
+
+    def reaches(self, iteration: int, milestones: Container[int]) -> bool:
+        """Return whether one of the milestones lies in the step that ends with `iteration`."""
+        return policy.step_reaches(iteration, milestones, self.settings)
+
+    @property
     def left(self) -> float:
         """The share that thinning has left of what had grown; 1 before that."""
-        return len(self.model) / self.totals.grown.item() if self.totals.grown else 1.0
+        return len(self.whole) / self.totals.grown.item() if self.totals.grown else 1.0
 
     def baked_model(self, iteration: int) -> GaussianModel:
         """Return the model as a file of this iteration holds it: as baking would leave it now."""
@@ -129,16 +153,27 @@ def gaussian_budget(settings: Settings) -> int:
 class TrainingView:
     """One training view and what its backward pass says of every Gaussian, without the graph."""
 
+    iteration: int
     name: str  # of the photo
-    image: Tensor  # (3, H, W) rendered, with the photo where a mask leaves it out
-    gt_image: Tensor  # (3, H, W)
-    loss: Tensor  # ()
+    pixels: int
+    ends_round: bool  # it is the last of all views, which then begin anew
     radii: Tensor  # (N,) pixels of the full size, 0 where a Gaussian is not seen
     screen_gradients: Tensor  # (N, 3) of the projected means, NDC units
-    pixel_errors: Tensor | None = None  # (1, H, W) E(u), where E_k is collected
-    errors: Tensor | None = None  # (N,) E_k
-    contributions: Tensor | None = None  # (N,) removal energy or sensitivity, where that prunes
-    energy_weights: Tensor | None = None  # (H, W) of the pixels in removal energies
+    errors: Tensor | None  # (N,) E_k, where it is collected
+    contributions: Tensor | None  # (N,) removal energy or sensitivity, where that prunes
+    loss: Tensor  # ()
+    typical_error: Tensor | None  # () of E(u), where E_k is collected
+    squared_error: Tensor | None  # () weighed as removal energies are, where those prune
+    shown: Shown | None  # where this rank has rendered it
+
+
+@dataclass
+class Shown:
+    """The picture of a training view."""
+
+    image: Tensor  # (3, H, W) rendered, with the photo where a mask leaves it out
+    gt_image: Tensor  # (3, H, W)
+    pixel_errors: Tensor | None  # (1, H, W) E(u), where E_k is collected
 
 
 def choose_background(run: Training, iteration: int | None = None) -> Tensor:
@@ -151,8 +186,11 @@ def choose_background(run: Training, iteration: int | None = None) -> Tensor:
 # Before the loop
 
 
-def start(settings: Settings, scene: Scene, folder: Path) -> Training:
-    """Return a run that starts from the scene's points, or from as many random ones as the budget allows."""
+def start(settings: Settings, scene: Scene, folder: Path, ranks: Ranks = ALONE) -> Training:
+    """Return a run that starts from the scene's points, or from as many random ones as the budget allows.
+
+    Each of several ranks owns every so many of them.
+    """
     generator = torch.Generator().manual_seed(settings.run.seed)
     xyz, rgb = scene.points.xyz, scene.points.rgb
     budget = policy.growth_budget(gaussian_budget(settings), len(scene.train), settings)
@@ -165,10 +203,13 @@ def start(settings: Settings, scene: Scene, folder: Path) -> Training:
         scene.shift,
     )
     model.sh_degree = settings.model.sh_degree
+    if ranks.count > 1:
+        model.keep(torch.arange(len(model), device=model.device) % ranks.count == ranks.rank)
     model.start_training(settings.optimization)
     totals = Totals.at_start(settings.importance.lambda_importance, model.device)
     order = ViewOrder(len(scene.train), generator)
-    return Training(settings, folder, scene, model, generator, order, totals, new_exposures(settings, scene))
+    exposures = new_exposures(settings, scene)
+    return Training(settings, folder, scene, model, generator, order, totals, exposures, ranks)
 
 
 def new_exposures(settings: Settings, scene: Scene) -> Exposures | None:

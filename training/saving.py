@@ -18,20 +18,28 @@ from utils.progress import Progress
 def save_if_due(run: Training, iteration: int, progress: Progress) -> None:
     """Save the Gaussians at the iterations asked for, at the last one, and in the sizes to be kept."""
     is_last = iteration == run.settings.optimization.iterations
-    if not (is_last or iteration in run.settings.run.save_iterations or run.keeps_size(iteration)):
+    is_due = run.reaches(iteration, run.settings.run.save_iterations)
+    if not (is_last or is_due or run.keeps_size(iteration)):
         return
     path = run_folder.point_cloud_path(run.folder, iteration)
     model = run.baked_model(iteration)
-    model.save_ply(path)
-    if run.exposures is not None:
-        run.exposures.save(run.folder)
+    model.save_ply(path, run.ranks)
     saved = run.measures.setdefault(str(iteration), {})
-    saved["gaussians"] = len(model)
+    saved["gaussians"] = sum(run.ranks.counts(len(model), model.device))
     if run.keeps_size(iteration):
         saved["share"] = run.left
-        write_json(run.folder / run_folder.SIZES, kept_sizes(run))
+    if run.ranks.is_first:
+        write_beside_gaussians(run)
+    progress.say(f"[ITER {iteration}] Saved {saved['gaussians']:,} Gaussians to {path}")
+
+
+def write_beside_gaussians(run: Training) -> None:
+    """Write exposures, the list of kept sizes and the history."""
+    if run.exposures is not None:
+        run.exposures.save(run.folder)
+    if sizes := kept_sizes(run):
+        write_json(run.folder / run_folder.SIZES, sizes)
     run.history.write(run.folder)
-    progress.say(f"[ITER {iteration}] Saved {len(model):,} Gaussians to {path}")
 
 
 def kept_sizes(run: Training) -> list[dict[str, Any]]:
@@ -45,12 +53,13 @@ def kept_sizes(run: Training) -> list[dict[str, Any]]:
 
 def save_checkpoints(run: Training, progress: Progress) -> None:
     """Write the checkpoints that are due: those asked for, and the one replaced every few minutes."""
-    if run.iteration in run.settings.run.checkpoint_iterations:
+    if run.reaches(run.iteration, run.settings.run.checkpoint_iterations):
         path = run_folder.checkpoint_path(run.folder, run.iteration)
         save_state(run, path)
         progress.say(f"[ITER {run.iteration}] Saved checkpoint {path}")
     minutes = run.settings.run.checkpoint_every
-    if minutes and time.monotonic() - run.last_checkpoint > 60 * minutes:
+    is_late = minutes and time.monotonic() - run.last_checkpoint > 60 * minutes
+    if run.ranks.any(bool(is_late), run.model.device):
         try:
             save_state(run, run_folder.latest_checkpoint_path(run.folder))
         except OSError as problem:  # a full disk is no reason to give up what is in memory
@@ -62,7 +71,8 @@ def save_last_checkpoint(run: Training, progress: Progress) -> None:
     """Write the checkpoint with which a finished run can be trained further, where checkpoints are wanted."""
     path = run_folder.latest_checkpoint_path(run.folder)
     if not run.settings.run.checkpoint_every:
-        path.unlink(missing_ok=True)
+        if run.ranks.is_first:
+            path.unlink(missing_ok=True)
         return
     try:
         save_state(run, path)
@@ -73,8 +83,9 @@ def save_last_checkpoint(run: Training, progress: Progress) -> None:
 def require_sound(run: Training, iteration: int) -> None:
     """Raise ValueError if the model holds NaN or infinity: it must not replace an earlier checkpoint."""
     unsound = run.model.unsound()
-    if not unsound:
+    if not run.ranks.any(bool(unsound), run.model.device):
         return
+    unsound = unsound or ["Gaussians of another rank"]
     text = f"iteration {iteration}: the {' and the '.join(unsound)} have become NaN or infinite"
     newest = newest_checkpoint(run_folder.checkpoints(run.folder))
     kept = f"{newest} is from before that" if newest else "there is no checkpoint from before that"
@@ -102,4 +113,4 @@ def save_state(run: Training, path: Path) -> None:
         "measures": run.measures,
         "history": run.history.record,
     }
-    save_checkpoint(path, tensors, record)
+    save_checkpoint(path, tensors, record, run.ranks)

@@ -8,9 +8,12 @@ from torch import Tensor
 
 
 class TensorBoardLog:
-    """The log that writes event files under 3DGS's names; without TensorBoard it writes nothing."""
+    """The log that writes event files under 3DGS's names; nothing without TensorBoard or a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None) -> None:
+        self._writer = None
+        if folder is None:
+            return
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:

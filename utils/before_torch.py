@@ -13,9 +13,27 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Mapping
 
 from utils.heap import keep_freed_memory
 
+
+def gpu_of_process(environment: Mapping[str, str]) -> str | None:
+    """Return which GPU a process that torchrun has started is to see, None: as many as there are.
+
+    Each of a machine's processes takes its own, of those that CUDA_VISIBLE_DEVICES leaves.
+    """
+    if int(environment.get("LOCAL_WORLD_SIZE", 1)) == 1:
+        return None
+    number, given = int(environment["LOCAL_RANK"]), environment.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return str(number)
+    devices = given.split(",")
+    return devices[number] if number < len(devices) else ""
+
+
+if (_gpu := gpu_of_process(os.environ)) is not None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = _gpu
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 keep_freed_memory()

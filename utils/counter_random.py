@@ -23,6 +23,7 @@ class Stream(IntEnum):
     BACKGROUND = 0
     GATES = 1
     MEASURED_GATES = 2
+    SPLITS = 3
 
 
 def random_key(*words: int) -> int:

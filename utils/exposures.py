@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from utils.files import read_json, write_json
+from utils.ranks import Ranks
 
 FILE = "exposure.json"
 
@@ -32,6 +33,14 @@ class Exposures:
             return image
         matrix = self.matrices[self.indices[name]]
         return torch.einsum("ij,jhw->ihw", matrix[:, :3], image) + matrix[:, 3, None, None]
+
+    def gather(self, ranks: Ranks) -> None:
+        """Add up the gradients of all ranks, each of which has rendered some of the views."""
+        if ranks.count == 1:
+            return
+        if self.matrices.grad is None:
+            self.matrices.grad = torch.zeros_like(self.matrices)
+        self.matrices.grad = ranks.sum(self.matrices.grad)
 
     def step(self, rate: float) -> None:
         """Take one Adam step and drop the gradient."""

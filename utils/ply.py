@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from plyfile import PlyData, PlyElement, PlyParseError
 from torch import Tensor
 
 from utils.files import write_atomically
+from utils.ranks import Ranks
 from utils.similar_names import hint
 
 POSITION = ("x", "y", "z")
@@ -172,21 +174,41 @@ def write_gaussians(
     names: Sequence[str],
     columns: dict[str, Tensor],
     shift: np.ndarray,  # (3,) that was subtracted from the positions
+    ranks: Ranks,
 ) -> None:
-    """Write float32 columns (N,) under `names`, atomically; those that are not in `columns` are 0."""
-    count = len(next(iter(columns.values())))
-    vertices = np.zeros(count, dtype=_float_row(names))
+    """Write float32 columns (N,) under `names`, atomically; those that are not in `columns` are 0.
+
+    The first of several ranks writes the rows of all, one rank's after the other's.
+    """
+    rows = torch.zeros(len(next(iter(columns.values()))), len(names))
     for name, values in columns.items():
-        vertices[name] = values.cpu().numpy()
-    element = PlyElement.describe(vertices, "vertex")
-    write_atomically(path, PlyData([element], byte_order="<", comments=shift_comments(shift)).write)
+        rows[:, names.index(name)] = values.cpu()
+    counts = ranks.counts(len(rows), rows.device)
+    parts = ranks.to_first(rows, counts)
+
+    def write(file: BinaryIO) -> None:
+        file.write(_header(names, sum(counts), shift))
+        for part in parts:
+            file.write(part.numpy().astype("<f4", copy=False).tobytes())
+
+    if ranks.is_first:
+        try:
+            write_atomically(path, write)
+        finally:
+            list(parts)  # of ranks that wait until they are heard
+    else:
+        list(parts)
+
+
+def _header(names: Sequence[str], count: int, shift: np.ndarray = NO_SHIFT) -> bytes:
+    empty = PlyElement.describe(np.zeros(0, dtype=_float_row(names)), "vertex")
+    text = PlyData([empty], byte_order="<", comments=shift_comments(shift)).header + "\n"
+    return text.replace("element vertex 0", f"element vertex {count}").encode("ascii")
 
 
 def file_size(names: Sequence[str], count: int) -> int:
     """Return the bytes of a file of `count` rows, without a shift, as `write_gaussians` writes it."""
-    empty = PlyElement.describe(np.zeros(0, dtype=_float_row(names)), "vertex")
-    header = len(PlyData([empty], byte_order="<").header) + len("\n")
-    return header - len("0") + len(str(count)) + 4 * len(names) * count
+    return len(_header(names, count)) + 4 * len(names) * count
 
 
 def float_columns(vertices: np.ndarray, names: Sequence[str]) -> Tensor:

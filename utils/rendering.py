@@ -45,39 +45,68 @@ def render(
     stepping: StepInBackward | None = None,  # Adam as a part of the backward pass
 ) -> RenderOutput:
     """Render `model` as `camera` sees it, over `background`; differentiable where gradients are enabled."""
-    matrices = camera.matrices(model.device)
-    rasterizer = GaussianRasterizer(
-        GaussianRasterizationSettings(
-            image_height=camera.height,
-            image_width=camera.width,
-            tanfovx=math.tan(camera.FoVx / 2),
-            tanfovy=math.tan(camera.FoVy / 2),
-            bg=background,
-            scale_modifier=scaling_modifier,
-            viewmatrix=matrices.world_view_transform,
-            projmatrix=matrices.full_proj_transform,
-            sh_degree=model.active_sh_degree,
-            campos=matrices.camera_center,
-            debug=debug,
-            antialiasing=antialiasing,
-            statistics=statistics,
-            energy_weights=energy_weights,
-            near=camera.near,
-            dilation=camera.dilation,
-        ),
-        stepping,
-    )
+    flags = {"antialiasing": antialiasing, "debug": debug, "scaling_modifier": scaling_modifier}
+    settings = rasterizer_settings(camera, model, background, **flags)
+    settings = settings._replace(statistics=statistics, energy_weights=energy_weights)
+    rasterizer = GaussianRasterizer(settings, stepping)
     means2d = torch.zeros_like(model.means, requires_grad=torch.is_grad_enabled())
+    in_torch = {"convert_SHs_python": convert_SHs_python, "compute_cov3D_python": compute_cov3D_python}
     image, radii, invdepth, *rest = rasterizer(
-        means3D=model.means,
         means2D=means2d,
-        opacities=model.opacities,
         importance=importance,
         error_carrier=error_carrier,
-        **_colors(model, matrices.camera_center, convert_SHs_python),
-        **_shapes(model, scaling_modifier, compute_cov3D_python),
+        **gaussians_of(model, camera, scaling_modifier=scaling_modifier, **in_torch),
     )
     return RenderOutput(image, invdepth, radii, means2d, rest[0] if rest else None, rasterizer)
+
+
+def rasterizer_settings(
+    camera: Any,  # scene.camera.Camera
+    model: Any,  # GaussianModel
+    background: Tensor,  # (3,)
+    *,
+    antialiasing: bool = False,
+    debug: bool = False,
+    scaling_modifier: float = 1.0,
+    **_: bool,
+) -> GaussianRasterizationSettings:
+    """Return what the rasterizer is to know of a view."""
+    matrices = camera.matrices(model.device)
+    return GaussianRasterizationSettings(
+        image_height=camera.height,
+        image_width=camera.width,
+        tanfovx=math.tan(camera.FoVx / 2),
+        tanfovy=math.tan(camera.FoVy / 2),
+        bg=background,
+        scale_modifier=scaling_modifier,
+        viewmatrix=matrices.world_view_transform,
+        projmatrix=matrices.full_proj_transform,
+        sh_degree=model.active_sh_degree,
+        campos=matrices.camera_center,
+        debug=debug,
+        antialiasing=antialiasing,
+        near=camera.near,
+        dilation=camera.dilation,
+    )
+
+
+def gaussians_of(
+    model: Any,  # GaussianModel
+    camera: Any,  # scene.camera.Camera
+    *,
+    convert_SHs_python: bool = False,
+    compute_cov3D_python: bool = False,
+    scaling_modifier: float = 1.0,
+    **_: bool,
+) -> dict[str, Tensor]:
+    """Return the Gaussians as the rasterizer takes them."""
+    center = camera.matrices(model.device).camera_center
+    return {
+        "means3D": model.means,
+        "opacities": model.opacities,
+        **_colors(model, center, convert_SHs_python),
+        **_shapes(model, scaling_modifier, compute_cov3D_python),
+    }
 
 
 def background_color(white: bool, device: torch.device) -> Tensor:

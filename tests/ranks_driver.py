@@ -1,0 +1,129 @@
+"""What every rank does for test_ranks.py: python -m torch.distributed.run --nproc_per_node N THIS WHAT"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import utils.before_torch  # noqa: F401, I001  before torch
+
+import torch
+
+import train
+from arguments import make_settings
+from scene import load_scene
+from subfunction import phase
+from training.density_control import balance, collect
+from training.run import start
+from utils.ranks import ALONE, Ranks
+
+CPU = torch.device("cpu")
+torch.set_num_threads(1)
+
+
+def talk(ranks: Ranks) -> None:
+    """Every kind of exchange, with shares of different length, none among them."""
+    rank, count = ranks.rank, ranks.count
+    assert ranks.sum(torch.tensor([rank, 1.0])).tolist() == [sum(range(count)), count]
+    assert ranks.any(rank == 1, CPU) and not ranks.any(False, CPU)
+    assert ranks.counts(rank, CPU) == list(range(count)) and ranks.total(torch.tensor(2)) == 2 * count
+    rows = torch.full((rank, 2), rank)
+    expected = torch.cat([torch.full((other, 2), other) for other in range(count)])
+    assert torch.equal(ranks.together(rows), expected) and torch.equal(ranks.own(expected, rank), rows)
+    assert torch.equal(ranks.together(rows[:, 0] > 0), expected[:, 0] > 0)
+    at_first = list(ranks.to_first(rows, list(range(count))))
+    assert torch.equal(torch.cat(at_first), expected) if rank == 0 else at_first == []
+    assert ranks.of_first(torch.tensor([3 + rank])).item() == 3
+
+    parts = [torch.full((other, 3), 10.0 * rank + other, requires_grad=True) for other in range(count)]
+    arrived = ranks.exchange(parts)
+    assert [part.shape for part in arrived] == [(rank, 3)] * count
+    assert all((part == 10 * other + rank).all() for other, part in enumerate(arrived))
+    sum((1 + rank) * part.sum() for part in arrived).backward()
+    assert all((part.grad == 1 + other).all() for other, part in enumerate(parts))
+
+
+def step(ranks: Ranks, scene_folder: str) -> None:
+    """The views of a step, and their statistics, as one process has them."""
+    scene = load_scene(scene_folder, quiet=True)
+    flags = {"variant": "tag_gradprune_decomp", "densify_from_iter": 0, "importance_from_iter": 1}
+    flags |= {"views_per_step": ranks.count + 1, "resolution_schedule": 0, "random_background": True}
+    flags |= {"importance_gate": "soft"}  # the others draw random numbers
+    shared, alone = (start(make_settings(flags), scene, Path("nowhere"), who) for who in (ranks, ALONE))
+    order = torch.arange(len(alone.model))
+    order = torch.cat([order[rank :: ranks.count] for rank in range(ranks.count)])
+    assert len(shared.whole) == len(alone.model)
+    assert torch.equal(shared.whole.means.detach(), alone.model.means.detach()[order])
+
+    iterations = range(1, ranks.count + 2)
+    views = train.forward_backward_together(shared, iterations)
+    single = [train.forward_backward(alone, iteration) for iteration in iterations]
+    due = phase(1, alone.settings)
+    for ours, theirs in zip(views, single, strict=True):
+        assert (ours.name, ours.pixels, ours.ends_round) == (theirs.name, theirs.pixels, theirs.ends_round)
+        for name in ("loss", "typical_error", "squared_error"):
+            assert_close(getattr(ours, name), getattr(theirs, name).double(), name)
+        for name in ("radii", "screen_gradients", "errors", "contributions"):
+            assert_close(ranks.together(getattr(ours, name)), getattr(theirs, name)[order], name)
+        collect(shared, due, ours)
+        collect(alone, due, theirs)
+    for name in ("means", "sh_dc", "opacities", "scales", "quats"):
+        values = alone.model.raw[name].grad[order]
+        assert_close(ranks.together(shared.model.raw[name].grad), values, name)
+    for name, values in alone.model.statistics.items():
+        assert_close(shared.whole.statistics[name], values[order], name)
+    held = alone.model.hold_importance().grad[order]
+    assert held.any(), "importance learns"
+    assert_close(ranks.together(shared.model.hold_importance().grad), held, "importance")
+    for run in (shared, alone):
+        run.model.learn_importance(run.ranks)
+    for ours, theirs in zip(shared.model.network.parameters(), alone.model.network.parameters()):
+        assert_close(ours, theirs, "network")
+    latents = alone.model.raw["latents"].grad[order]
+    assert_close(ranks.together(shared.model.raw["latents"].grad), latents, "latents")
+
+
+def uneven(ranks: Ranks, scene_folder: str) -> None:
+    """Gaussians move to ranks that own few, with all that belongs to them."""
+    scene = load_scene(scene_folder, quiet=True)
+    run = start(make_settings({"views_per_step": ranks.count}), scene, Path("nowhere"), ranks)
+    train.update(run, 1, *train.forward_backward_together(run, range(1, ranks.count + 1)))
+    run.model.tags["birth"] += torch.arange(len(run.model), dtype=torch.int32)
+    if ranks.rank > 0:
+        run.model.keep(torch.arange(len(run.model)) < ranks.rank)
+    before = {name: ranks.together(values) for name, values in everything(run.model).items()}
+    balance(run)
+    counts = ranks.counts(len(run.model), CPU)
+    assert max(counts) - min(counts) <= 1 and sum(counts) == len(before["raw means"])
+    after = {name: ranks.together(values) for name, values in everything(run.model).items()}
+    new, old = (table["raw means"][:, 0].sort().indices for table in (after, before))
+    for name in before:
+        assert torch.equal(after[name][new], before[name][old]), name
+
+
+def everything(model) -> dict[str, torch.Tensor]:
+    tables = {"raw": model.raw, "statistics": model.statistics, "tags": model.tags}
+    rows = {f"{kind} {name}": values for kind, table in tables.items() for name, values in table.items()}
+    for name, values in model.raw.items():
+        state = model.optimizer.state[values]
+        rows |= {f"{entry} {name}": state[entry] for entry in ("exp_avg", "exp_avg_sq")}
+    return rows
+
+
+def assert_close(got: torch.Tensor, expected: torch.Tensor, name: str) -> None:
+    assert got.shape == expected.shape, name
+    if expected.numel():
+        error = (got.double() - expected.double()).abs().max() / expected.double().abs().max().clamp_min(
+            1e-30
+        )
+        assert error < 1e-5, f"{name}: {error}"
+
+
+if __name__ == "__main__":
+    this = Ranks.connect(CPU)
+    {"talk": talk, "step": step, "uneven": uneven}[sys.argv[1]](this, *sys.argv[2:])
+    this.wait()
+    print(f"rank {this.rank} is content", flush=True)
+    this.disconnect()

@@ -1,0 +1,185 @@
+"""Runs of several processes: they compute what one does, end together, and go on with another number."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_scene import write_tiny_scene
+
+from gaussian_model import GaussianModel
+from training.density_control import moves_between
+from utils import run_folder
+from utils.before_torch import gpu_of_process
+from utils.checkpoints import load_checkpoint
+from utils.ply import write_point_cloud
+
+FLAGS = """--scale_schedule --densification_interval 6 --prune_interval 6 --tag_lifespan 10 --error_floor 6e-4
+    --threads 1 --eval""".split()
+PATIENCE = 120  # seconds for any command here
+
+
+def torchrun(ranks: int, *arguments: object) -> subprocess.Popen:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*launcher, *map(str, arguments)], env=environment, **pipes)
+
+
+def outcome(process: subprocess.Popen) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=PATIENCE)
+    return process.returncode, out, err
+
+
+def finishes(ranks: int, *arguments: object) -> str:
+    code, out, err = outcome(torchrun(ranks, *arguments))
+    assert code == 0, err
+    return out
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory) -> Path:
+    return write_tiny_scene(tmp_path_factory.mktemp("scene"))
+
+
+@pytest.fixture(scope="module")
+def program(project_dir) -> Path:
+    return project_dir / "train.py"
+
+
+def wait_for(path: Path) -> None:
+    until = time.monotonic() + PATIENCE
+    while not path.is_file():
+        assert time.monotonic() < until, f"no {path}"
+        time.sleep(0.01)
+
+
+def children(pid: int) -> list[int]:
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("what", ["talk", "step", "uneven"])
+def test_ranks_do_what_one_process_does(project_dir, scene, ranks, what):
+    arguments = [] if what == "talk" else [scene]
+    out = finishes(ranks, project_dir / "tests" / "ranks_driver.py", what, *arguments)
+    assert out.count("is content") == ranks
+
+
+def test_a_run_of_two_has_the_same_bytes_every_time_and_files_as_of_one(program, scene, tmp_path, run_here):
+    begin = ("-s", scene, *FLAGS, "--iterations", 90, "--test_iterations", 90, "--save_iterations", 30)
+    lines = [finishes(2, program, *begin, "-m", tmp_path / name) for name in ("first", "second")]
+    assert run_here("train.py", *begin, "-m", tmp_path / "one", "--views_per_step", 2).returncode == 0
+    paths = [run_folder.point_cloud_path(tmp_path / name, 90) for name in ("first", "second", "one")]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    counts = [len(GaussianModel.load_ply(path, "cpu")) for path in paths[1:]]
+    assert counts[0] == pytest.approx(counts[1], rel=0.2) and f"Saved {counts[0]:,} Gaussians" in lines[0]
+    found = [sorted(p.name for p in (tmp_path / name).iterdir()) for name in ("first", "one")]
+    assert found[0] == found[1]
+    configs = [run_folder.read_config(tmp_path / name) for name in ("first", "one")]
+    assert [config["settings"]["views_per_step"] for config in configs] == [2, 2]
+    quality = [config["measures"]["90"]["test"]["PSNR"] for config in configs]
+    assert quality[0] == pytest.approx(quality[1], abs=1.0)
+    _, record = load_checkpoint(run_folder.latest_checkpoint_path(tmp_path / "first"))
+    assert record["iteration"] == 90
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ranks_that_were_stopped_go_on_as_more_or_as_one(program, scene, tmp_path, run_here, number):
+    folder = tmp_path / "run"
+    flags = ("-s", scene, *FLAGS, "--iterations", 900, "--checkpoint_every", 0.005)
+    process = torchrun(2, program, *flags, "-m", folder)
+    wait_for(run_folder.latest_checkpoint_path(folder))
+    process.send_signal(number)
+    code, _, err = outcome(process)
+    assert code != 0 and err.count("interrupted at iteration") == 2, err
+    tensors, record = load_checkpoint(run_folder.latest_checkpoint_path(folder))
+    assert 0 < record["iteration"] < 900 and record["iteration"] % 2 == 0
+    assert f"interrupted at iteration {record['iteration']} of 900" in err
+    assert len({len(values) for name, values in tensors.items() if name.startswith("raw.")}) == 1
+    if number == signal.SIGINT:
+        finishes(3, program, "--resume", "-m", folder)
+    else:
+        assert run_here("train.py", "--resume", "-m", folder).returncode == 0
+    assert run_folder.read_config(folder)["finished"]
+    assert run_folder.read_config(folder)["settings"]["views_per_step"] == 2
+    assert run_folder.point_cloud_path(folder, 900).is_file()
+
+
+def test_a_rank_that_is_killed_ends_the_run_with_a_sentence(program, scene, tmp_path, run_here):
+    folder = tmp_path / "run"
+    flags = ("-s", scene, *FLAGS, "--iterations", 900, "--checkpoint_every", 0.005)
+    process = torchrun(2, program, *flags, "-m", folder)
+    wait_for(run_folder.latest_checkpoint_path(folder))
+    started = time.monotonic()
+    os.kill(children(process.pid)[-1], signal.SIGKILL)
+    code, _, err = outcome(process)
+    assert code != 0 and time.monotonic() - started < 60
+    assert "has lost another one" in err or "interrupted at iteration" in err, err
+    load_checkpoint(run_folder.latest_checkpoint_path(folder))
+    assert run_here("train.py", "--resume", "-m", folder).returncode == 0
+    assert run_folder.point_cloud_path(folder, 900).is_file()
+
+
+def test_fewer_gaussians_than_ranks(program, scene, tmp_path):
+    """One that every view shows, and one that none does."""
+    points = tmp_path / "two.ply"
+    write_point_cloud(points, np.array([[0.0, 0, 0], [0, 0, 900]]), np.full((2, 3), 200, np.uint8))
+    flags = ("--variant", "3dgs", "--iterations", 12, "--init_points", points)
+    finishes(3, program, "-s", scene, *FLAGS, *flags, "-m", tmp_path / "run")
+    assert len(GaussianModel.load_ply(run_folder.point_cloud_path(tmp_path / "run", 12), "cpu")) == 2
+
+
+@pytest.mark.parametrize(
+    "flags, complaint",
+    [
+        ([], "-m: several processes have to be told the folder that they train into"),
+        (["-m", "DIRECTORY", "-s", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_ranks_refuse(program, scene, tmp_path, flags, complaint):
+    flags = [str(tmp_path / "run") if flag == "DIRECTORY" else flag for flag in flags]
+    code, _, err = outcome(torchrun(2, program, "-s", scene, *FLAGS, *flags))
+    assert code != 0 and complaint in err
+    assert 'Traceback (most recent call last):\n  File "' + str(program) not in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("counts", [[3, 3], [10, 0], [0, 0, 7], [5, 1, 9, 2], [1, 0, 0]])
+def test_rows_move_until_all_own_as_many(counts):
+    moves = moves_between(counts)
+    assert [sum(row) for row in moves] == counts
+    after = [sum(row[taker] for row in moves) for taker in range(len(counts))]
+    assert max(after) - min(after) <= 1
+    assert all(moves[rank][rank] == min(counts[rank], after[rank]) for rank in range(len(counts)))
+
+
+def test_views_are_rendered_by_ranks_as_by_one(project_dir, scene, tmp_path, run_here):
+    folder = tmp_path / "run"
+    assert run_here("train.py", "-s", scene, *FLAGS, "--iterations", 30, "-m", folder).returncode == 0
+    assert run_here("render.py", "-m", folder, "--depth").returncode == 0
+    files = sorted(path for split in ("train", "test") for path in (folder / split).rglob("*.*"))
+    before = [path.read_bytes() for path in files]
+    finishes(2, project_dir / "render.py", "-m", folder, "--depth")
+    assert [path.read_bytes() for path in files] == before
+    assert files == sorted(path for split in ("train", "test") for path in (folder / split).rglob("*.*"))
+
+
+@pytest.mark.parametrize(
+    "environment, gpu",
+    [
+        ({}, None),
+        ({"LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0"}, None),
+        ({"LOCAL_WORLD_SIZE": "4", "LOCAL_RANK": "2"}, "2"),
+        ({"LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "5,7"}, "7"),
+        ({"LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "5"}, ""),
+    ],
+)
+def test_every_process_sees_a_gpu_of_its_own(environment, gpu):
+    assert gpu_of_process(environment) == gpu
