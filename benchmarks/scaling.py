@@ -96,7 +96,7 @@ def measure(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     ranks = CountingRanks.connect(best_device())
     views, points = colmap_views(Path(args.source_path), args.width, best_device())
-    run = make_run(own_model(args, points, views.extent, ranks), views, make_settings(STEADY))
+    run = make_run(own_model(args, points, views.extent, ranks), views, make_settings(STEADY | {"variant": args.variant}))
     run.ranks = ranks
     run.model.sort_by_place()
     for number in range(WARM_UP):
@@ -184,6 +184,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("-s", "--source_path", required=True, help="folder with a COLMAP model")
     parser.add_argument("--width", type=int, default=400, help="of the pictures, pixels")
     parser.add_argument("--gaussians", type=int, default=100_000)
+    parser.add_argument("--variant", default="3dgs", help="as for train.py")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--links", type=float, nargs="+", default=[1.25, 25.0], help="GB/s")

@@ -34,7 +34,8 @@ class Sight:
     @property
     def packed(self) -> Tensor:
         """Return the rows (M, 17) that go to the rank which renders the view: numbers and depth."""
-        return torch.cat([self.splats.rows[self.seen], self.splats.depths[self.seen, None]], 1)
+        rows, depths = (values.index_select(0, self.seen) for values in self.splats[:2])
+        return torch.cat([rows, depths[:, None]], 1)
 
 
 def look(

@@ -224,15 +224,17 @@ __device__ void store_sh(const Places& grad, const Gaussians<T>& g, int degree, 
 }
 
 // Where a thread finds the gradient of its splat.
-enum Source { kArray, kPairs, kPairsWithStatistics };
+enum { kArray, kPairs, kPairsWithStatistics };
 
-// The gradient of each thread's splat, of which there are `count`; a whole warp calls it. Stores its
-// statistics.
-template <class T, Source kSource>
-__device__ Splat<T> splat_gradient_of(const SplatGradients<T>& from, int64_t i, int64_t count, bool is_seen,
-                                      const Splat<T>& splat, const Statistics<T>& statistics) {
+// The gradient of each thread's splat, of which there are `count`; a whole warp calls it. Sets the splat,
+// which needs no registers while pairs are added up, and stores its statistics.
+template <class T, int kSource>
+__device__ Splat<T> splat_gradient_of(const SplatGradients<T>& from, const Visible<T>& seen, int64_t i,
+                                      int64_t count, bool is_seen, const Statistics<T>& statistics,
+                                      Splat<T>& splat) {
     Splat<T> gradient = {};
     if (kSource == kArray) {
+        if (is_seen) copy_aligned<sizeof(Splat<T>)>(&seen.splats[i], &splat);
         if (is_seen) copy_aligned<sizeof(Splat<T>)>(&from.array[i], &gradient);
         return gradient;
     }
@@ -240,24 +242,26 @@ __device__ Splat<T> splat_gradient_of(const SplatGradients<T>& from, int64_t i, 
     const int pairs = i < count ? from.index.count[i] : 0;
     T sums[kAllSums] = {};
     reduce_pairs<T, with_statistics>(from.pair_sums, pairs > 0 ? from.index.first[i] : 0, pairs, sums);
-    if (is_seen) gradient = splat_gradient(splat, sums);
     if (with_statistics && i < count) store_statistics(statistics, i, sums);
+    if (is_seen) {
+        copy_aligned<sizeof(Splat<T>)>(&seen.splats[i], &splat);
+        gradient = splat_gradient(splat, sums);
+    }
     return gradient;
 }
 
-template <class T, Source kSource>
+template <class T, int kSource>
 __global__ void __launch_bounds__(kThreads)
     reduce_each(Visible<T> seen, int64_t count, SplatGradients<T> from, Splat<T>* out,
                 Statistics<T> statistics) {
     const int64_t i = global_index();
     const bool is_seen = i < count && seen.radii[i] > 0;
-    Splat<T> splat = {};
-    if (is_seen) copy_aligned<sizeof(Splat<T>)>(&seen.splats[i], &splat);
-    const Splat<T> gradient = splat_gradient_of<T, kSource>(from, i, count, is_seen, splat, statistics);
+    Splat<T> splat;
+    const Splat<T> gradient = splat_gradient_of<T, kSource>(from, seen, i, count, is_seen, statistics, splat);
     if (i < count) copy_aligned<sizeof(Splat<T>)>(&gradient, &out[i]);
 }
 
-template <class T, Source kSource, class Places>
+template <class T, int kSource, class Places>
 __global__ void __launch_bounds__(kThreads, kBlocks<T>)
     project_each_backward(Camera<T> camera, Gaussians<T> g, Visible<T> seen, SplatGradients<T> from,
                           Places grad, Statistics<T> statistics) {
@@ -267,8 +271,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>)
     const int64_t i = global_index();
     const bool is_seen = i < g.count && seen.radii[i] > 0;
     Splat<T> splat;
-    if (is_seen) copy_aligned<sizeof(Splat<T>)>(&seen.splats[i], &splat);
-    const Splat<T> toward = splat_gradient_of<T, kSource>(from, i, g.count, is_seen, splat, statistics);
+    const Splat<T> toward = splat_gradient_of<T, kSource>(from, seen, i, g.count, is_seen, statistics, splat);
     sh[threadIdx.x] = {};
     if (i < g.count) {
         const auto row = row_of(grad, i, &sh[threadIdx.x]);

@@ -185,10 +185,8 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     compare(SsimProblem<T> p, int64_t planes_in_turn, T* slopes, double* sums) {
     Tile tile(p.height, p.width, planes_in_turn);
-    compare_plane(p, tile, slopes, sums);
-    for (int64_t i = 1; i < planes_in_turn; ++i) {
-        __syncthreads();  // nobody reads the plane before any more
-        tile.next_plane();
+    for (int64_t i = 0; i < planes_in_turn; ++i, tile.next_plane()) {
+        if (i > 0) __syncthreads();  // nobody reads the plane before any more
         compare_plane(p, tile, slopes, sums);
     }
 }
