@@ -5,6 +5,7 @@ from __future__ import annotations
 import utils.before_torch  # noqa: F401  before torch
 
 import contextlib
+import functools
 import secrets
 import shlex
 from collections.abc import Sequence
@@ -131,7 +132,7 @@ def update(run: Training, iteration: int, *views: TrainingView) -> None:
         collect(run, due, view)
     densify_and_prune(run, due)
     control_opacity(run, due)
-    run.model.step(torch.stack([view.radii > 0 for view in views]).any(0))
+    run.model.step(functools.reduce(torch.maximum, [view.radii for view in views]) > 0)
     if run.exposures is not None:
         run.exposures.gather(run.ranks)
         run.exposures.step(policy.exposure_learning_rate(iteration, run.settings.optimization))

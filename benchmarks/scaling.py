@@ -96,7 +96,9 @@ def measure(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     ranks = CountingRanks.connect(best_device())
     views, points = colmap_views(Path(args.source_path), args.width, best_device())
-    run = make_run(own_model(args, points, views.extent, ranks), views, make_settings(STEADY | {"variant": args.variant}))
+    run = make_run(
+        own_model(args, points, views.extent, ranks), views, make_settings(STEADY | {"variant": args.variant})
+    )
     run.ranks = ranks
     run.model.sort_by_place()
     for number in range(WARM_UP):

@@ -1,4 +1,4 @@
-"""What every rank does for test_ranks.py: python -m torch.distributed.run --nproc_per_node N THIS WHAT"""
+"""What every rank does for test_ranks.py: python -m torch.distributed.run --nproc_per_node N THIS SCENE"""
 
 from __future__ import annotations
 
@@ -123,7 +123,9 @@ def assert_close(got: torch.Tensor, expected: torch.Tensor, name: str) -> None:
 
 if __name__ == "__main__":
     this = Ranks.connect(CPU)
-    {"talk": talk, "step": step, "uneven": uneven}[sys.argv[1]](this, *sys.argv[2:])
+    talk(this)
+    step(this, sys.argv[1])
+    uneven(this, sys.argv[1])
     this.wait()
     print(f"rank {this.rank} is content", flush=True)
     this.disconnect()

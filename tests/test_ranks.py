@@ -65,10 +65,9 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-@pytest.mark.parametrize("what", ["talk", "step", "uneven"])
-def test_ranks_do_what_one_process_does(project_dir, scene, ranks, what):
-    arguments = [] if what == "talk" else [scene]
-    out = finishes(ranks, project_dir / "tests" / "ranks_driver.py", what, *arguments)
+def test_ranks_do_what_one_process_does(project_dir, scene, ranks):
+    """Exchanges, a step with all its statistics, and Gaussians that move from rank to rank."""
+    out = finishes(ranks, project_dir / "tests" / "ranks_driver.py", scene)
     assert out.count("is content") == ranks
 
 
@@ -93,15 +92,15 @@ def test_a_run_of_two_has_the_same_bytes_every_time_and_files_as_of_one(program,
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ranks_that_were_stopped_go_on_as_more_or_as_one(program, scene, tmp_path, run_here, number):
     folder = tmp_path / "run"
-    flags = ("-s", scene, *FLAGS, "--iterations", 900, "--checkpoint_every", 0.005)
+    flags = ("-s", scene, *FLAGS, "--iterations", 500, "--checkpoint_every", 0.005)
     process = torchrun(2, program, *flags, "-m", folder)
     wait_for(run_folder.latest_checkpoint_path(folder))
     process.send_signal(number)
     code, _, err = outcome(process)
     assert code != 0 and err.count("interrupted at iteration") == 2, err
     tensors, record = load_checkpoint(run_folder.latest_checkpoint_path(folder))
-    assert 0 < record["iteration"] < 900 and record["iteration"] % 2 == 0
-    assert f"interrupted at iteration {record['iteration']} of 900" in err
+    assert 0 < record["iteration"] < 500 and record["iteration"] % 2 == 0
+    assert f"interrupted at iteration {record['iteration']} of 500" in err
     assert len({len(values) for name, values in tensors.items() if name.startswith("raw.")}) == 1
     if number == signal.SIGINT:
         finishes(3, program, "--resume", "-m", folder)
@@ -109,12 +108,12 @@ def test_ranks_that_were_stopped_go_on_as_more_or_as_one(program, scene, tmp_pat
         assert run_here("train.py", "--resume", "-m", folder).returncode == 0
     assert run_folder.read_config(folder)["finished"]
     assert run_folder.read_config(folder)["settings"]["views_per_step"] == 2
-    assert run_folder.point_cloud_path(folder, 900).is_file()
+    assert run_folder.point_cloud_path(folder, 500).is_file()
 
 
 def test_a_rank_that_is_killed_ends_the_run_with_a_sentence(program, scene, tmp_path, run_here):
     folder = tmp_path / "run"
-    flags = ("-s", scene, *FLAGS, "--iterations", 900, "--checkpoint_every", 0.005)
+    flags = ("-s", scene, *FLAGS, "--iterations", 500, "--checkpoint_every", 0.005)
     process = torchrun(2, program, *flags, "-m", folder)
     wait_for(run_folder.latest_checkpoint_path(folder))
     started = time.monotonic()
@@ -124,7 +123,7 @@ def test_a_rank_that_is_killed_ends_the_run_with_a_sentence(program, scene, tmp_
     assert "has lost another one" in err or "interrupted at iteration" in err, err
     load_checkpoint(run_folder.latest_checkpoint_path(folder))
     assert run_here("train.py", "--resume", "-m", folder).returncode == 0
-    assert run_folder.point_cloud_path(folder, 900).is_file()
+    assert run_folder.point_cloud_path(folder, 500).is_file()
 
 
 def test_fewer_gaussians_than_ranks(program, scene, tmp_path):
