@@ -347,7 +347,8 @@ class GaussianModel:
             if "latents" in raw:
                 self.raw["latents"].grad[rows] = raw["latents"].grad
         for values in self.network.parameters():
-            values.grad = ranks.sum(values.grad)
+            if values.grad is not None:
+                values.grad = ranks.sum(values.grad)
         self.network_optimizer.step()
         self.network_optimizer.zero_grad(set_to_none=True)
 
