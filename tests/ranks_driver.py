@@ -17,6 +17,7 @@ from scene import load_scene
 from subfunction import phase
 from training.density_control import balance, collect
 from training.run import start
+from utils.commands import run_command
 from utils.ranks import ALONE, Ranks
 
 CPU = torch.device("cpu")
@@ -121,11 +122,15 @@ def assert_close(got: torch.Tensor, expected: torch.Tensor, name: str) -> None:
         assert error < 1e-5, f"{name}: {error}"
 
 
+def main() -> None:
+    ranks = Ranks.connect(CPU)
+    talk(ranks)
+    step(ranks, sys.argv[1])
+    uneven(ranks, sys.argv[1])
+    ranks.wait()
+    print(f"rank {ranks.rank} is content", flush=True)
+    ranks.disconnect()
+
+
 if __name__ == "__main__":
-    this = Ranks.connect(CPU)
-    talk(this)
-    step(this, sys.argv[1])
-    uneven(this, sys.argv[1])
-    this.wait()
-    print(f"rank {this.rank} is content", flush=True)
-    this.disconnect()
+    run_command(main)

@@ -182,3 +182,23 @@ def test_views_are_rendered_by_ranks_as_by_one(project_dir, scene, tmp_path, run
 )
 def test_every_process_sees_a_gpu_of_its_own(environment, gpu):
     assert gpu_of_process(environment) == gpu
+
+
+@pytest.mark.parametrize("fails, code, said", [(False, 0, ""), (True, 2, "error: so it is")])
+def test_one_of_several_processes_leaves_before_the_interpreter_ends(project_dir, fails, code, said):
+    """What the interpreter's end would abort does not matter any more, and what was printed is there."""
+    program = f"""
+import atexit, os
+from utils.commands import run_command
+def main():
+    atexit.register(os.abort)
+    print("done")
+    if {fails}:
+        raise ValueError("so it is")
+run_command(main)
+"""
+    environment = os.environ | {"WORLD_SIZE": "2", "RANK": "0"}
+    process = subprocess.run(
+        [sys.executable, "-c", program], cwd=project_dir, env=environment, capture_output=True, text=True
+    )
+    assert (process.returncode, process.stdout, process.stderr.strip()) == (code, "done\n", said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -25,10 +26,25 @@ def run_command(main: Callable[[], object]) -> None:
     except (ValueError, OSError, MemoryError) as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
-        sys.exit(_say(f"error: {error or 'out of memory'}", EXIT_BAD_INPUT))
+        _end(_say(f"error: {error or 'out of memory'}", EXIT_BAD_INPUT))
     except KeyboardInterrupt as interruption:
         number = getattr(interruption, "number", signal.SIGINT)
-        sys.exit(_say(f"\ninterrupted {interruption}".rstrip(), 128 + number))
+        _end(_say(f"\ninterrupted {interruption}".rstrip(), 128 + number))
+    _end(0)
+
+
+def _end(code: int) -> None:
+    """Exit with `code`, or return after success.
+
+    One of several processes leaves at once, with all its files written: threads of Gloo may live until the
+    interpreter has ended, and then abort the process (pytorch/pytorch, pull request 179291).
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    if code:
+        sys.exit(code)
 
 
 def _say(message: str, code: int) -> int:
