@@ -49,7 +49,7 @@ def fit(
             training_step(run, iteration, progress, log)
             run.iteration = iteration
             save_checkpoints(run, progress)
-        viewers.show(run)
+        viewers.show(run, interrupts)
 
 
 def training_step(run: Training, iteration: int, progress: Progress, log: TensorBoardLog) -> None:
@@ -244,9 +244,6 @@ def check_together(settings: Settings) -> None:
     """Raise ValueError for what several processes cannot do."""
     if not settings.model.model_path:
         raise ValueError("-m: several processes have to be told the folder that they train into")
-    if settings.run.viewer:
-        raise ValueError("--viewer: there is none for Gaussians that several processes share")
-    settings.run.disable_viewer = True
 
 
 def main() -> None:

@@ -73,7 +73,7 @@ def stop_at(monkeypatch):
     """Has training interrupted after an iteration, as a signal would."""
 
     def stop(iteration):
-        def show(self, run):
+        def show(self, run, interrupts):
             if run.iteration == iteration:
                 raise Interrupted
 

@@ -9,16 +9,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import utils.before_torch  # noqa: F401, I001  before torch
 
+import numpy as np
 import torch
 
 import train
 from arguments import make_settings
-from scene import load_scene
+from scene import Camera, load_scene
 from subfunction import phase
 from training.density_control import balance, collect
-from training.run import start
+from training.interrupts import Interrupts
+from training.run import Training, start
+from training.viewers import Viewers
 from utils.commands import run_command
 from utils.ranks import ALONE, Ranks
+from viewer.browser import ViewRequest
+from viewer.inspect import MODES
 
 CPU = torch.device("cpu")
 torch.set_num_threads(1)
@@ -37,6 +42,7 @@ def talk(ranks: Ranks) -> None:
     at_first = list(ranks.to_first(rows, list(range(count))))
     assert torch.equal(torch.cat(at_first), expected) if rank == 0 else at_first == []
     assert ranks.of_first(torch.tensor([3 + rank])).item() == 3
+    assert ranks.message(b"to all" if rank == 0 else b"") == b"to all" and ranks.message() == b""
 
     parts = [torch.full((other, 3), 10.0 * rank + other, requires_grad=True) for other in range(count)]
     arrived = ranks.exchange(parts)
@@ -84,6 +90,43 @@ def step(ranks: Ranks, scene_folder: str) -> None:
         assert_close(ours, theirs, "network")
     latents = alone.model.raw["latents"].grad[order]
     assert_close(ranks.together(shared.model.raw["latents"].grad), latents, "latents")
+    watch(shared, alone)
+
+
+class Page:
+    """A viewer's page with requests of every kind."""
+
+    is_watched = True
+
+    def __init__(self, camera: Camera) -> None:
+        pose, size = camera.world_to_camera, (camera.width, camera.height, camera.FoVx, camera.FoVy)
+        about = [(mode, "opacity", 0.0, False, -1, camera.image_name) for mode in MODES]
+        untied = ("importance", "error")  # scores of Gaussians that were born together
+        about += [("color", name, 0.5, marks, -1, "") for name in untied for marks in (False, True)]
+        self.requests = [ViewRequest(*size, pose, *rest) for rest in about]
+
+    def serve(self, show, splats, status, meanwhile) -> None:
+        meanwhile()
+        self.status, self.shown = status, [show(request) for request in self.requests]
+        self.splats = [splats(request) for request in self.requests[-2:]]
+
+
+def watch(shared: Training, alone: Training) -> None:
+    """A page in the browser shows of Gaussians that ranks share what it shows of those of one process."""
+    pages = [Page(alone.scene.train[2]) for _ in range(2)]
+    Viewers(page=pages[0]).show(alone, Interrupts())
+    if not shared.ranks.is_first:
+        Viewers(follows=True).show(shared, Interrupts(shared.ranks))
+        return
+    Viewers(page=pages[1]).show(shared, Interrupts(shared.ranks))
+    assert pages[1].status == pages[0].status
+    for request, one, other in zip(pages[0].requests, pages[0].shown, pages[1].shown, strict=True):
+        assert one.image.std() > 10 and np.abs(other.image.astype(int) - one.image).max() <= 1, request
+        assert other.notes == one.notes, (one.notes, other.notes)
+    for one, other in zip(pages[0].splats, pages[1].splats, strict=True):
+        for name, rows in vars(one).items():
+            sides = (np.sort(side.reshape(len(side), -1), 0) for side in (rows, vars(other)[name]))
+            assert_close(*map(torch.from_numpy, sides), name)
 
 
 def uneven(ranks: Ranks, scene_folder: str) -> None:

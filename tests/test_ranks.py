@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -11,14 +15,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny_scene import write_tiny_scene
 
+import subfunction as policy
+from arguments import make_settings
 from gaussian_model import GaussianModel
+from scene import Camera, load_scene
 from training.density_control import moves_between
 from utils import run_folder
 from utils.before_torch import gpu_of_process
 from utils.checkpoints import load_checkpoint
+from utils.images import to_bytes
 from utils.ply import write_point_cloud
+from utils.rendering import render
 
 FLAGS = """--scale_schedule --densification_interval 6 --prune_interval 6 --tag_lifespan 10 --error_floor 6e-4
     --threads 1 --eval""".split()
@@ -124,6 +134,67 @@ def test_a_rank_that_is_killed_ends_the_run_with_a_sentence(program, scene, tmp_
     load_checkpoint(run_folder.latest_checkpoint_path(folder))
     assert run_here("train.py", "--resume", "-m", folder).returncode == 0
     assert run_folder.point_cloud_path(folder, 500).is_file()
+
+
+def ask(client: socket.socket, camera: Camera, **values) -> bytes:
+    """Ask as 3DGS's network viewer does, and return the image's bytes."""
+    pose = (np.diag([1, -1, -1, 1]) @ camera.world_to_camera).T  # for row vectors, in OpenGL's axes
+    values |= {"resolution_x": camera.width, "resolution_y": camera.height, "fov_x": camera.FoVx}
+    text = json.dumps(values | {"fov_y": camera.FoVy, "view_matrix": pose.flatten().tolist()}).encode()
+    client.sendall(struct.pack("<I", len(text)) + text)
+    with client.makefile("rb") as answer:
+        image = answer.read(3 * camera.width * camera.height)
+        assert answer.read(struct.unpack("<I", answer.read(4))[0])
+    return image
+
+
+def connected(port: int, process: subprocess.Popen) -> socket.socket:
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until and process.poll() is None:
+        with contextlib.suppress(ConnectionRefusedError):
+            return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        time.sleep(0.05)
+    pytest.fail(f"nobody listens: {outcome(process)}")
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_viewer_sees_and_pauses_what_ranks_share(program, scene, tmp_path, killed):
+    """Its images are those of the checkpoint that a Ctrl-C leaves during the pause."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    folder, cameras = tmp_path / "run", load_scene(str(scene), quiet=True).train
+    flags = ("-s", scene, *FLAGS, "--iterations", 100_000, "--port", port, "-m", folder)
+    process = torchrun(2, program, *flags)
+    with connected(port, process) as client:
+        ask(client, cameras[0], train=True)
+    with connected(port, process) as client:
+        started = [ask(client, cameras[0], train=True) for _ in range(20)]
+        assert started[0] != started[-1]
+        paused = [ask(client, camera, train=False) for camera in (*cameras[:3], cameras[0])]
+        assert paused[0] == paused[3]
+        if killed:
+            os.kill(children(process.pid)[-1], signal.SIGKILL)
+        else:
+            process.send_signal(signal.SIGINT)
+        with contextlib.suppress(OSError, struct.error):
+            while ask(client, cameras[0], train=False) == paused[0]:
+                time.sleep(0.1)
+    code, _, err = outcome(process)
+    assert code != 0
+    if killed:
+        assert "has lost another one" in err or "interrupted at iteration" in err, err
+        return
+    assert err.count("interrupted at iteration") == 2, err
+    tensors, record = load_checkpoint(run_folder.latest_checkpoint_path(folder))
+    settings = make_settings({}, record["settings"])
+    model = GaussianModel.from_state(
+        tensors, settings.optimization, settings.importance, 1.0, torch.device("cpu")
+    )
+    model.active_sh_degree = record["active_sh_degree"]
+    model = model.baked(policy.baking_gate(record["iteration"], settings))
+    for camera, image in zip(cameras, paused[:3]):
+        expected = to_bytes(render(camera, model, torch.zeros(3)).image).astype(int).flatten()
+        assert np.abs(np.frombuffer(image, np.uint8) - expected).max() <= 1 and expected.std() > 10
 
 
 def test_fewer_gaussians_than_ranks(program, scene, tmp_path):

@@ -13,6 +13,7 @@ import torch
 from training_runs import learn, new_run
 
 from training import viewers
+from training.interrupts import Interrupts
 from utils.images import to_bytes
 from utils.rendering import render
 from viewer import sibr
@@ -72,7 +73,7 @@ def test_training_shows_what_its_cameras_see(loaded_scene, tmp_path, viewer):
     learn(run, 5)
     client, camera = Client(viewer), loaded_scene.train[2]
     client.ask(**request_for(camera))
-    viewers.Viewers(viewer).show(run)
+    viewers.Viewers(viewer).show(run, Interrupts())
     image, name = client.answer(camera.width, camera.height)
     with torch.no_grad():
         expected = to_bytes(render(camera, run.model, torch.zeros(3)).image)
@@ -91,7 +92,7 @@ def test_watching_changes_nothing(loaded_scene, tmp_path, viewer):
         for run in runs:
             learn(run, 1)
         client.ask(**request_for(loaded_scene.train[0]))
-        viewers.Viewers(viewer).show(runs[0])
+        viewers.Viewers(viewer).show(runs[0], Interrupts())
         client.answer(loaded_scene.train[0].width, loaded_scene.train[0].height)
     for name, values in runs[0].model.raw.items():
         assert torch.equal(values, runs[1].model.raw[name]), name
@@ -196,7 +197,7 @@ def test_a_port_that_is_taken_is_said_and_training_goes_on(loaded_scene, tmp_pat
         say = list.append
 
     run, said = new_run(loaded_scene, tmp_path, port=viewer.address[1]), Said()
-    viewers.open_viewers(run, said).show(run)
+    viewers.open_viewers(run, said).show(run, Interrupts())
     assert "No network viewer at 127.0.0.1:" in said[0]
     run.settings.run.disable_viewer = True
     viewers.open_viewers(run, said).close()

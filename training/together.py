@@ -20,7 +20,7 @@ from training.run import Training, TrainingView, choose_background
 from training.views import Measured, contributions, importance_penalty, measure_view, new_carrier, new_gates
 from training.views import next_camera, weights_of_pixels
 from utils.ranks import Ranks
-from utils.rendering import gaussians_of, rasterizer_settings, render
+from utils.rendering import RenderOutput, gaussians_of, rasterizer_settings, render
 
 
 @dataclass
@@ -105,6 +105,28 @@ def images_here(
             number = numbers[ranks.rank]
             settings = rasterizer_settings(cameras[number], model, background, **flags)
             yield number, GaussianRasterizer(settings).blend(unpacked(turn.arrived))[0]
+
+
+def render_at_first(
+    ranks: Ranks,
+    camera: Camera,
+    model: GaussianModel,
+    background: Tensor,
+    importance: Tensor | None = None,  # (N, 1)
+    **flags: bool,
+) -> RenderOutput:
+    """Render the Gaussians of all ranks at the first one; the others have black images."""
+    if ranks.count == 1:
+        return render(camera, model, background, importance=importance, **flags)
+    sight = look(camera, model, background, importance, **flags)
+    turn = Turn(ranks, [sight])
+    rasterizer = GaussianRasterizer(rasterizer_settings(camera, model, background, **flags))
+    if ranks.is_first:
+        image, invdepth = rasterizer.blend(unpacked(turn.arrived))[:2]
+    else:
+        image = background.new_zeros(3, camera.height, camera.width)
+        invdepth = image[:1]
+    return RenderOutput(image, invdepth, sight.splats.radii, sight.means2d, None, rasterizer)
 
 
 @torch.enable_grad()

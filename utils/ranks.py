@@ -24,6 +24,10 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+class LostRank(OSError):
+    """The exception of a rank that finds that another one has ended or does not answer."""
+
+
 class Ranks:
     """This process among those of a run; the only one, unless `connect` made it."""
 
@@ -128,6 +132,18 @@ class Ranks:
         """Return what the first rank gives; the others give something of the same shape."""
         return self.sum(values if self.is_first else torch.zeros_like(values))
 
+    def message(self, content: bytes = b"") -> bytes:
+        """Return the bytes that the first rank gives; what the others give does not count."""
+        if self.count == 1:
+            return content
+        size = int(self.of_first(torch.tensor(len(content))))
+        if size == 0:
+            return b""
+        values = torch.zeros(size, dtype=torch.uint8)
+        if self.is_first:
+            values = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        return self.of_first(values).numpy().tobytes()
+
     def to_first(self, rows: Tensor, counts: Sequence[int]) -> Iterator[Tensor]:
         """Yield the rows of every rank, one after the other, at the first rank; nothing at the others.
 
@@ -152,12 +168,12 @@ class Ranks:
 
     @contextlib.contextmanager
     def _talking(self) -> Iterator[None]:
-        """Raise OSError where the block finds that another rank has ended or does not answer."""
+        """Raise LostRank where the block finds that another rank has ended or does not answer."""
         try:
             yield
         except RuntimeError as problem:
             reason = str(problem).strip().splitlines()[0]
-            raise OSError(f"process {self.rank} of the run has lost another one ({reason})") from None
+            raise LostRank(f"process {self.rank} of the run has lost another one ({reason})") from None
 
 
 ALONE = Ranks()

@@ -205,10 +205,17 @@ class WebViewer:
     def is_watched(self) -> bool:
         return bool(self._watchers)
 
-    def serve(self, show: Show, splats: Callable[[ViewRequest], BrowserSplats], status: str) -> None:
+    def serve(
+        self,
+        show: Show,
+        splats: Callable[[ViewRequest], BrowserSplats],
+        status: str,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> None:
         """Send every browser the image that is due.
 
-        While training is paused, keep serving until the pause ends or all browsers have left.
+        While training is paused, keep serving until the pause ends or all browsers have left, and call
+        `meanwhile` every second or more often.
         """
         while True:
             self._controls.say(status)
@@ -218,6 +225,7 @@ class WebViewer:
                     self._answer(client, watcher, show, splats)
             if not (self._controls.is_paused and self._watchers):
                 return
+            meanwhile()
             self.wait()
 
     def wait(self) -> None:

@@ -23,7 +23,8 @@ from scene.lenses import FieldOfView
 from utils.colormaps import INFERNO, color_range, colorize, apply_colormap
 from utils.images import resize_image, to_bytes
 from utils.progress import each
-from utils.rendering import background_color, render
+from utils.ranks import ALONE, Ranks
+from utils.rendering import RenderOutput, background_color, render
 from utils.rotations import covariances
 from utils.selection import evenly_spaced
 from utils.sh import rgb_to_sh, sh_to_rgb
@@ -59,7 +60,10 @@ MODES = (COLOR, DEPTH, *SCORES, DIFFERENCE, PHOTO)
 
 @dataclass
 class InspectedModel:
-    """The model at one iteration, with its known scores."""
+    """The model at one iteration, with its known scores.
+
+    Where ranks share it, each has its own Gaussians. All answer a request, the first one has the image then.
+    """
 
     model: GaussianModel
     background: Tensor  # (3,)
@@ -69,6 +73,8 @@ class InspectedModel:
     photos: Callable[[], Cameras] = lambda: Cameras([])  # returns the training views; may be slow
     measures: bool = False  # whether errors are measured on request
     near: float = NEAR  # world units, of free cameras
+    ranks: Ranks = ALONE
+    draw: Callable[..., RenderOutput] = render  # renders the Gaussians of all ranks
 
     def score(self, name: str) -> Tensor:
         """Return the values (N,) of one of SCORES.
@@ -158,7 +164,7 @@ def answer_request(inspected: InspectedModel, request: ViewRequest) -> RenderedV
             notes.append(f"{request.mode}: {problem}")
     model, gates = styled(inspected, request, notes)
     camera = free_camera(request, inspected.near)
-    rendered = render(camera, model, inspected.background, importance=gates, **inspected.flags)
+    rendered = inspected.draw(camera, model, inspected.background, importance=gates, **inspected.flags)
     image = to_bytes(rendered.image)
     if request.mode == DEPTH:
         nearest = color_range(rendered.invdepth[rendered.invdepth > 0], "linear")[1]
@@ -200,7 +206,7 @@ def styled(
 def false_color_sh(inspected: InspectedModel, name: str, notes: list[str]) -> dict[str, Tensor]:
     """Return raw SH parameters that show a score as false colors; append the scale to `notes`."""
     values, scale = inspected.score(name), SCORES[name].scale
-    low, high = color_range(values, scale)
+    low, high = color_range(inspected.ranks.together(values), scale)
     rgb = torch.from_numpy(apply_colormap(values, scale, low, high)).to(values.device) / 255
     notes.append(f"{name}: blue {low:.3g}, red {high:.3g}{', equal ratios' if scale == 'log' else ''}")
     rest = inspected.model.sh_rest.detach()
@@ -208,11 +214,12 @@ def false_color_sh(inspected: InspectedModel, name: str, notes: list[str]) -> di
 
 
 def kept_after_pruning(inspected: InspectedModel, request: ViewRequest, notes: list[str]) -> Tensor:
-    """Return the mask (N,) of Gaussians that remain after pruning the share with the lowest scores.
+    """Return the mask (N,) of Gaussians that remain after pruning the share of all with the lowest scores.
 
     Gaussians with an unknown score (NaN) remain. The outcome is appended to `notes`.
     """
-    scores = inspected.score(request.prune_by)
+    own = inspected.score(request.prune_by)
+    scores = inspected.ranks.together(own)
     known = ~scores.isnan()
     kept = ~policy.top_k(known, -scores, round(request.prune_share * int(known.sum())))
     left = int(kept.sum())
@@ -221,7 +228,7 @@ def kept_after_pruning(inspected: InspectedModel, request: ViewRequest, notes: l
     notes.append(
         f"pruned {len(kept) - left:,} of {len(kept):,} below {lowest:.3g}: {left:,} left, {size:.1f} MB"
     )
-    return kept
+    return inspected.ranks.own(kept, len(own))
 
 
 def compare_with_photo(inspected: InspectedModel, request: ViewRequest) -> RenderedView:
@@ -237,7 +244,7 @@ def compare_with_photo(inspected: InspectedModel, request: ViewRequest) -> Rende
     gt_image = camera.ground_truth(inspected.background, inspected.model.device)
     if request.mode == PHOTO:
         return RenderedView(fit_to_canvas(to_bytes(gt_image), request), [camera.image_name])
-    image = render(
+    image = inspected.draw(
         camera, inspected.model, inspected.background, importance=inspected.gates, **inspected.flags
     ).image
     error = camera.masked((image.clamp(0, 1) - gt_image).abs().mean(0, keepdim=True), 0.0)[0]
@@ -289,7 +296,10 @@ def browser_splats(inspected: InspectedModel, request: ViewRequest) -> BrowserSp
     model, gates = styled(inspected, request, [])
     opacities = model.opacities if gates is None else model.opacities * gates
     colors = sh_to_rgb(0, model.sh_dc, torch.zeros_like(model.means))
-    full = covariances(model.scales, model.quats)[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3)
-    parts = [values.cpu().numpy() for values in (model.means, full, colors, opacities)]
-    sound = np.all([np.isfinite(part.reshape(len(part), -1)).all(1) for part in parts], axis=0)
-    return BrowserSplats(*(part[sound] for part in parts))
+    full = covariances(model.scales, model.quats)[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]]
+    rows = torch.cat([model.means, full, colors, opacities], 1)
+    rows = rows[rows.isfinite().all(1)]
+    counts = inspected.ranks.counts(len(rows), rows.device)
+    rows = torch.cat([rows[:0], *inspected.ranks.to_first(rows, counts)]).cpu()
+    centers, full, colors, opacities = (part.contiguous().numpy() for part in rows.split([3, 9, 3, 1], 1))
+    return BrowserSplats(centers, full.reshape(-1, 3, 3), colors, opacities)

@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from utils.ranks import LostRank
+
 LARGEST_REQUEST = 2**16  # bytes; real requests have less than a thousand
 LARGEST_SIDE = 4096  # pixels
 SECONDS_TO_WAIT = 5.0  # for the rest of a request, or until the viewer has received an answer
@@ -59,8 +61,10 @@ class RemoteViewer:
     def address(self) -> tuple[str, int]:
         return self._server.getsockname()[:2]
 
-    def serve(self, show: Show, source: str, last: bool) -> None:
-        """Answer pending requests.
+    def serve(
+        self, show: Show, source: str, last: bool, meanwhile: Callable[[], object] = lambda: None
+    ) -> None:
+        """Answer pending requests; call `meanwhile` after each.
 
         Keep answering while the viewer pauses training, or after the `last` iteration keeps it alive.
         """
@@ -75,9 +79,12 @@ class RemoteViewer:
                 self._viewer.settimeout(SECONDS_TO_WAIT)
                 self._viewer.sendall(image + LENGTH.pack(len(name)) + name)
                 paused = not request.train or (last and request.keep_alive)
+            except LostRank:  # an OSError that is not the viewer's
+                raise
             except (OSError, ValueError) as problem:
                 self._say(f"The viewer is gone: {problem or type(problem).__name__}")
                 self._leave()
+            meanwhile()
 
     def close(self) -> None:
         self._leave()
