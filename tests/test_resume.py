@@ -20,6 +20,7 @@ from arguments import VARIANTS
 from gaussian_model import GaussianModel
 from training.interrupts import Interrupted, Interrupts
 from utils import checkpoints, files, run_folder
+from utils.ranks import Ranks
 
 ITERATIONS = 60
 FLAGS = f"""--iterations {ITERATIONS} --scale_schedule --densification_interval 5 --prune_interval 5
@@ -255,6 +256,13 @@ def test_a_second_signal_does_not_wait():
             os.kill(os.getpid(), signal.SIGTERM)
             done.append("not this")
     assert done == [] and interrupts.is_forced
+
+
+def test_a_second_signal_ends_one_of_several_ranks_without_the_others():
+    with Interrupts(Ranks(0, 2)) as interrupts, pytest.raises(Interrupted):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert interrupts.is_forced
 
 
 def test_handlers_are_put_back_and_ignored_signals_stay_ignored():

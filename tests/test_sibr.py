@@ -15,6 +15,7 @@ from training_runs import learn, new_run
 from training import viewers
 from training.interrupts import Interrupts
 from utils.images import to_bytes
+from utils.ranks import LostRank
 from utils.rendering import render
 from viewer import sibr
 from viewer.sibr import LARGEST_REQUEST, RemoteViewer
@@ -115,11 +116,11 @@ def test_it_takes_no_time_while_nobody_asks(viewer):
 @pytest.mark.parametrize(("first", "last"), [({"train": False}, False), ({"keep_alive": True}, True)])
 def test_training_waits_while_the_viewer_holds_it(viewer, first, last):
     """Until it asks without that, or leaves."""
-    client, done = Client(viewer), threading.Event()
+    client, done, beats = Client(viewer), threading.Event(), []
     client.ask(resolution_x=0, resolution_y=0, **first)
 
     def training():
-        viewer.serve(lambda request: b"", "scene", last)
+        viewer.serve(lambda request: b"", "scene", last, lambda: beats.append(done.is_set()))
         done.set()
 
     thread = threading.Thread(target=training)
@@ -130,6 +131,7 @@ def test_training_waits_while_the_viewer_holds_it(viewer, first, last):
     assert client.answer(0, 0)[1] == "scene"
     assert done.wait(10)
     thread.join()
+    assert beats == [False, False]
 
 
 GOOD = {
@@ -190,6 +192,15 @@ def test_a_viewer_that_stops_in_the_middle_does_not_stop_training(viewer, monkey
     leaving.socket.close()
     viewer.serve(None, "scene", last=False)
     assert "closed the connection" in viewer.said[-1]
+
+
+def test_a_lost_rank_is_not_taken_for_a_viewer_that_left(viewer):
+    def show(request):
+        raise LostRank("process 0 of the run has lost another one")
+
+    Client(viewer).ask(**GOOD)
+    with pytest.raises(LostRank):
+        viewer.serve(show, "scene", last=False)
 
 
 def test_a_port_that_is_taken_is_said_and_training_goes_on(loaded_scene, tmp_path, viewer):

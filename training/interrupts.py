@@ -62,7 +62,8 @@ class Interrupts:
         if (self._held or self._ranks.count > 1) and not self._waiting:
             self._waiting = number
             return
-        self.is_forced = self._held
+        # Other ranks go on meanwhile: what they would have to do together cannot be done any more.
+        self.is_forced = self._held or self._ranks.count > 1
         self._raise(number)
 
     def _raise(self, number: int) -> None:
