@@ -14,6 +14,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Sequence
 
+import torch
+from diff_gaussian_rasterization import best_device
+
 from arguments import VARIANTS
 from arguments.flags import Parser
 from evaluation import tables
@@ -71,6 +74,10 @@ def full_eval_parser() -> Parser:
     )
     add("--jobs", type=int, default=1, metavar="N", help="runs at the same time (default 1)")
     add("--threads", type=int, default=0, metavar="N", help="CPU threads of all together, 0: all cores")
+    about = (
+        "processes that share each run, which torchrun starts on this machine (default 1); each takes a GPU"
+    )
+    add("--nproc_per_node", type=int, default=1, metavar="N", help=about)
     about = "VGG16's weights for metrics.py; adds LPIPS to runs that were measured without it"
     add("--lpips_weights", type=Path, metavar="FILE", help=about)
     add("--skip_lpips", action="store_true", help="leave LPIPS out")
@@ -89,9 +96,14 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if "--" in ours:
         ours, rest = ours[: ours.index("--")], ours[ours.index("--") + 1 :]
     options = full_eval_parser().parse_args(ours)
-    for name, least in (("jobs", 1), ("threads", 0)):
+    for name, least in (("jobs", 1), ("threads", 0), ("nproc_per_node", 1)):
         if getattr(options, name) < least:
             raise ValueError(f"--{name}: expected at least {least}, got {getattr(options, name)}")
+    gpus = torch.cuda.device_count() if best_device().type == "cuda" else options.nproc_per_node
+    if options.nproc_per_node > max(gpus, 1):
+        raise ValueError(
+            f"--nproc_per_node: expected at most {gpus}, the GPUs here, got {options.nproc_per_node}"
+        )
     if options.train_views is not None and options.train_views < 0:
         raise ValueError(f"--train_views: expected at least 0, got {options.train_views}")
     if options.lpips_weights and not options.lpips_weights.is_file():
@@ -119,16 +131,25 @@ def do(step: str, command: list[str], run: PlannedRun, children: ChildProcesses)
         if step == "training":  # nobody trains these further, and a checkpoint is three times the PLY
             run_folder.latest_checkpoint_path(run.folder).unlink(missing_ok=True)
         return ""
-    last = run.log.read_text(encoding="utf-8", errors="replace").rstrip().rpartition("\n")[2]
-    return f"{step} failed with exit code {code}: {last[:300]} (see {run.log})"
+    return f"{step} failed with exit code {code}: {complaint(run.log)[:300]} (see {run.log})"
+
+
+def complaint(log: Path) -> str:
+    """Return the error of the last command in a log, else its last line.
+
+    Of several processes it is the error of the first that failed; those of the others and torchrun's follow.
+    """
+    text = log.read_text(encoding="utf-8", errors="replace").rstrip()
+    lines = text[text.rfind("$ python ") :].splitlines()
+    return next((line for line in lines if line.startswith("error: ")), lines[-1])
 
 
 def work_through(todo: list[tuple[PlannedRun, Steps]], options: argparse.Namespace) -> list[str]:
     """Complete all runs and write the table after each; return the errors of those that failed."""
-    divided = options.threads or options.jobs > 1
-    children = ChildProcesses(
-        max(1, (options.threads or os.cpu_count() or 1) // options.jobs) if divided else 0
-    )
+    processes = options.jobs * options.nproc_per_node
+    divided = options.threads or processes > 1
+    threads = max(1, (options.threads or os.cpu_count() or 1) // processes) if divided else 0
+    children = ChildProcesses(threads, options.nproc_per_node)
     lock = threading.Lock()
 
     def complete(number: int, run: PlannedRun, steps: Steps) -> str:

@@ -22,6 +22,7 @@ from utils.files import refuse_foreign, write_json
 from utils.images import HALF, read_image
 from utils.losses import masked_mean, psnr
 from utils.progress import each
+from utils.ranks import ALONE, PATIENCE_AT_THE_END, Ranks
 from utils.run_folder import METRICS, SPLITS, numbered_images
 from utils.selection import evenly_spaced
 
@@ -110,6 +111,15 @@ def png_size(path: Path) -> str:
 # Measuring
 
 
+@dataclass(frozen=True)
+class Measurer:
+    """The process that measures: the only one, or one of those that torchrun has started."""
+
+    device: torch.device
+    ranks: Ranks = ALONE
+    quiet: bool = False
+
+
 def load(path: Path, device: torch.device) -> tuple[Tensor, Tensor | None]:
     """Load an image (1, 3, H, W) in [0, 1] and its mask (H, W) of pixels to measure, None for all."""
     pixels = torch.from_numpy(read_image(path)).to(device)
@@ -117,25 +127,37 @@ def load(path: Path, device: torch.device) -> tuple[Tensor, Tensor | None]:
     return pixels[..., :3].permute(2, 0, 1)[None].contiguous() / 255, mask
 
 
-def measure(pairs: list[Pair], title: str, lpips: LPIPS | None, device: torch.device, quiet: bool) -> Values:
+def measure(pairs: list[Pair], title: str, lpips: LPIPS | None, measurer: Measurer) -> Values:
     """Measure every metric of every pair; without `lpips`, LPIPS is None.
 
-    Pairs of which no pixel counts are left out and printed, unless `quiet`.
+    Pairs of which no pixel counts are left out and printed, unless the measurer is quiet. Several ranks
+    measure every so many of the pairs each.
     """
+    ranks, quiet = measurer.ranks, measurer.quiet
+    rows = torch.zeros(
+        len(pairs), 1 + len(METRICS), dtype=torch.float64
+    )  # whether it counts, and its measures
+    for index in each(range(ranks.rank, len(pairs), ranks.count), title, quiet):
+        if (measured := measure_pair(pairs[index], lpips, measurer.device)) is not None:
+            rows[index] = torch.tensor([1.0, *measured])
     values: Values = {metric: {} for metric in METRICS}
-    for pair in each(pairs, title, quiet):
-        (image, _), (gt_image, mask) = load(pair.render, device), load(pair.gt_image, device)
-        if mask is not None and not mask.any():
-            if not quiet:
-                print(f"  left out, for no pixel of it counts: {pair.gt_image}")
-            continue
-        if mask is not None:
-            image = torch.where(mask, image, gt_image)
-        name = pair.render.name
-        values["SSIM"][name] = finite(masked_mean(fused_ssim_map(image, gt_image), mask).item())
-        values["PSNR"][name] = finite(psnr(image, gt_image, mask).item())
-        values["LPIPS"][name] = finite(lpips(image, gt_image).item()) if lpips else None
+    for pair, (counts, *measured) in zip(pairs, ranks.sum(rows).tolist()):
+        if not counts and not quiet:
+            print(f"  left out, for no pixel of it counts: {pair.gt_image}")
+        for metric, value in zip(METRICS, measured) if counts else ():
+            values[metric][pair.render.name] = finite(value)
     return values
+
+
+def measure_pair(pair: Pair, lpips: LPIPS | None, device: torch.device) -> tuple[float, float, float] | None:
+    """Return the values of METRICS, NaN where one is not measured; None if no pixel counts."""
+    (image, _), (gt_image, mask) = load(pair.render, device), load(pair.gt_image, device)
+    if mask is not None and not mask.any():
+        return None
+    if mask is not None:
+        image = torch.where(mask, image, gt_image)
+    ssim, decibels = masked_mean(fused_ssim_map(image, gt_image), mask), psnr(image, gt_image, mask)
+    return ssim.item(), decibels.item(), lpips(image, gt_image).item() if lpips else math.nan
 
 
 def finite(value: float) -> float | None:
@@ -166,6 +188,23 @@ def too_small(methods: dict[str, Pairs]) -> str | None:
     return None
 
 
+def prepare_together(options: argparse.Namespace, measurer: Measurer) -> tuple[LPIPS | None, str | None]:
+    """Return LPIPS at every rank; None at all, and at the first the reason, if one of them does not have it.
+
+    The first rank is first, so that the others find what it downloads.
+    """
+    ranks, found = measurer.ranks, (None, None)
+    if ranks.is_first:
+        found = prepare_lpips(options, measurer.device)
+    if not ranks.message(b"" if found[0] is None else b"it has it"):
+        return found
+    if not ranks.is_first:
+        found = prepare_lpips(options, measurer.device)
+    if ranks.any(found[0] is None, torch.device("cpu")):
+        return None, "one of the processes does not have VGG16's weights"
+    return found
+
+
 def prepare_lpips(options: argparse.Namespace, device: torch.device) -> tuple[LPIPS | None, str | None]:
     """Return LPIPS, or None and the reason why it is not measured.
 
@@ -186,12 +225,7 @@ def prepare_lpips(options: argparse.Namespace, device: torch.device) -> tuple[LP
 
 
 def evaluate(
-    folder: Path,
-    methods: dict[str, Pairs],
-    lpips: LPIPS | None,
-    missing: str | None,
-    device: torch.device,
-    quiet: bool,
+    folder: Path, methods: dict[str, Pairs], lpips: LPIPS | None, missing: str | None, measurer: Measurer
 ) -> None:
     """Measure a run's renders; write results.json and per_view.json into its folder.
 
@@ -200,12 +234,12 @@ def evaluate(
     results: dict[str, Any] = {}
     per_view: dict[str, Any] = {}
     for method, pairs in methods.items():
-        if not quiet:
+        if not measurer.quiet:
             print(f"{folder} {method}")
         values = {}
         for split in SPLITS:
-            values[split] = measure(pairs[split], f"Measuring {split} views", lpips, device, quiet)
-            if not quiet:
+            values[split] = measure(pairs[split], f"Measuring {split} views", lpips, measurer)
+            if not measurer.quiet:
                 print(summary(split, values[split]))
         per_view[method] = {**values["test"], "train": values["train"]}
         results[method] = {
@@ -215,8 +249,9 @@ def evaluate(
             "conventions": CONVENTIONS,
             "lpips_missing": missing,
         }
-    write_json(folder / PER_VIEW, per_view)
-    write_json(folder / RESULTS, results)
+    if measurer.ranks.is_first:
+        write_json(folder / PER_VIEW, per_view)
+        write_json(folder / RESULTS, results)
 
 
 def summary(split: str, values: Values) -> str:
@@ -239,6 +274,7 @@ EXAMPLES = """\
   python metrics.py -m output/garden
   python metrics.py -m output/garden output/fox --lpips_weights vgg16-397923af.pth
   python metrics.py -m output/garden --skip_lpips --train_views 12
+  torchrun --standalone --nproc_per_node 4 metrics.py -m output/garden
 """
 
 
@@ -285,15 +321,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     for folder in runs:
         for name in (RESULTS, PER_VIEW):
             refuse_foreign(folder / name, MEASURED)
-    device = best_device()
-    lpips, missing = prepare_lpips(options, device)
-    if missing and not options.quiet:
+    ranks = Ranks.connect(best_device(), PATIENCE_AT_THE_END)
+    try:
+        evaluate_runs(runs, options, Measurer(best_device(), ranks, options.quiet or not ranks.is_first))
+    finally:
+        ranks.disconnect()
+
+
+def evaluate_runs(
+    runs: dict[Path, dict[str, Pairs]], options: argparse.Namespace, measurer: Measurer
+) -> None:
+    """Measure every run, with LPIPS where that is possible."""
+    lpips, missing = prepare_together(options, measurer)
+    if missing and not measurer.quiet:
         print(f"LPIPS is not measured: {missing}")
     for folder, methods in runs.items():
         small = too_small(methods) if lpips else None
-        if small and not options.quiet:
+        if small and not measurer.quiet:
             print(f"LPIPS is not measured: {small}")
-        evaluate(folder, methods, None if small else lpips, small or missing, device, options.quiet)
+        evaluate(folder, methods, None if small else lpips, small or missing, measurer)
 
 
 if __name__ == "__main__":

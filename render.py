@@ -24,7 +24,7 @@ from utils.exposures import Exposures
 from utils.files import refuse_foreign, refuse_inputs, remove_leftovers, write_json
 from utils.images import to_bytes, write_depth, write_png
 from utils.progress import each
-from utils.ranks import Ranks
+from utils.ranks import PATIENCE_AT_THE_END, Ranks
 from utils.rendering import background_color, render
 from utils.video import require_video_writer, write_video
 
@@ -152,7 +152,7 @@ def find_model(given: dict[str, Any], folder: Path) -> tuple[Settings, Path, int
 def main() -> None:
     given = given_flags(render_parser())
     check_flags(given)
-    ranks = Ranks.connect(best_device())
+    ranks = Ranks.connect(best_device(), PATIENCE_AT_THE_END)
     try:
         render_run(given, ranks)
     finally:

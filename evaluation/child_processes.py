@@ -17,8 +17,12 @@ from utils.commands import EXIT_INTERRUPTED
 class ChildProcesses:
     """The set of running commands, which can be stopped together."""
 
-    def __init__(self, threads: int) -> None:
-        """Set the number of CPU threads of each command; 0 leaves it to the command."""
+    def __init__(self, threads: int, processes: int = 1) -> None:
+        """Set the number of processes of each command, which torchrun starts if there are several.
+
+        threads: of each process on the CPU; 0 leaves it to the command.
+        """
+        self._launcher = torchrun(processes) if processes > 1 else []
         self._environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
         self._children: set[subprocess.Popen] = set()
         self._lock, self.stopping = threading.Lock(), False
@@ -32,10 +36,10 @@ class ChildProcesses:
         with self._lock, open(log, "ab") as file:
             if self.stopping:
                 return EXIT_INTERRUPTED
-            file.write(f"$ python {shlex.join([script.name, *flags])}\n".encode())
+            file.write(f"$ python {shlex.join([*self._launcher, script.name, *flags])}\n".encode())
             file.flush()
             child = subprocess.Popen(
-                [sys.executable, str(script), *flags],
+                [sys.executable, *self._launcher, str(script), *flags],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -55,6 +59,11 @@ class ChildProcesses:
             self.stopping = True
             for child in self._children:
                 child.send_signal(signal.SIGINT)
+
+
+def torchrun(processes: int) -> list[str]:
+    """Return the flags of Python that start a script in so many processes on this machine."""
+    return ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
 
 
 def interrupt_on_signals() -> None:

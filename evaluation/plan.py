@@ -84,7 +84,7 @@ def plan(options: argparse.Namespace, passed_on: list[str]) -> list[PlannedRun]:
             flags += ["--variant", variant]
             for seed in dict.fromkeys(options.seeds):
                 names = {"dataset": dataset, "scene": scene, "row": row, "variant": variant, "seed": seed}
-                runs.append(make_run(options.output_path, names, [*flags, "--seed", str(seed)]))
+                runs.append(make_run(options, names, [*flags, "--seed", str(seed)]))
     return runs
 
 
@@ -138,13 +138,18 @@ def split_named(option: str, texts: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def make_run(output: Path, names: dict[str, Any], flags: list[str]) -> PlannedRun:
-    given = given_flags(train_parser(), flags)
+def make_run(options: argparse.Namespace, names: dict[str, Any], flags: list[str]) -> PlannedRun:
+    given, processes = given_flags(train_parser(), flags), options.nproc_per_node
+    if processes > 1:
+        given = {"views_per_step": processes} | given
     make_settings(given)  # raises if a value is out of bounds
     settings = VARIANTS[names["variant"]] | given | {"source_path": str(Path(given["source_path"]).resolve())}
     settings = json.loads(json.dumps(settings))  # comparable with the settings read back from eval.json
-    folder = output / names["scene"] / names["row"] / f"seed_{names['seed']}"
-    command = shlex.join(["python", "train.py", *flags, "-m", str(folder)])
+    folder = options.output_path / names["scene"] / names["row"] / f"seed_{names['seed']}"
+    launcher = (
+        ["torchrun", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else ["python"]
+    )
+    command = shlex.join([*launcher, "train.py", *flags, "-m", str(folder)])
     return PlannedRun(folder, flags, names | {"command": command, "settings": settings})
 
 

@@ -15,11 +15,15 @@ from types import SimpleNamespace
 
 import full_eval
 import pytest
+import torch
 from measured_runs import read_csv
+from plain_lpips import random_vgg16
 from tiny_scene import write_tiny_scene
 
+import metrics
 from evaluation.child_processes import ChildProcesses
 from utils.commands import run_command
+from utils.run_folder import read_config
 
 SHORT = "-- --iterations 12 --densify_from_iter 2 --densification_interval 3".split()
 
@@ -108,6 +112,7 @@ def call(monkeypatch, *arguments):
         ("--scenes {scene} --seeds -1", "--seed: expected 0 to"),
         ("--scenes {scene} --jobs 0", "--jobs: expected at least 1"),
         ("--scenes {scene} --threads -1", "--threads: expected at least 0"),
+        ("--scenes {scene} --nproc_per_node 0", "--nproc_per_node: expected at least 1"),
         ("--scenes {scene} --lpips_weights {none}", "--lpips_weights {none}: there is no such file"),
         ("--scenes {scene} --output_path {scene}/images/view_0.png", "expected a folder, this is a file"),
         ("--scene {scene}", "--scene"),
@@ -158,10 +163,11 @@ def test_overwriting_leaves_nothing_of_the_earlier_training(monkeypatch, fakes, 
 
 def test_several_runs_at_once_share_the_threads(monkeypatch, fakes, scene, tmp_path):
     calls = []
-    monkeypatch.setattr(ChildProcesses, "__init__", lambda self, threads: calls.append(threads))
-    for jobs, threads in ((1, 0), (1, 3), (2, 8), (3, 8), (8, 2)):
-        full_eval.work_through([], SimpleNamespace(jobs=jobs, threads=threads, output_path=tmp_path))
-    assert calls == [0, 3, 4, 2, 1]
+    monkeypatch.setattr(ChildProcesses, "__init__", lambda self, threads, _: calls.append(threads))
+    for jobs, threads, each in ((1, 0, 1), (1, 3, 1), (2, 8, 1), (3, 8, 1), (8, 2, 1), (1, 8, 2), (2, 9, 2)):
+        options = SimpleNamespace(jobs=jobs, threads=threads, nproc_per_node=each, output_path=tmp_path)
+        full_eval.work_through([], options)
+    assert calls == [0, 3, 4, 2, 1, 4, 2]
     monkeypatch.undo()
 
 
@@ -188,6 +194,30 @@ def test_ctrl_c_stops_the_children_and_says_how_to_go_on(fakes, scene, tmp_path,
     for row in "ab":
         assert "interrupted at iteration 3" in (tmp_path / "out" / "tiny" / row / "seed_0.log").read_text()
     assert not (tmp_path / "out" / "tiny" / "c").exists()
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch, fakes, scene, tmp_path):
+    monkeypatch.setattr(full_eval, "best_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    ended = call(monkeypatch, "--scenes", scene, "--output_path", tmp_path / "out", "--nproc_per_node", 3)
+    assert (ended.code, ended.err) == (
+        2,
+        "error: --nproc_per_node: expected at most 2, the GPUs here, got 3\n",
+    )
+
+
+def test_the_complaint_of_several_processes_is_that_of_the_first_that_failed(tmp_path):
+    log = tmp_path / "seed_0.log"
+    lines = [
+        "$ python -m torch.distributed.run train.py",
+        "error: earlier",
+        "$ python -m torch.distributed.run",
+    ]
+    lines += ["reading photos", "error: no photos here", "error: process 0 has lost another one", "=====", ""]
+    log.write_text("\n".join(lines))
+    assert full_eval.complaint(log) == "error: no photos here"
+    log.write_text("$ python train.py\nRuntimeError: a defect\n")
+    assert full_eval.complaint(log) == "RuntimeError: a defect"
 
 
 def test_without_matplotlib_there_are_no_plots(monkeypatch, tmp_path, capsys):
@@ -238,3 +268,21 @@ def test_the_real_commands(monkeypatch, project_dir, scene, tmp_path):
     again = call(monkeypatch, *arguments)
     assert again.code == 0 and "0 of 2 runs have something left to do" in again.out
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("tiny/**/*")} == before
+
+
+def test_the_real_commands_with_two_processes_each(monkeypatch, scene, tmp_path):
+    torch.save(random_vgg16(), tmp_path / "vgg16.pth")
+    lpips = ["--lpips_weights", str(tmp_path / "vgg16.pth")]
+    arguments = ["--scenes", scene, "--variants", "3dgs", "--nproc_per_node", 2, "--threads", 2, *lpips]
+    ended = call(monkeypatch, *arguments, "--output_path", tmp_path / "out", *SHORT)
+    folder = tmp_path / "out" / "tiny" / "3dgs" / "seed_0"
+    assert ended.code == 0, folder.with_suffix(".log").read_text()
+    assert read_config(folder)["settings"]["views_per_step"] == 2
+    log = folder.with_suffix(".log").read_text()
+    for command in ("train", "render", "metrics"):
+        launched = "$ python -m torch.distributed.run --standalone --nproc_per_node 2"
+        assert f"{launched} {command}.py" in log and log.count(f"{command}.py") == 1
+    found = [json.loads((folder / name).read_text()) for name in ("results.json", "per_view.json")]
+    metrics.main(["-m", str(folder), "--quiet", *lpips])
+    assert found == [json.loads((folder / name).read_text()) for name in ("results.json", "per_view.json")]
+    assert found[0]["ours_12"]["views"] == {"test": 2, "train": 7} and found[0]["ours_12"]["LPIPS"] > 0

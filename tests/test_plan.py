@@ -61,6 +61,27 @@ def test_flags_for_several_scenes_may_be_given_one_by_one(scene, tmp_path):
     assert [values.get("white_background", False) for values in settings] == [False, True]
 
 
+def test_several_processes_take_as_many_views_in_a_step(scene, tmp_path):
+    arguments = [
+        "--scenes",
+        scene,
+        "--output_path",
+        tmp_path,
+        "--variants",
+        "3dgs",
+        "b=3dgs --views_per_step 4",
+    ]
+    _, (run, given) = planned(*arguments, "--nproc_per_node", 2, *SHORT)
+    assert run.record["command"].startswith("torchrun --standalone --nproc_per_node 2 train.py -s ")
+    assert [each.record["settings"]["views_per_step"] for each in (run, given)] == [2, 4]
+    for each in planned(*arguments, *SHORT)[1]:
+        write_json(each.folder / tables.RECORD, each.record)
+    options, (run, given) = planned(*arguments, "--nproc_per_node", 2, *SHORT)
+    assert "--resume" in steps_left(given, options)["training"]
+    with pytest.raises(ValueError, match="--views_per_step was not given, is 2"):
+        steps_left(run, options)
+
+
 def test_all_variants_by_default(scene):
     _, runs = planned("--scenes", scene)
     assert [run.record["row"] for run in runs] == list(VARIANTS)

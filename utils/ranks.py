@@ -17,6 +17,8 @@ from torch import Tensor
 
 # A rank that hears nothing of another for so long gives up: within a minute all of them have ended.
 PATIENCE = timedelta(seconds=50)
+# Where each works by itself, and the fast wait for the slow. One that has ended is noticed at once even so.
+PATIENCE_AT_THE_END = timedelta(hours=1)
 
 
 def world_size() -> int:
@@ -35,7 +37,7 @@ class Ranks:
         self.rank, self.count = rank, count
 
     @classmethod
-    def connect(cls, device: torch.device) -> Ranks:
+    def connect(cls, device: torch.device, patience: timedelta = PATIENCE) -> Ranks:
         """Return this process among those that torchrun has started, connected with the others.
 
         Raise OSError if they cannot be reached.
@@ -44,7 +46,7 @@ class Ranks:
             return cls()
         backends = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
         try:
-            dist.init_process_group(backends, timeout=PATIENCE)
+            dist.init_process_group(backends, timeout=patience)
         except (RuntimeError, ValueError) as problem:
             raise OSError(f"the {world_size()} processes do not reach each other: {problem}") from None
         return cls(dist.get_rank(), dist.get_world_size())
