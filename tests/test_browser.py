@@ -51,7 +51,7 @@ class Browser:
 def page():
     need_viser()
     viewer = WebViewer("127.0.0.1", 8300, modes=("color", "depth"), scores=("opacity",), trains=True)
-    viewer.wishes = []
+    viewer.wishes, viewer.beats = [], []
 
     def show(request):
         viewer.wishes.append(request)
@@ -59,7 +59,11 @@ def page():
 
     nobody = np.zeros((1, 3))
     splats = BrowserSplats(nobody, np.eye(3)[None], nobody, np.ones((1, 1)))
-    viewer.answer = lambda: viewer.serve(show, lambda request: splats, "so far")
+
+    def beat():
+        viewer.beats.append(len(viewer.wishes))
+
+    viewer.answer = lambda: viewer.serve(show, lambda request: splats, "so far", beat)
     yield viewer
     viewer.close()
 
@@ -122,7 +126,7 @@ def test_pausing_goes_on_answering_and_ends(page, monkeypatch):
 
     monkeypatch.setattr(page, "wait", wait)
     page.answer()
-    assert waits == [1, 2, 3] and len(browser.pictures) == 4
+    assert waits == page.beats == [1, 2, 3] and len(browser.pictures) == 4
 
 
 def test_training_goes_on_when_the_last_one_who_paused_it_has_left(page, monkeypatch):
