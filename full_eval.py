@@ -99,8 +99,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     for name, least in (("jobs", 1), ("threads", 0), ("nproc_per_node", 1)):
         if getattr(options, name) < least:
             raise ValueError(f"--{name}: expected at least {least}, got {getattr(options, name)}")
-    gpus = torch.cuda.device_count() if best_device().type == "cuda" else options.nproc_per_node
-    if options.nproc_per_node > max(gpus, 1):
+    gpus = torch.cuda.device_count()
+    if best_device().type != "cpu" and options.nproc_per_node > gpus:
         raise ValueError(
             f"--nproc_per_node: expected at most {gpus}, the GPUs here, got {options.nproc_per_node}"
         )

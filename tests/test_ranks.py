@@ -163,24 +163,27 @@ def test_a_viewer_sees_and_pauses_what_ranks_share(program, scene, tmp_path, kil
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     folder, cameras = tmp_path / "run", load_scene(str(scene), quiet=True).train
-    flags = ("-s", scene, *FLAGS, "--iterations", 100_000, "--port", port, "-m", folder)
+    flags = ("-s", scene, *FLAGS, "--iterations", 20_000, "--port", port, "-m", folder)
     process = torchrun(2, program, *flags)
-    with connected(port, process) as client:
-        ask(client, cameras[0], train=True)
-    with connected(port, process) as client:
-        started = [ask(client, cameras[0], train=True) for _ in range(20)]
-        assert started[0] != started[-1]
-        paused = [ask(client, camera, train=False) for camera in (*cameras[:3], cameras[0])]
-        assert paused[0] == paused[3]
-        if killed:
-            os.kill(children(process.pid)[-1], signal.SIGKILL)
-        else:
-            process.send_signal(signal.SIGINT)
-        with contextlib.suppress(OSError, struct.error):
-            while ask(client, cameras[0], train=False) == paused[0]:
-                time.sleep(0.1)
-    code, _, err = outcome(process)
-    assert code != 0
+    try:
+        with connected(port, process) as client:
+            ask(client, cameras[0], train=True)
+        with connected(port, process) as client:
+            started = [ask(client, cameras[0], train=True) for _ in range(20)]
+            paused = [ask(client, camera, train=False) for camera in (*cameras[:3], cameras[0])]
+            if killed:
+                os.kill(children(process.pid)[-1], signal.SIGKILL)
+            else:
+                process.send_signal(signal.SIGINT)
+            with contextlib.suppress(OSError, struct.error):  # until the connection ends
+                while ask(client, cameras[0], train=False) == paused[0]:
+                    time.sleep(0.1)
+    except BaseException:
+        process.terminate()
+        raise
+    finally:
+        code, _, err = outcome(process)
+    assert code != 0 and started[0] != started[-1] and paused[0] == paused[3]
     if killed:
         assert "has lost another one" in err or "interrupted at iteration" in err, err
         return

@@ -64,14 +64,15 @@ class RemoteViewer:
     def serve(
         self, show: Show, source: str, last: bool, meanwhile: Callable[[], object] = lambda: None
     ) -> None:
-        """Answer pending requests; call `meanwhile` after each.
+        """Answer the request that has arrived, if there is one.
 
-        Keep answering while the viewer pauses training, or after the `last` iteration keeps it alive.
+        Keep answering while the viewer pauses training, or after the `last` iteration keeps it alive. Call
+        `meanwhile` before each further request.
         """
         if self._viewer is None and not self._welcome():
             return
         paused = False
-        while self._viewer is not None and (paused or self._has_asked(0.0)):
+        while paused or self._has_asked(0.0):
             try:
                 request = read_request(self._receive)
                 image = show(request) if request.width else b""
@@ -84,6 +85,9 @@ class RemoteViewer:
             except (OSError, ValueError) as problem:
                 self._say(f"The viewer is gone: {problem or type(problem).__name__}")
                 self._leave()
+                return
+            if not paused:
+                return
             meanwhile()
 
     def close(self) -> None:
