@@ -130,6 +130,7 @@ inline T atomic_add(T* at, T value) {
 #define __shfl_xor_sync(mask, value, by) \
     (::gs::emulation::shuffle(GS_SITE, mask, value, int(threadIdx.x % 32) ^ int(by)))
 #define __ballot_sync(mask, value) (::gs::emulation::ballot(GS_SITE, mask, value))
+#define __any_sync(mask, value) (::gs::emulation::ballot(GS_SITE, mask, value) != 0)
 #define atomicAdd(at, value) (::gs::emulation::atomic_add(at, value))
 
 #define GS_FAIL(problem) (::gs::emulation::fail(GS_SITE, problem))

@@ -1,5 +1,5 @@
-// Front to back: one block a tile, one thread a pixel. Each warp first sorts out, one lane a splat, which of
-// the next 32 splats meet its 8x4 pixels, and then blends only those.
+// Front to back: one block a tile, one warp two chunks of it, one thread a pixel of each. Each warp first
+// sorts out, one lane a splat, which of the next 32 splats meet its chunks, and then blends only those.
 #include "cuda/stages.h"
 #include "cuda/tile.h"
 
@@ -7,7 +7,7 @@ namespace gs {
 namespace cuda {
 namespace {
 
-constexpr int kBatch = kTilePixels;  // splats that a block fetches at a time
+constexpr int kBatch = kTileThreads;  // splats that a block fetches at a time
 
 // A splat in shared memory: without the padding, lanes that read one each would wait for the same banks.
 template <class T>
@@ -16,45 +16,45 @@ struct Padded {
     T padding[4];
 };
 
-// What a pixel has gathered so far.
+// What a pixel has gathered so far. Lanes do alike whatever their pixels see: what some need not do costs
+// less than asking.
 template <class T>
 struct Pixel {
+    T x, y;  // centre
     T transmittance = 1;
     T color[3] = {0, 0, 0};
     T inv_depth = 0;
     T carrier = 0;
-    int32_t blended = 0;  // list entries up to the last one blended
-    bool ended = false;
+    T least = kMinAlpha<T>;  // that it sees of a splat; infinite when it has ended
+    int32_t blended = 0;     // list entries up to the last one blended
+
+    __device__ bool ended() const { return least > 1; }
+    __device__ void end() { least = T(INFINITY); }
+
+    // Returns whether the splat was blended.
+    __device__ bool blend(const Splat<T>& s, int32_t entry) {
+        const T footprint = s.opacity * gaussian_at(s, x - s.x, y - s.y);
+        const T alpha = clamped_alpha<T>(s.importance * footprint);
+        const T after = transmittance_after(transmittance, 1 - alpha);
+        const bool seen = footprint >= least, last = seen && after < kMinTransmittance<T>;
+        const bool blends = seen && !last;
+        const T weight = blends ? alpha * transmittance : T(0);
+        for (int c = 0; c < 3; ++c) color[c] += weight * s.color[c];
+        inv_depth += weight * s.inv_depth;
+        carrier += weight * s.carrier;
+        transmittance = blends ? after : transmittance;
+        blended = blends ? entry + 1 : blended;
+        least = last ? T(INFINITY) : least;
+        return blends;
+    }
 };
 
-// Returns whether it was blended.
-template <class T>
-__device__ bool blend_splat(const Splat<T>& s, int column, int row, int32_t entry, Pixel<T>& pixel) {
-    const T dx = T(column) + T(0.5) - s.x, dy = T(row) + T(0.5) - s.y;
-    const T footprint = s.opacity * gaussian_at(s, dx, dy);
-    if (!(footprint >= kMinAlpha<T>)) return false;
-    const T alpha = clamped_alpha<T>(s.importance * footprint);
-    const T after = transmittance_after(pixel.transmittance, 1 - alpha);
-    if (after < kMinTransmittance<T>) {
-        pixel.ended = true;
-        return false;
-    }
-    const T weight = alpha * pixel.transmittance;
-    for (int c = 0; c < 3; ++c) pixel.color[c] += weight * s.color[c];
-    pixel.inv_depth += weight * s.inv_depth;
-    pixel.carrier += weight * s.carrier;
-    pixel.transmittance = after;
-    pixel.blended = entry + 1;
-    return true;
-}
-
-// gathered: of one tile, (channels, 256).
+// gathered: where the pixel's numbers go, kTilePixels apart.
 template <class T>
 __device__ void store_gathered(const Pixel<T>& pixel, bool carrier, T* gathered) {
-    T* at = gathered + threadIdx.x;
-    for (int c = 0; c < 3; ++c) at[c * kTilePixels] = pixel.color[c];
-    at[kInverseDepth * kTilePixels] = pixel.inv_depth;
-    if (carrier) at[kCarried * kTilePixels] = pixel.carrier;
+    for (int c = 0; c < 3; ++c) gathered[c * kTilePixels] = pixel.color[c];
+    gathered[kInverseDepth * kTilePixels] = pixel.inv_depth;
+    if (carrier) gathered[kCarried * kTilePixels] = pixel.carrier;
 }
 
 template <class T>
@@ -70,44 +70,66 @@ __device__ void store_pixel(const Pixel<T>& pixel, int column, int row, const Pi
 
 // history: null pointers when there will be no backward pass.
 template <class T>
-__global__ void __launch_bounds__(kTilePixels)
+__global__ void __launch_bounds__(kTileThreads)
     blend_tile(const Splat<T>* splats, Lists lists, Picture<T> out, History<T> history) {
     GS_SHARED(Padded<T>, batch, [kBatch]);
     const int64_t tile = blockIdx.x, begin = lists.tile_start[tile];
     const int64_t length = lists.tile_start[tile + 1] - begin;
     const int lane = lane_index(), warp = warp_index();
-    const Chunk chunk(tile, lists.tiles_x, warp);
-    const int column = chunk.column(lane), row = chunk.row(lane);
-    Pixel<T> pixel;
-    pixel.ended = column >= out.width || row >= out.height;
+    const Chunk chunks[kHalves] = {{tile, lists.tiles_x, warp, 0}, {tile, lists.tiles_x, warp, 1}};
+    Pixel<T> pixels[kHalves];
+    for (int half = 0; half < kHalves; ++half) {
+        const int column = chunks[half].column(lane), row = chunks[half].row(lane);
+        pixels[half].x = T(column) + T(0.5);
+        pixels[half].y = T(row) + T(0.5);
+        if (column >= out.width || row >= out.height) pixels[half].end();
+    }
 
     for (int64_t start = 0; start < length; start += kBatch) {
-        if (__syncthreads_and(pixel.ended)) break;
+        if (__syncthreads_and(pixels[0].ended() && pixels[1].ended())) break;
         if (start + threadIdx.x < length)
             copy_aligned<sizeof(Splat<T>)>(&splats[lists.gaussians[begin + start + threadIdx.x]],
                                            &batch[threadIdx.x].splat);
         __syncthreads();
         for (int group = 0; group < kBatch && start + group < length; group += kBucket) {
-            if (!__ballot_sync(kWholeWarp, !pixel.ended)) break;
-            unsigned met = 0;
-            const bool meets = start + group + lane < length && chunk.meets(batch[group + lane].splat);
-            for (unsigned todo = __ballot_sync(kWholeWarp, meets); todo; todo &= todo - 1) {
-                const int k = __ffs(todo) - 1, next = group + k;
-                const bool blends =
-                    !pixel.ended && blend_splat(batch[next].splat, column, row, int32_t(start + next), pixel);
-                if (__ballot_sync(kWholeWarp, blends)) met |= 1u << k;
+            const bool listed = start + group + lane < length;
+            unsigned meeting[kHalves], met[kHalves] = {};
+            bool ended = true;
+            for (int half = 0; half < kHalves; ++half) {
+                const bool all_ended = !__any_sync(kWholeWarp, !pixels[half].ended());
+                const bool meets = listed && !all_ended && chunks[half].meets(batch[group + lane].splat);
+                meeting[half] = __ballot_sync(kWholeWarp, meets);
+                ended = ended && all_ended;
+            }
+            if (ended) break;
+            for (unsigned todo = meeting[0] | meeting[1], bit; todo; todo ^= bit) {
+                bit = todo & -todo;
+                const int next = group + __ffs(bit) - 1;
+                Splat<T> splat;
+                copy_aligned<sizeof splat>(&batch[next].splat, &splat);
+#pragma unroll
+                for (int half = 0; half < kHalves; ++half)
+                    if (meeting[half] & bit) {  // alike for all lanes
+                        const bool blends = pixels[half].blend(splat, int32_t(start + next));
+                        if (__any_sync(kWholeWarp, blends)) met[half] |= bit;
+                    }
             }
             if (history.met && lane == 0) {
                 const int64_t bucket = lists.first_bucket(tile) + (start + group) / kBucket;
-                history.met[bucket * kChunks + warp] = met;
+                for (int half = 0; half < kHalves; ++half)
+                    history.met[bucket * kChunks + chunks[half].number] = met[half];
             }
         }
     }
 
-    if (column < out.width && row < out.height) store_pixel(pixel, column, row, out);
-    if (!history.gathered) return;
     const bool carrier = out.carrier != nullptr;
-    store_gathered(pixel, carrier, history.gathered + tile * channels(carrier) * kTilePixels);
+    for (int half = 0; half < kHalves; ++half) {
+        const int column = chunks[half].column(lane), row = chunks[half].row(lane);
+        if (column < out.width && row < out.height) store_pixel(pixels[half], column, row, out);
+        if (!history.gathered) continue;
+        T* gathered = history.gathered + tile * channels(carrier) * kTilePixels;
+        store_gathered(pixels[half], carrier, gathered + chunks[half].number * kWarp + lane);
+    }
 }
 
 }  // namespace
@@ -115,7 +137,7 @@ __global__ void __launch_bounds__(kTilePixels)
 template <class T>
 void blend(const Splat<T>* splats, const Lists& lists, const Picture<T>& out, const History<T>* history,
            const Queue& queue) {
-    GS_LAUNCH(blend_tile<T>, lists.tiles(), kTilePixels, queue, splats, lists, out,
+    GS_LAUNCH(blend_tile<T>, lists.tiles(), kTileThreads, queue, splats, lists, out,
               history ? *history : History<T>{});
 }
 

@@ -1,4 +1,5 @@
-// A tile as its threads see it: 8 chunks of 8x4 pixels, two across and four down, one for each warp.
+// A tile as its threads see it: 8 chunks of 8x4 pixels, two across and four down. A warp has two of them, one
+// above the other, and a pixel of each for every lane.
 #pragma once
 
 #include "cuda/stages.h"
@@ -8,14 +9,19 @@ namespace cuda {
 
 constexpr int kChunkWidth = 8, kChunkHeight = 4, kChunksAcross = kTile / kChunkWidth;
 static_assert(kChunkWidth * kChunkHeight == kWarp, "a chunk has a pixel for each lane");
+constexpr int kHalves = 2;  // chunks of a warp
+constexpr int kTileWarps = kChunks / kHalves, kTileThreads = kTileWarps * kWarp;
 
 // The pixels of one chunk.
 struct Chunk {
-    int x, y;
+    int number, x, y;
 
-    __device__ Chunk(int64_t tile, int tiles_x, int chunk)
-        : x(int(tile % tiles_x) * kTile + chunk % kChunksAcross * kChunkWidth),
-          y(int(tile / tiles_x) * kTile + chunk / kChunksAcross * kChunkHeight) {}
+    __device__ Chunk(int64_t tile, int tiles_x, int warp, int half) {
+        const int across = warp % kChunksAcross, down = warp / kChunksAcross * kHalves + half;
+        number = down * kChunksAcross + across;
+        x = int(tile % tiles_x) * kTile + across * kChunkWidth;
+        y = int(tile / tiles_x) * kTile + down * kChunkHeight;
+    }
 
     __device__ int column(int lane) const { return x + lane % kChunkWidth; }
     __device__ int row(int lane) const { return y + lane / kChunkWidth; }
@@ -33,19 +39,31 @@ struct Chunk {
     }
 };
 
+// One instruction each. Powers below 2^-126 become 0, of which no pixel sees anything; 1 / x is within an
+// ulp.
+__device__ inline double fast_exp2(double x) { return exp2(x); }
+__device__ inline double reciprocal(double x) { return 1 / x; }
+#if defined(GS_EMULATED)
+inline float fast_exp2(float x) { return exp2(x); }
+inline float reciprocal(float x) { return 1 / x; }
+#else
+__device__ inline float fast_exp2(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ inline float reciprocal(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+#endif
+
 // G at an offset from the mean.
 template <class T>
 __device__ inline T gaussian_at(const Splat<T>& s, T dx, T dy) {
-    return exp2(log2_gaussian(s, dx, dy));
+    return fast_exp2(log2_gaussian(s, dx, dy));
 }
-
-// 1 / x within two units in the last place, for x that is neither tiny nor huge.
-__device__ inline double reciprocal(double x) { return 1 / x; }
-#if defined(GS_EMULATED)
-inline float reciprocal(float x) { return 1 / x; }
-#else
-__device__ inline float reciprocal(float x) { return __fdividef(1.0f, x); }
-#endif
 
 }  // namespace cuda
 }  // namespace gs

@@ -18,7 +18,9 @@ __device__ inline T warp_sums(const T (&v)[kCount]) {
         const bool upper = lane_index() & kPartner;
         T kept[kKept];
         for (int j = 0; j < kKept; ++j) {
-            const T above = j + kKept < kCount ? v[j + kKept] : T(0);
+            const bool has_pair =
+                j + kKept < kCount;  // or both halves keep the same, and one of them for nothing
+            const T above = has_pair ? v[j + kKept] : v[j];
             kept[j] = (upper ? above : v[j]) + __shfl_xor_sync(kWholeWarp, upper ? v[j] : above, kPartner);
         }
         return warp_sums<kKept, kPartner / 2>(kept);
