@@ -22,6 +22,9 @@
 #include "gpu/emulation.h"
 #else
 #include <cuda_runtime.h>
+#if defined(__CUDACC__)
+#include <cuda_pipeline.h>
+#endif
 
 #define GS_SHARED(type, name, ...) __shared__ type name __VA_ARGS__
 
@@ -146,6 +149,25 @@ __device__ inline void copy_aligned(const T* from, T* to) {
     for (int i = 0; i < bytes / 16; ++i)
         reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(from)[i];
 #endif
+}
+
+// Begins to copy a number into shared memory.
+template <class T>
+__device__ inline void copy_async(const T* from, T* to) {
+#if defined(GS_EMULATED)
+    *to = *from;
+#else
+    __pipeline_memcpy_async(to, from, sizeof(T));
+#endif
+}
+
+// Waits until what the warp began to copy is there; the whole warp calls it.
+__device__ inline void wait_for_copies() {
+#if !defined(GS_EMULATED)
+    __pipeline_commit();
+    __pipeline_wait_prior(0);
+#endif
+    __syncwarp();
 }
 
 template <class T>

@@ -32,13 +32,26 @@ GS_HD AdamNumber load_number(const AdamTensor& t, int64_t i, float grad) {
     return {t.param[i], grad, t.exp_avg[i], t.exp_avg_sq[i]};
 }
 
+// On a GPU within two units in the last place, in a fifth of the instructions.
+#if defined(__CUDA_ARCH__)
+__device__ inline float adam_root(float x) {
+    float y;
+    asm("sqrt.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ inline float adam_quotient(float x, float y) { return __fdividef(x, y); }
+#else
+inline float adam_root(float x) { return sqrtf(x); }
+inline float adam_quotient(float x, float y) { return x / y; }
+#endif
+
 // Returns the exponent of the parameter's new value.
 GS_HD uint32_t adam_step(const AdamTensor& t, int64_t i, const AdamNumber& n) {
     const float m = t.keep1 * n.exp_avg + t.take1 * n.grad;
     const float v = t.keep2 * n.exp_avg_sq + t.take2 * n.grad * n.grad;
     t.exp_avg[i] = m;
     t.exp_avg_sq[i] = v;
-    const float value = n.param - t.rate * m / (sqrtf(v) * t.root_scale + t.eps);
+    const float value = n.param - adam_quotient(t.rate * m, adam_root(v) * t.root_scale + t.eps);
     t.param[i] = value;
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
@@ -54,6 +67,15 @@ struct AdamStep {
     Activation activation;
     const float* activated;
 };
+
+// The same from number `first` on.
+GS_HD AdamStep from_number(AdamStep s, int64_t first) {
+    s.tensor.param += first;
+    s.tensor.exp_avg += first;
+    s.tensor.exp_avg_sq += first;
+    if (s.activated) s.activated += first;
+    return s;
+}
 
 // dL/d(parameter) from dL/d(activated value), in torch's order of operations.
 GS_HD float through_activation(const AdamStep& s, int64_t i, float grad) {

@@ -80,12 +80,12 @@ GS_HD MaskOf<P> covers_a_pixel(P center, P half, int size) {
     return last >= first;
 }
 
-// Sets the splat, its depth (camera z) and radius (pixels); returns where a Gaussian is seen. Conditions are
-// written so that a NaN fails.
+// Sets the mean, all of the splat but its color, its depth (camera z) and radius (pixels); returns where a
+// Gaussian is seen if its color is a number. Conditions are written so that a NaN fails.
 template <class T, class P, class Rows>
-GS_HD MaskOf<P> project_gaussian(const View<P>& v, const Gaussians<T>& g, const Rows& rows, Splat<P>& s,
-                                 P& depth, P& radius) {
-    P mean[3], t[3], pixel[2];
+GS_HD MaskOf<P> project_footprint(const View<P>& v, const Gaussians<T>& g, const Rows& rows, P* mean,
+                                  Splat<P>& s, P& depth, P& radius) {
+    P t[3], pixel[2];
     rows.template load<3>(g.means, mean);
     transform_point(v.view, mean, t);
     project_point(v, mean, pixel);
@@ -114,8 +114,17 @@ GS_HD MaskOf<P> project_gaussian(const View<P>& v, const Gaussians<T>& g, const 
     s.inv_depth = 1 / depth;
     set_footprint(s, cov, opacity);
     seen = seen & covers_a_pixel(s.x, s.half_width, v.width) & covers_a_pixel(s.y, s.half_height, v.height);
-    if (!any(seen)) return seen;  // the coefficients are most of the memory
     radius = min(ceil(kRadiusSigmas<T> * sqrt(largest_eigenvalue(cov))), P(T(INT32_MAX / 2)));
+    return seen;
+}
+
+// Sets the splat, its depth and radius; returns where a Gaussian is seen.
+template <class T, class P, class Rows>
+GS_HD MaskOf<P> project_gaussian(const View<P>& v, const Gaussians<T>& g, const Rows& rows, Splat<P>& s,
+                                 P& depth, P& radius) {
+    P mean[3];
+    const MaskOf<P> seen = project_footprint(v, g, rows, mean, s, depth, radius);
+    if (!any(seen)) return seen;  // the coefficients are most of the memory
     return seen & splat_color(v, g, rows, mean, s.color);
 }
 
@@ -128,15 +137,15 @@ GS_HD void sh_backward(const View<P>& v, const Gaussians<T>& g, const P* mean, c
     for (int c = 0; c < 3; ++c) gc[c] = zero_unless(color[c] > P(T(0)), grad_color[c]);
     const P inv_distance = view_direction(v.campos, mean, dir);
     sh_basis(kDegree, dir, basis);
-    if (grad.sh_first) rows.put_sh(grad, g, basis, bases, gc);
-    if (kDegree == 0) return;
-
-    const auto sh = rows.sh(g, bases);
-    P weight[bases], grad_dir[3];
-    for (int j = 1; j < bases; ++j) weight[j] = sh(j, 0) * gc[0] + sh(j, 1) * gc[1] + sh(j, 2) * gc[2];
-    sh_basis_backward(kDegree, dir, weight, grad_dir);
-    const P along = dot3(grad_dir, dir);
-    for (int c = 0; c < 3; ++c) grad_mean[c] += (grad_dir[c] - along * dir[c]) * inv_distance;
+    if constexpr (kDegree > 0) {
+        const auto sh = rows.sh(g, bases);
+        P weight[bases], grad_dir[3];
+        for (int j = 1; j < bases; ++j) weight[j] = sh(j, 0) * gc[0] + sh(j, 1) * gc[1] + sh(j, 2) * gc[2];
+        sh_basis_backward(kDegree, dir, weight, grad_dir);
+        const P along = dot3(grad_dir, dir);
+        for (int c = 0; c < 3; ++c) grad_mean[c] += (grad_dir[c] - along * dir[c]) * inv_distance;
+    }
+    if (grad.sh_first) rows.put_sh(grad, g, basis, bases, gc);  // may take the place of the coefficients
 }
 
 // toward: dL/d(splat). grad: where gradients go, arrays or whatever Rows puts them into.

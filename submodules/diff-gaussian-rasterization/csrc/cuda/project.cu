@@ -1,4 +1,5 @@
 // Per Gaussian: from the world to the screen, and the gradients back.
+#include "cuda/rows.h"
 #include "cuda/stages.h"
 #include "cuda/warp_sums.h"
 #include "project.h"
@@ -8,7 +9,9 @@ namespace gs {
 namespace cuda {
 namespace {
 
-constexpr int kThreads = 128;
+// Of a block; shared memory holds fewer rows of doubles.
+template <class T>
+constexpr int kThreads = sizeof(T) == sizeof(float) ? 128 : 64;
 // Blocks of the backward pass that are to fit on a multiprocessor at once: it waits for memory, so that a few
 // spilled registers cost less than fewer warps.
 template <class T>
@@ -38,123 +41,23 @@ __device__ void load_view(const Camera<T>& camera, View<T>& view) {
     __syncthreads();
 }
 
-// The SH coefficients of a Gaussian, read when they are asked for.
 template <class T>
-struct ShRow {
-    const T *first, *rest;
-    GS_HD T operator()(int j, int c) const { return j == 0 ? first[c] : rest[3 * (j - 1) + c]; }
-};
-
-// The gradient of SH coefficient (j, c) is basis[j] color[c].
-template <class T>
-struct ShGradient {
-    T basis[kMaxShBases];
-    T color[3];
-};
-
-// The row of one Gaussian, for project.h. sh_gradient: what store_sh will write.
-template <class T>
-struct Row {
-    int64_t i;
-    ShGradient<T>* sh_gradient;
-
-    template <int kColumns>
-    GS_HD void load(const T* array, T* to) const {
-        for (int c = 0; c < kColumns; ++c) to[c] = array[kColumns * i + c];
-    }
-
-    GS_HD ShRow<T> sh(const Gaussians<T>& g, int) const {
-        return {g.sh_first + i * g.sh_first_stride, g.sh_rest + i * g.sh_rest_stride};
-    }
-
-    template <int kColumns>
-    GS_HD void put(const T* values, T* array) const {
-        if (!array) return;
-        for (int c = 0; c < kColumns; ++c) array[kColumns * i + c] = values[c];
-    }
-
-    template <class Places>
-    GS_HD void put_sh(const Places&, const Gaussians<T>&, const T* basis, int bases, const T* color) const {
-        for (int j = 0; j < bases; ++j) sh_gradient->basis[j] = basis[j];
-        for (int c = 0; c < 3; ++c) sh_gradient->color[c] = color[c];
-    }
-
-    template <int kColumns>
-    GS_HD void clear(T* array) const {
-        if (!array) return;
-        for (int c = 0; c < kColumns; ++c) array[kColumns * i + c] = T(0);
-    }
-};
-
-// A parameter that takes its gradient as a step.
-struct StepPlace {
-    AdamStep step;
-    GS_HD explicit operator bool() const { return step.tensor.param != nullptr; }
-    GS_HD void take(int64_t i, float grad) const {
-        const AdamNumber number = load_number(step.tensor, i, through_activation(step, i, grad));
-        if (adam_step(step.tensor, i, number) == kExponent) *step.tensor.unsound = 1;
-    }
-};
-
-// Where gradients go by the names of Gradients, if the parameters are stepped at once.
-struct StepPlaces {
-    StepPlace means, scales, quats, sh_first, sh_rest, opacities;
-    float *means2d, *covariances, *colors, *importance, *carrier;
-    bool sparse;
-
-    StepPlaces(const Steps& s, const Gradients<float>& other)
-        : means{s.means},
-          scales{s.scales},
-          quats{s.quats},
-          sh_first{s.sh_first},
-          sh_rest{s.sh_rest},
-          opacities{s.opacities},
-          means2d(other.means2d),
-          covariances(other.covariances),
-          colors(other.colors),
-          importance(other.importance),
-          carrier(other.carrier),
-          sparse(s.sparse) {}
-};
-
-// A row that also steps.
-struct StepRow : Row<float> {
-    bool sparse;
-
-    __device__ StepRow(int64_t i, ShGradient<float>* sh_gradient, bool sparse)
-        : Row<float>{i, sh_gradient}, sparse(sparse) {}
-
-    using Row<float>::put;
-    template <int kColumns>
-    GS_HD void put(const float* values, const StepPlace& place) const {
-        for (int c = 0; c < kColumns; ++c) place.take(kColumns * i + c, values[c]);
-    }
-
-    using Row<float>::clear;
-    template <int kColumns>
-    GS_HD void clear(const StepPlace& place) const {
-        if (sparse) return;
-        for (int c = 0; c < kColumns; ++c) place.take(kColumns * i + c, 0.0f);
-    }
-};
-
-template <class T>
-__device__ Row<T> row_of(const Gradients<T>&, int64_t i, ShGradient<T>* sh_gradient) {
-    return {i, sh_gradient};
-}
-__device__ inline StepRow row_of(const StepPlaces& places, int64_t i, ShGradient<float>* sh_gradient) {
-    return {i, sh_gradient, places.sparse};
-}
-
-template <class T>
-__global__ void __launch_bounds__(kThreads) project_each(Camera<T> camera, Gaussians<T> g, Visible<T> out) {
+__global__ void __launch_bounds__(kThreads<T>)
+    project_each(Camera<T> camera, Gaussians<T> g, Visible<T> out) {
     GS_SHARED(View<T>, view);
+    GS_SHARED(SharedRow<T>, shared, [kThreads<T>]);
     load_view(camera, view);
     const int64_t i = global_index();
-    if (i >= g.count) return;
+    const bool exists = i < g.count;
+    const Row<T> row{i, shared[threadIdx.x].of};
     Splat<T> splat;
-    T depth, radius;
-    const bool seen = project_gaussian(view, g, Row<T>{i, nullptr}, splat, depth, radius);
+    T mean[3], depth, radius;
+    bool seen = exists && project_footprint(view, g, row, mean, splat, depth, radius);
+    fetch_coefficients(g, view.sh_degree, i - lane_index(), __ballot_sync(kWholeWarp, seen),
+                       &shared[warp_index() * kWarp]);
+    wait_for_copies();
+    seen = seen && splat_color(view, g, row, mean, splat.color);
+    if (!exists) return;
     if (seen) {
         copy_aligned<sizeof(Splat<T>)>(&splat, &out.splats[i]);
         out.depths[i] = depth;
@@ -196,33 +99,6 @@ __device__ void reduce_pairs(const T* pair_sums, int64_t first, int count, T* to
     }
 }
 
-template <class T>
-__device__ void put_sh_number(const Gradients<T>& grad, bool is_first, int64_t i, T value, bool) {
-    (is_first ? grad.sh_first : grad.sh_rest)[i] = value;
-}
-__device__ inline void put_sh_number(const StepPlaces& places, bool is_first, int64_t i, float value,
-                                     bool seen) {
-    if (seen || !places.sparse) (is_first ? places.sh_first : places.sh_rest).take(i, value);
-}
-
-// The gradients of a block's SH coefficients, neighbouring threads at neighbouring places.
-template <class T, class Places>
-__device__ void store_sh(const Places& grad, const Gaussians<T>& g, int degree, const int32_t* radii,
-                         const ShGradient<T>* of_threads) {
-    const int row_length = 3 * g.sh_bases, used = 3 * square(degree + 1);
-    const int64_t first = int64_t(blockIdx.x) * kThreads;
-    const int rows = int(g.count - first < kThreads ? g.count - first : kThreads);
-    for (int e = int(threadIdx.x); e < rows * row_length; e += kThreads) {
-        const int row = e / row_length, k = e % row_length;
-        const ShGradient<T>& sh = of_threads[row];
-        const T value = k < used ? sh.basis[k / 3] * sh.color[k % 3] : T(0);
-        const int64_t i = first + row;
-        const bool is_first = k < 3;
-        put_sh_number(grad, is_first, is_first ? i * g.sh_first_stride + k : i * g.sh_rest_stride + k - 3,
-                      value, radii[i] > 0);
-    }
-}
-
 // Where a thread finds the gradient of its splat.
 enum { kArray, kPairs, kPairsWithStatistics };
 
@@ -251,7 +127,7 @@ __device__ Splat<T> splat_gradient_of(const SplatGradients<T>& from, const Visib
 }
 
 template <class T, int kSource>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads<T>)
     reduce_each(Visible<T> seen, int64_t count, SplatGradients<T> from, Splat<T>* out,
                 Statistics<T> statistics) {
     const int64_t i = global_index();
@@ -262,61 +138,66 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T, int kSource, class Places>
-__global__ void __launch_bounds__(kThreads, kBlocks<T>)
+__global__ void __launch_bounds__(kThreads<T>, kBlocks<T>)
     project_each_backward(Camera<T> camera, Gaussians<T> g, Visible<T> seen, SplatGradients<T> from,
                           Places grad, Statistics<T> statistics) {
     GS_SHARED(View<T>, view);
-    GS_SHARED(ShGradient<T>, sh, [kThreads]);
+    GS_SHARED(SharedRow<T>, shared, [kThreads<T>]);
     load_view(camera, view);
     const int64_t i = global_index();
     const bool is_seen = i < g.count && seen.radii[i] > 0;
+    fetch_coefficients(g, view.sh_degree, i - lane_index(), __ballot_sync(kWholeWarp, is_seen),
+                       &shared[warp_index() * kWarp]);
     Splat<T> splat;
     const Splat<T> toward = splat_gradient_of<T, kSource>(from, seen, i, g.count, is_seen, statistics, splat);
-    sh[threadIdx.x] = {};
+    wait_for_copies();
     if (i < g.count) {
-        const auto row = row_of(grad, i, &sh[threadIdx.x]);
+        const auto row = row_of(grad, i, shared[threadIdx.x].of);
         if (is_seen)
             project_gaussian_backward(view, g, row, splat, toward, grad);
         else
             clear_gradients(grad, row);
     }
-    if (!grad.sh_first) return;
-    __syncthreads();
-    store_sh(grad, g, view.sh_degree, seen.radii, sh);
+    __syncwarp();
+    const int64_t first = i - lane_index(), left = g.count - first;
+    const unsigned all_seen = __ballot_sync(kWholeWarp, is_seen);
+    const WarpRows<T> rows = {first, int(left < kWarp ? left : kWarp), all_seen,
+                              &shared[warp_index() * kWarp]};
+    put_warp(rows, g, 3 * square(view.sh_degree + 1), grad);
 }
 
 template <class T, class Places>
 void run_backward(const Camera<T>& camera, const Gaussians<T>& g, const Visible<T>& seen,
                   const SplatGradients<T>& from, const Places& places, const Statistics<T>& stats,
                   const Queue& queue) {
-    const int64_t blocks = blocks_for(g.count, kThreads);
+    const int64_t blocks = blocks_for(g.count, kThreads<T>);
     if (from.array)
-        GS_LAUNCH((project_each_backward<T, kArray, Places>), blocks, kThreads, queue, camera, g, seen, from,
-                  places, stats);
+        GS_LAUNCH((project_each_backward<T, kArray, Places>), blocks, kThreads<T>, queue, camera, g, seen,
+                  from, places, stats);
     else if (from.statistics)
-        GS_LAUNCH((project_each_backward<T, kPairsWithStatistics, Places>), blocks, kThreads, queue, camera,
-                  g, seen, from, places, stats);
+        GS_LAUNCH((project_each_backward<T, kPairsWithStatistics, Places>), blocks, kThreads<T>, queue,
+                  camera, g, seen, from, places, stats);
     else
-        GS_LAUNCH((project_each_backward<T, kPairs, Places>), blocks, kThreads, queue, camera, g, seen, from,
-                  places, stats);
+        GS_LAUNCH((project_each_backward<T, kPairs, Places>), blocks, kThreads<T>, queue, camera, g, seen,
+                  from, places, stats);
 }
 
 }  // namespace
 
 template <class T>
 void project(const Camera<T>& camera, const Gaussians<T>& g, const Visible<T>& out, const Queue& queue) {
-    GS_LAUNCH(project_each<T>, blocks_for(g.count, kThreads), kThreads, queue, camera, g, out);
+    GS_LAUNCH(project_each<T>, blocks_for(g.count, kThreads<T>), kThreads<T>, queue, camera, g, out);
 }
 
 template <class T>
 void reduce(const Visible<T>& seen, int64_t count, const SplatGradients<T>& from, Splat<T>* out,
             const Statistics<T>& stats, const Queue& queue) {
-    const int64_t blocks = blocks_for(count, kThreads);
+    const int64_t blocks = blocks_for(count, kThreads<T>);
     if (from.statistics)
-        GS_LAUNCH((reduce_each<T, kPairsWithStatistics>), blocks, kThreads, queue, seen, count, from, out,
+        GS_LAUNCH((reduce_each<T, kPairsWithStatistics>), blocks, kThreads<T>, queue, seen, count, from, out,
                   stats);
     else
-        GS_LAUNCH((reduce_each<T, kPairs>), blocks, kThreads, queue, seen, count, from, out, stats);
+        GS_LAUNCH((reduce_each<T, kPairs>), blocks, kThreads<T>, queue, seen, count, from, out, stats);
 }
 
 template <class T>
