@@ -100,7 +100,8 @@ test-long: install extras
 
 # The kernels of the CPU, and those of CUDA emulated there, under AddressSanitizer and UndefinedBehaviorSanitizer;
 # those of the CPU under ThreadSanitizer. In environments of their own; Python and torch leak by design.
-kernel_tests := tests/test_simple_knn.py tests/test_fused_ssim.py tests/test_rasterizer*.py
+kernel_tests := tests/test_simple_knn.py tests/test_fused_ssim.py tests/test_importance_network.py \
+    tests/test_rasterizer*.py
 preload = LD_PRELOAD="$$(c++ -print-file-name=lib$(1).so) $$(c++ -print-file-name=libstdc++.so)"
 
 test-sanitize: test-asan test-tsan

@@ -13,19 +13,19 @@ from typing import Callable
 
 import numpy as np
 import torch
+from diff_gaussian_rasterization import FEATURES, LATENTS, UNITS, ImportanceNetwork, evaluate_importance
 from diff_gaussian_rasterization import GaussianAdam, SparseGaussianAdam, StepInBackward
 from simple_knn._C import distCUDA2
 from torch import Tensor, nn
 
 from arguments import ImportanceSettings, OptimizationSettings
 from utils.counter_random import uniform
-from utils.devices import reads_at_once
 from utils.heap import give_back_freed_memory
 from utils.morton import morton_order
 from utils.ply import NO_SHIFT, SHIFT_ROOM, channels_first, channels_last, file_size, float_columns
 from utils.ply import kind_of_vertices, read_gaussians, write_gaussians
 from utils.ranks import ALONE, Ranks
-from utils.sh import MAX_DEGREE, base_count, degree_of, rgb_to_sh, sh_to_rgb
+from utils.sh import base_count, degree_of, rgb_to_sh
 from utils.soundness import make_sound
 
 ADAM_EPSILON = 1e-15  # Kerbl et al. 2023: gradients of single Gaussians are far below torch's default of 1e-8
@@ -35,16 +35,8 @@ ADAM_BETAS = (0.9, 0.999)  # where each view is a step
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
 LARGEST_LOG_SCALE = 88.7  # whose exponential is still a float32
 SMALLEST_ALPHA = 1 / 255  # what the rasterizer skips
-LATENT_SIZE, HIDDEN_WIDTH, OCTAVES = (
-    4,
-    32,
-    4,
-)  # of a Gaussian's latent, of the importance MLP, of its positions
-# Gaussians whose importance is computed at a time: on a CPU what lies between stays in the cache; a GPU has
-# to be kept busy for longer than a launch takes.
-CHUNK = 2**14
-CHUNK_OF_GPU = 2**20
 OPEN_FROM = 0.5  # importance from which a Gaussian is in a file, where gates are 0 or 1
+INPUT_SIZES = {"features": FEATURES, "latents": LATENTS}
 INPUTS = {  # what each kind of network sees
     "full": ("features", "latents"),
     "mlp": ("features",),
@@ -142,20 +134,17 @@ class ImportanceMLP(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.kind, self.extent = kind, extent
+        self.extent = extent
         self.register_buffer("center", center.detach().clone())
-        sizes = {"features": 3 + 6 * OCTAVES + 3 + 2 + 3 + 3, "latents": LATENT_SIZE}
-        inputs = sum(sizes[name] for name in INPUTS[kind])
+        self.sizes = {name: INPUT_SIZES[name] for name in INPUTS[kind]}
         self.bias = nn.Parameter(torch.tensor([math.log(start / (1 - start))]))
-        if inputs:
+        if inputs := sum(self.sizes.values()):
             bound = 1 / math.sqrt(inputs)
-            hidden = torch.empty(HIDDEN_WIDTH, inputs).uniform_(-bound, bound, generator=generator)
+            hidden = torch.empty(UNITS, inputs).uniform_(-bound, bound, generator=generator)
             self.hidden = nn.Parameter(hidden)
             # Above 0: latents alone start at 0, and units that are all 0 would never learn.
-            self.hidden_bias = nn.Parameter(torch.empty(HIDDEN_WIDTH).uniform_(0, bound, generator=generator))
-            self.out = nn.Parameter(
-                torch.zeros(1, HIDDEN_WIDTH)
-            )  # s is the same for all until this has moved
+            self.hidden_bias = nn.Parameter(torch.empty(UNITS).uniform_(0, bound, generator=generator))
+            self.out = nn.Parameter(torch.zeros(1, UNITS))  # s is the same for all until this has moved
         self.to(center.device)
 
     def forward(self, raw: dict[str, Tensor]) -> Tensor:
@@ -163,48 +152,17 @@ class ImportanceMLP(nn.Module):
 
         Differentiable in the network and the latents.
         """
-        if not INPUTS[self.kind]:
+        if not self.sizes:
             return self.bias.sigmoid().expand(len(raw["means"]), 1)
-        parts = []
-        if "features" in INPUTS[self.kind]:
-            parts += self._features({name: values.detach() for name, values in raw.items()})
-        if "latents" in INPUTS[self.kind]:
-            parts.append(raw["latents"].T)
-        # One row for each input and unit: each is written as a whole, in the order of memory.
-        hidden = torch.relu(torch.addmm(self.hidden_bias[:, None], self.hidden, torch.cat(parts)))
-        return torch.addmm(self.bias, self.out, hidden).sigmoid().T
+        network = ImportanceNetwork(self._weights(), self.out[0], self.bias, self.center, self.extent)
+        constant = (raw[name].detach() for name in ("means", "scales", "sh_dc", "sh_rest"))
+        return evaluate_importance(network, *constant, raw.get("latents"))
 
-    def _features(self, raw: dict[str, Tensor]) -> list[Tensor]:
-        """Return the features that describe Gaussians, each (rows, N)."""
-        position = ((raw["means"] - self.center) / self.extent).T.contiguous()
-        # The far background stays bounded.
-        position = position / (1 + position.square().sum(0).sqrt())
-        log_scales = raw["scales"].T.contiguous() - math.log(self.extent)
-        large, small = log_scales.amax(0), log_scales.amin(0)
-        middle = log_scales.sum(0) - large - small
-        return [
-            *_octaves(position),
-            torch.stack([large, middle, small]) / 4 + 1,  # of order 1 for usual scenes
-            torch.stack([middle - large, small - large]).exp(),  # shape, whatever the rotation
-            sh_to_rgb(0, raw["sh_dc"], raw["means"]).T,
-            _sh_energy(raw["sh_rest"]),
-        ]
-
-
-def _octaves(position: Tensor) -> list[Tensor]:
-    """Return the positions, and sine and cosine of pi, 2 pi, 4 pi ... times them."""
-    parts, sine, cosine = [position], (math.pi * position).sin(), (math.pi * position).cos()
-    for _ in range(OCTAVES):
-        parts += [sine, cosine]
-        sine, cosine = 2 * sine * cosine, 1 - 2 * sine * sine
-    return parts
-
-
-def _sh_energy(sh_rest: Tensor) -> Tensor:  # (N, K - 1, 3) -> (3, N)
-    """Return the norm of each degree's coefficients; zero for degrees that the model lacks."""
-    squares = sh_rest.flatten(1).square()
-    starts = [3 * (base_count(degree) - 1) for degree in range(MAX_DEGREE + 1)]
-    return torch.stack([squares[:, start:end].sum(1) for start, end in zip(starts, starts[1:])]).sqrt()
+    def _weights(self) -> Tensor:
+        """Return the hidden layer's weights of all inputs, 0 for those that it does not see, and its bias."""
+        seen = dict(zip(self.sizes, self.hidden.split(list(self.sizes.values()), 1)))
+        absent = {name: self.hidden.new_zeros(UNITS, size) for name, size in INPUT_SIZES.items()}
+        return torch.cat([*(absent | seen).values(), self.hidden_bias[:, None]], 1)
 
 
 def gate(probability: Tensor, kind: str, key: int) -> Tensor:
@@ -315,7 +273,7 @@ class GaussianModel:
         """Return s (N, 1) in (0, 1) by the network, None where there is none: 1 for all."""
         if self.network is None:
             return None
-        return torch.cat([self.network(self._raw_of(rows)) for rows in self._chunks()])
+        return self.network(self.raw)
 
     def hold_importance(self) -> Tensor | None:
         """Return s (N, 1) to train with: a leaf that gathers gradients until `learn_importance`.
@@ -337,27 +295,14 @@ class GaussianModel:
         if gathered is None or gathered.grad is None:
             return
         if "latents" in self.raw:
-            self.raw["latents"].grad = torch.zeros_like(self.raw["latents"])
-        for rows in self._chunks():
-            raw = {name: values.detach() for name, values in self._raw_of(rows).items()}
-            with torch.enable_grad():
-                if "latents" in raw:
-                    raw["latents"].requires_grad_()
-                self.network(raw).backward(gathered.grad[rows])
-            if "latents" in raw:
-                self.raw["latents"].grad[rows] = raw["latents"].grad
+            self.raw["latents"].grad = None
+        with torch.enable_grad():
+            self.network(self.raw).backward(gathered.grad)
         for values in self.network.parameters():
             if values.grad is not None:
                 values.grad = ranks.sum(values.grad)
         self.network_optimizer.step()
         self.network_optimizer.zero_grad(set_to_none=True)
-
-    def _chunks(self) -> list[slice]:
-        size = CHUNK if reads_at_once(self.device) else CHUNK_OF_GPU
-        return [slice(start, start + size) for start in range(0, max(1, len(self)), size)]
-
-    def _raw_of(self, rows: slice) -> dict[str, Tensor]:
-        return {name: values[rows] for name, values in self.raw.items()}
 
     # Training
 
@@ -388,7 +333,7 @@ class GaussianModel:
         rate = settings.importance_lr
         self.network_optimizer = torch.optim.Adam(self.network.parameters(), lr=rate, fused=True)
         if "latents" in INPUTS[settings.importance]:
-            latents = self.means.new_zeros(len(self), LATENT_SIZE)
+            latents = self.means.new_zeros(len(self), LATENTS)
             self.raw["latents"] = torch.nn.Parameter(latents)
             self.optimizer.add_param_group(
                 {"params": [self.raw["latents"]], "lr": settings.latent_lr, "name": "latents"}

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from diff_gaussian_rasterization import FEATURES, LATENTS, UNITS, ImportanceNetwork, evaluate_importance
 from diff_gaussian_rasterization import GaussianAdam, SparseGaussianAdam, StepInBackward, best_device
 from diff_gaussian_rasterization import GaussianRasterizationSettings, GaussianRasterizer
 from fused_ssim import fused_l1_ssim, fused_ssim, fused_ssim_map
@@ -221,6 +222,24 @@ def stepped_at_once(
     return found | {"gradient of means2D": inputs["means2D"].grad}
 
 
+def importance(count: int, device: torch.device) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(count)
+    shapes = {"weights": (UNITS, FEATURES + LATENTS + 1), "out": (UNITS,), "bias": (1,)}
+    shapes |= {"latents": (count, LATENTS)}
+    wanted = {name: 0.2 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    wanted = {name: tensor.to(device).requires_grad_() for name, tensor in wanted.items()}
+    rows = [torch.randn(count, *shape, generator=generator) for shape in ((3,), (3,), (1, 3), (15, 3))]
+    network = [wanted[name] for name in ("weights", "out", "bias")]
+    found = evaluate_importance(
+        ImportanceNetwork(*network, torch.ones(3, device=device), 2.0),
+        *(values.to(device) for values in rows),
+        wanted["latents"],
+    )
+    (found * torch.linspace(-1, 1, count, device=device)[:, None]).sum().backward()
+    gradients = {f"gradient of {name}": tensor.grad for name, tensor in wanted.items()}
+    return {"importance": found.detach()} | gradients
+
+
 def ssim(shape: tuple[int, ...], dtype: torch.dtype, padding: str, device: torch.device) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(3)
     image = torch.rand(shape, generator=generator, dtype=dtype)
@@ -310,6 +329,10 @@ def cases(small: bool) -> list[Case]:
             for kind in (GaussianAdam, SparseGaussianAdam)
             for size in (Size(30_000 // shrink, 320, 200, 1.5),)
             for of, uses in (("", Pass()), (", statistics", Pass(statistics=True)))
+        ),
+        *(
+            twice(f"importance network, N = {count}", partial(importance, count))
+            for count in (1, 200_000 // shrink)
         ),
         *(
             twice(f"SSIM {padding}, {str(dtype)[6:]}", partial(ssim, (1, 3, *size), dtype, padding), limit)

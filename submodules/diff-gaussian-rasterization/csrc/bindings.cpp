@@ -14,7 +14,9 @@
 #include "array.h"
 #include "cpu/adam.h"
 #include "cpu/binning.h"
+#include "cpu/importance.h"
 #include "cpu/stages.h"
+#include "importance_entry.h"
 #include "render_entry.h"
 
 namespace nb = nanobind;
@@ -42,6 +44,17 @@ const BlendKernels<float>& blend_kernels() {
 template <>
 const BlendKernels<double>& blend_kernels() {
     return GS_SELECT_KERNELS(blend_double);
+}
+
+template <class T>
+const ImportanceKernels<T>& importance_kernels();
+template <>
+const ImportanceKernels<float>& importance_kernels() {
+    return GS_SELECT_KERNELS(importance_float);
+}
+template <>
+const ImportanceKernels<double>& importance_kernels() {
+    return GS_SELECT_KERNELS(importance_double);
 }
 
 template <class T>
@@ -195,6 +208,25 @@ void step_entries(int64_t rows, uintptr_t visible, const std::vector<AdamEntry>&
         GS_SELECT_KERNELS(adam).step(rows, at<const bool>(visible), tensor, threads);
 }
 
+template <class T>
+void importance_forward(int64_t count, int sh_bases, double extent, const Addresses& arrays,
+                        int threads) {
+    const nb::gil_scoped_release release;
+    importance_kernels<T>().forward(make_importance_network<T>(extent, arrays),
+                                    make_importance_gaussians<T>(count, arrays, sh_bases),
+                                    at<T>(arrays.at("importance")), threads);
+}
+
+template <class T>
+void importance_backward(int64_t count, int sh_bases, double extent, const Addresses& arrays,
+                         int threads) {
+    const nb::gil_scoped_release release;
+    const Array<T> of_shares((count + kImportanceShare - 1) / kImportanceShare * kNetworkSums);
+    importance_kernels<T>().backward(make_importance_network<T>(extent, arrays),
+                                     make_importance_gaussians<T>(count, arrays, sh_bases),
+                                     make_importance_gradients<T>(arrays), of_shares.data(), threads);
+}
+
 void translate_out_of_memory(const std::exception_ptr& error, void*) {
     try {
         std::rethrow_exception(error);
@@ -216,6 +248,11 @@ NB_MODULE(_C, m) {
     bind_halves<Projection<double>, Blending<double>, PixelSums<double>>(m, "Double");
     m.def("adam_step", step_entries, "rows"_a, "visible"_a, "entries"_a, "threads"_a,
           nb::call_guard<nb::gil_scoped_release>());
+    m.def("importance_forwardFloat", importance_forward<float>);
+    m.def("importance_forwardDouble", importance_forward<double>);
+    m.def("importance_backwardFloat", importance_backward<float>);
+    m.def("importance_backwardDouble", importance_backward<double>);
+    m.attr("importance_sizes") = std::array<int, 3>{kUnits, kFeatures, kLatents};
     m.attr("counts_tiles") = false;
     m.def("isa", [] { return std::string(isa_name(cpu_isa())); });
     m.def("take_profile", take_profile);

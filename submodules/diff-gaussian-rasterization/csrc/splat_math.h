@@ -360,9 +360,12 @@ GS_HD T largest_eigenvalue(const Sym2<T>& c) {
 // Real spherical harmonics with the signs of 3DGS; dir of unit length
 
 template <class T>
+constexpr T kConstantBasis = T(0.28209479177387814);
+
+template <class T>
 GS_HD void sh_basis(int degree, const T* dir, T* basis) {
     const T x = dir[0], y = dir[1], z = dir[2];
-    basis[0] = T(0.28209479177387814);
+    basis[0] = kConstantBasis<Scalar<T>>;
     if (degree < 1) return;
     const T c1 = T(0.4886025119029199);
     basis[1] = -c1 * y;

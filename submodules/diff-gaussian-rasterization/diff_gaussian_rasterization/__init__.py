@@ -7,6 +7,7 @@ The names and calls are those of the package that 3DGS projects import; `importa
 from .backends import best_device, cpu_info, take_profile
 from .data import SPLAT_COLUMNS, GaussianRasterizationSettings, RasterStatistics, Splats
 from .rasterizer import GaussianRasterizer, rasterize_gaussians
+from .importance import FEATURES, LATENTS, UNITS, ImportanceNetwork, evaluate_importance
 from .adam import GaussianAdam, SparseGaussianAdam, StepInBackward
 
 __all__ = [
@@ -15,6 +16,11 @@ __all__ = [
     "RasterStatistics",
     "SPLAT_COLUMNS",
     "Splats",
+    "FEATURES",
+    "LATENTS",
+    "UNITS",
+    "ImportanceNetwork",
+    "evaluate_importance",
     "GaussianAdam",
     "SparseGaussianAdam",
     "StepInBackward",

@@ -14,7 +14,7 @@ from .arguments import ARGUMENTS, View
 from .backends import KERNELS
 from .data import SPLAT_COLUMNS, RasterStatistics, Splats
 
-_NUMBERS = {torch.float32: "Float", torch.float64: "Double"}  # in the names of the kernels' classes
+NUMBERS = {torch.float32: "Float", torch.float64: "Double"}  # in the names of the kernels' classes
 OnStatistics = Callable[[RasterStatistics], None]
 
 _ARRAYS = {  # by the kernels' names; the SH coefficients are in two, or two parts of one
@@ -64,9 +64,9 @@ class Rasterize(torch.autograd.Function):
         pixels = _picture_gradients(ctx.view, rows, grad_color, grad_inv_depth, grad_carrier)
         ctx.projection.backward_from_pixels(
             _splat_addresses(Splats(rows, depths, radii), tiles),
-            ctx.blending.backward(_addresses(pixels), *place),
+            ctx.blending.backward(addresses_of(pixels), *place),
             _array_addresses(dict(zip(ARGUMENTS, grads))),
-            {} if statistics is None else _addresses(vars(statistics)),
+            {} if statistics is None else addresses_of(vars(statistics)),
             *_step_entries(ctx.stepping, dict(zip(ARGUMENTS, gaussians))),
             *place,
         )
@@ -123,9 +123,9 @@ class Blend(torch.autograd.Function):
         grad_rows = torch.empty_like(rows)
         pixels = _picture_gradients(ctx.view, rows, grad_color, grad_inv_depth, grad_carrier)
         ctx.blending.reduce(
-            ctx.blending.backward(_addresses(pixels), *place),
+            ctx.blending.backward(addresses_of(pixels), *place),
             _address(grad_rows),
-            {} if statistics is None else _addresses(vars(statistics)),
+            {} if statistics is None else addresses_of(vars(statistics)),
             *place,
         )
         if statistics is not None:
@@ -138,8 +138,8 @@ def _project(view: View, given: dict[str, Tensor | None]) -> tuple[Any, Splats, 
     means = given["means3D"]
     kernels, count = KERNELS.on("means3D", means.device), len(means)
     gaussians = count, _array_addresses(given), _sh_layout(given["dc"], given["shs"])
-    kind = getattr(kernels.module, f"Projection{_NUMBERS[means.dtype]}")
-    projection = kind(_addresses(view.matrices), view.numbers, *gaussians)
+    kind = getattr(kernels.module, f"Projection{NUMBERS[means.dtype]}")
+    projection = kind(addresses_of(view.matrices), view.numbers, *gaussians)
     whole = {"dtype": torch.int32, "device": means.device}
     rows, depths = means.new_empty(count, len(SPLAT_COLUMNS)), means.new_empty(count)
     splats = Splats(rows, depths, torch.empty(count, **whole))
@@ -161,16 +161,16 @@ def _blend(
         "transmittance": rows.new_empty(size),
         "blended": rows.new_empty(size, dtype=torch.int32),
     }
-    kind = getattr(kernels.module, f"Blending{_NUMBERS[rows.dtype]}")
+    kind = getattr(kernels.module, f"Blending{NUMBERS[rows.dtype]}")
     blending = kind(view.width, view.height, len(rows), _splat_addresses(splats, tiles))
     carried = _address(carrier), 0 if carrier is None else carrier.stride(0)
-    addresses = _addresses({"background": view.background, **outputs})
+    addresses = addresses_of({"background": view.background, **outputs})
     blending.forward(addresses, *carried, keep, view.statistics, *kernels.place(rows.device))
     return blending, outputs
 
 
 def _splat_addresses(splats: Splats, tiles: Tensor | None = None) -> dict[str, int]:
-    return _addresses(splats._asdict() | {"tiles": tiles})
+    return addresses_of(splats._asdict() | {"tiles": tiles})
 
 
 def _picture_gradients(
@@ -187,7 +187,7 @@ def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _addresses(tensors: dict[str, Tensor | None]) -> dict[str, int]:
+def addresses_of(tensors: dict[str, Tensor | None]) -> dict[str, int]:
     return {name: _address(tensor) for name, tensor in tensors.items()}
 
 

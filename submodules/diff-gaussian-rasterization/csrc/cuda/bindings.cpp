@@ -6,8 +6,10 @@
 
 #include "adam_entry.h"
 #include "cuda/adam.h"
+#include "cuda/importance.h"
 #include "cuda/stages.h"
 #include "gpu/python.h"
+#include "importance_entry.h"
 #include "render_entry.h"
 
 #include <nanobind/stl/tuple.h>
@@ -136,6 +138,22 @@ void step_entries(int64_t rows, uintptr_t visible, const std::vector<AdamEntry>&
     adam_step(rows, at<bool>(visible), adam_tensors(entries), make_queue(device, stream, allocate));
 }
 
+template <class T>
+void evaluate_importance(int64_t count, int sh_bases, double extent, const Addresses& arrays,
+                         int device, uintptr_t stream, nb::callable allocate) {
+    importance_forward(make_importance_network<T>(extent, arrays),
+                       make_importance_gaussians<T>(count, arrays, sh_bases), at<T>(arrays.at("importance")),
+                       make_queue(device, stream, allocate));
+}
+
+template <class T>
+void differentiate_importance(int64_t count, int sh_bases, double extent, const Addresses& arrays,
+                              int device, uintptr_t stream, nb::callable allocate) {
+    importance_backward(make_importance_network<T>(extent, arrays),
+                        make_importance_gaussians<T>(count, arrays, sh_bases),
+                        make_importance_gradients<T>(arrays), make_queue(device, stream, allocate));
+}
+
 void translate_too_many_pairs(const std::exception_ptr& error, void*) {
     try {
         std::rethrow_exception(error);
@@ -155,6 +173,10 @@ NB_MODULE(GS_MODULE, m) {
     nb::register_exception_translator(translate_too_many_pairs);
     gs::bind_halves<Projection<float>, Blending<float>, PixelSums<float>>(m, "Float");
     gs::bind_halves<Projection<double>, Blending<double>, PixelSums<double>>(m, "Double");
+    m.def("importance_forwardFloat", evaluate_importance<float>);
+    m.def("importance_forwardDouble", evaluate_importance<double>);
+    m.def("importance_backwardFloat", differentiate_importance<float>);
+    m.def("importance_backwardDouble", differentiate_importance<double>);
     m.attr("counts_tiles") = true;  // when it projects, into an array of (N,) int32
     m.def("adam_step", step_entries, "rows"_a, "visible"_a, "entries"_a, "device"_a, "stream"_a,
           "allocate"_a);
