@@ -2,9 +2,9 @@
 
     python benchmarks/blend_counts.py --gaussians 3000000
 
-Every so many tiles are blended here, and counted: entries of their lists until all pixels have ended, and the
-splats that a chunk (8x4 pixels) or a warp (two chunks) meets. Times the instructions of a loop (gpu_counts.py)
-they say how long a kernel takes.
+Every so many tiles are blended here, and counted: entries of their lists until all pixels have ended, and
+the splats that a chunk (8x4 pixels) or a warp (two chunks) meets. Times the instructions of a loop
+(gpu_counts.py) they say how long a kernel takes.
 """
 
 from __future__ import annotations
