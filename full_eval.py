@@ -100,7 +100,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         if getattr(options, name) < least:
             raise ValueError(f"--{name}: expected at least {least}, got {getattr(options, name)}")
     gpus = torch.cuda.device_count()
-    if best_device().type != "cpu" and options.nproc_per_node > gpus:
+    if best_device().type != "cpu" and options.nproc_per_node > max(gpus, 1):
         raise ValueError(
             f"--nproc_per_node: expected at most {gpus}, the GPUs here, got {options.nproc_per_node}"
         )
