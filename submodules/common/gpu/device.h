@@ -17,6 +17,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #if defined(GS_EMULATED)
 #include "gpu/emulation.h"
@@ -93,11 +94,35 @@ public:
         memset(memory_.get(), emulation::kPoison, sizeof(T) * (count > 0 ? count : 1));
 #endif
     }
+    explicit DeviceArray(Memory memory) : memory_(std::move(memory)) {}
     T* get() const { return static_cast<T*>(memory_.get()); }
+    const Memory& memory() const { return memory_; }
 
 private:
     Memory memory_;
 };
+
+// Sets arrays that lie in one piece of memory, which ends with the last of them: asking for it takes as long
+// as launching a kernel. A sanitizer gets pieces of their own, so that it sees the ends of each.
+template <class... Ts>
+void allocate_together(const Queue& queue, const int64_t (&counts)[sizeof...(Ts)],
+                       DeviceArray<Ts>&... arrays) {
+    size_t next = 0;
+#if defined(__SANITIZE_ADDRESS__)
+    ((arrays = DeviceArray<Ts>(queue, counts[next++])), ...);
+#else
+    constexpr size_t kAlignment = 256;
+    size_t places[sizeof...(Ts)], bytes = 0;
+    const auto place = [&](size_t size) {
+        places[next++] = bytes;
+        bytes += (size + kAlignment - 1) / kAlignment * kAlignment;
+    };
+    (place(sizeof(Ts) * size_t(counts[next])), ...);
+    const DeviceArray<char> all(queue, int64_t(bytes));
+    next = 0;
+    ((arrays = DeviceArray<Ts>(Memory(all.memory(), all.get() + places[next++]))), ...);
+#endif
+}
 
 // Makes a device current; afterwards the one that was.
 class OnDevice {

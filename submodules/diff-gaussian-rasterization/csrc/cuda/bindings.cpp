@@ -117,8 +117,8 @@ public:
 
 private:
     void allocate_history(const Queue& queue) {
-        gathered_ = {queue, bins_.lists.tiles() * channels(picture_.carrier != nullptr) * kTilePixels};
-        met_ = {queue, bins_.lists.buckets() * kChunks};
+        const int64_t gathered = bins_.lists.tiles() * channels(picture_.carrier != nullptr) * kTilePixels;
+        allocate_together(queue, {gathered, bins_.lists.buckets() * kChunks}, gathered_, met_);
         history_ = {gathered_.get(), met_.get()};
     }
 
@@ -139,16 +139,16 @@ void step_entries(int64_t rows, uintptr_t visible, const std::vector<AdamEntry>&
 }
 
 template <class T>
-void evaluate_importance(int64_t count, int sh_bases, double extent, const Addresses& arrays,
-                         int device, uintptr_t stream, nb::callable allocate) {
+void evaluate_importance(int64_t count, int sh_bases, double extent, const Addresses& arrays, int device,
+                         uintptr_t stream, nb::callable allocate) {
     importance_forward(make_importance_network<T>(extent, arrays),
                        make_importance_gaussians<T>(count, arrays, sh_bases), at<T>(arrays.at("importance")),
                        make_queue(device, stream, allocate));
 }
 
 template <class T>
-void differentiate_importance(int64_t count, int sh_bases, double extent, const Addresses& arrays,
-                              int device, uintptr_t stream, nb::callable allocate) {
+void differentiate_importance(int64_t count, int sh_bases, double extent, const Addresses& arrays, int device,
+                              uintptr_t stream, nb::callable allocate) {
     importance_backward(make_importance_network<T>(extent, arrays),
                         make_importance_gaussians<T>(count, arrays, sh_bases),
                         make_importance_gradients<T>(arrays), make_queue(device, stream, allocate));

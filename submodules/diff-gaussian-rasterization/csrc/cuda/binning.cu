@@ -159,10 +159,12 @@ int bits_for(int64_t values) {
 template <class T>
 DeviceArray<uint32_t> depth_order(const Visible<T>& seen, int64_t count, Totals& totals, const Queue& queue) {
     using Key = typename DepthKey<T>::type;
-    const DeviceArray<Totals> on_device(queue, 1);
+    DeviceArray<Totals> on_device;
+    DeviceArray<uint32_t> ranks, gaussians, order;
+    DeviceArray<Key> keys, sorted_keys;
+    allocate_together(queue, {1, count, count, count, count, count}, on_device, ranks, gaussians, order, keys,
+                      sorted_keys);
     set_zero(queue, on_device.get(), sizeof totals);
-    const DeviceArray<uint32_t> ranks(queue, count), gaussians(queue, count), order(queue, count);
-    const DeviceArray<Key> keys(queue, count), sorted_keys(queue, count);
     const int64_t blocks = blocks_for(count, kThreads);
     GS_LAUNCH(flag_visible, blocks, kThreads, queue, seen.tile_count, count, ranks.get(), on_device.get());
     inclusive_sum(queue, ranks.get(), ranks.get(), count);
@@ -179,13 +181,15 @@ void sort_into_tiles(const Visible<T>& seen, const Totals& totals, const uint32_
                      int height, const Queue& queue, Bins& bins) {
     const int64_t pairs = int64_t(totals.pairs), visible = int64_t(totals.visible),
                   tiles = bins.lists.tiles();
-    const DeviceArray<int64_t> pair_ends(queue, visible);
+    DeviceArray<int64_t> pair_ends;
+    DeviceArray<Key> keys, sorted_keys;
+    DeviceArray<uint32_t> owners, numbers;
+    allocate_together(queue, {visible, pairs, pairs, pairs, pairs}, pair_ends, keys, sorted_keys, owners,
+                      numbers);
     GS_LAUNCH(gather_counts, blocks_for(visible, kThreads), kThreads, queue, seen.tile_count, order, visible,
               pair_ends.get());
     inclusive_sum(queue, pair_ends.get(), pair_ends.get(), visible);
 
-    const DeviceArray<Key> keys(queue, pairs), sorted_keys(queue, pairs);
-    const DeviceArray<uint32_t> owners(queue, pairs), numbers(queue, pairs);
     const int64_t blocks = blocks_for(pairs, kThreads);
     GS_LAUNCH((write_pairs<T, Key>), blocks, kThreads, queue, seen, order, pair_ends.get(), visible, pairs,
               width, height, bins.lists.tiles_x, bins.first_pair.get(), keys.get(), owners.get(),
@@ -214,13 +218,10 @@ Bins bin(const Visible<T>& given, int64_t count, int width, int height, const Qu
     const int64_t pairs = int64_t(totals.pairs);
     const int tiles_x = (width + kTile - 1) / kTile, tiles_y = (height + kTile - 1) / kTile;
     const int64_t tiles = int64_t(tiles_x) * tiles_y;
-    Bins bins = {{},
-                 {},
-                 DeviceArray<int64_t>(queue, tiles + 1),
-                 DeviceArray<int64_t>(queue, count),
-                 DeviceArray<uint32_t>(queue, pairs),
-                 DeviceArray<uint32_t>(queue, pairs),
-                 tile_count};
+    Bins bins;
+    allocate_together(queue, {tiles + 1, count, pairs, pairs}, bins.tile_start, bins.first_pair,
+                      bins.gaussians, bins.pair_of);
+    bins.tile_count = tile_count;
     bins.index = {seen.tile_count, bins.first_pair.get()};
     bins.lists = {tiles_x, tiles_y, pairs, bins.tile_start.get(), bins.gaussians.get(), bins.pair_of.get()};
     if (pairs == 0)
