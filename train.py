@@ -282,7 +282,7 @@ def train_with(given: dict[str, Any], ranks: Ranks) -> None:
         torch.set_num_threads(settings.run.threads)
 
     with run_folder.claimed(folder) if ranks.is_first else contextlib.nullcontext():
-        scene = load_scene(**settings.of_scene())
+        scene = load_scene(**settings.of_scene(), ranks=ranks, places=settings.optimization.views_per_step)
         if resume_point.record:
             run = resume(resume_point, scene, folder, ranks)
         else:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_scene import write_tiny_scene
+from scene_files import write_photo
+from tiny_scene import HEIGHT, WIDTH, write_tiny_scene
 
 from gaussian_model import GaussianModel
 from training.density_control import moves_between
@@ -65,9 +66,11 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_do_what_one_process_does(project_dir, scene, ranks):
-    """Exchanges, a step with all its statistics, and Gaussians that move from rank to rank."""
-    out = finishes(ranks, project_dir / "tests" / "ranks_driver.py", scene)
+def test_ranks_do_what_one_process_does(project_dir, scene, tmp_path, ranks):
+    """Exchanges, photos, a step with all its statistics, and Gaussians that move from rank to rank."""
+    with_blank = write_tiny_scene(tmp_path / "with_blank")
+    write_photo(with_blank / "masks" / "view_3.png", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    out = finishes(ranks, project_dir / "tests" / "ranks_driver.py", scene, with_blank)
     assert out.count("is content") == ranks
 
 

@@ -207,7 +207,7 @@ def start(settings: Settings, scene: Scene, folder: Path, ranks: Ranks = ALONE) 
         model.keep(torch.arange(len(model), device=model.device) % ranks.count == ranks.rank)
     model.start_training(settings.optimization)
     totals = Totals.at_start(settings.importance.lambda_importance, model.device)
-    order = ViewOrder(len(scene.train), generator)
+    order = ViewOrder(len(scene.train), generator, settings.optimization.views_per_step)
     exposures = new_exposures(settings, scene)
     return Training(settings, folder, scene, model, generator, order, totals, exposures, ranks)
 

@@ -87,7 +87,7 @@ class Turn:
 
 def images_here(
     ranks: Ranks,
-    cameras: Sequence[Camera],
+    cameras: Sequence[Camera],  # without pixels
     model: GaussianModel,
     background: Tensor,
     gates: Sequence[Tensor] | None = None,  # (N, 1) for each camera

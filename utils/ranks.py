@@ -24,6 +24,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def ranks_of_this_machine() -> int:
+    """Return how many of them share this machine's memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
 class Ranks:
     """This process among those of a run; the only one, unless `connect` made it."""
 
@@ -58,6 +63,13 @@ class Ranks:
     def word(self) -> tuple[int, ...]:
         """Return what tells random numbers of this rank from those of others; nothing for the only one."""
         return () if self.count == 1 else (self.rank,)
+
+    def renders(self, view: int, places: int) -> bool:
+        """Return whether this rank renders a view, where steps of `places` views take turns.
+
+        The same for the number of a place; see training/view_order.py.
+        """
+        return view % places % self.count == self.rank
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sums over all ranks of what has the same shape on each."""
@@ -149,6 +161,19 @@ class Ranks:
         if self.count > 1:
             with self._talking():
                 dist.barrier()
+
+    @contextlib.contextmanager
+    def all_or_none(self, task: str) -> Iterator[None]:
+        """Raise OSError, naming the task, at the ranks that complete the block, where it fails at another."""
+        device = torch.device("cpu")
+        try:
+            yield
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError):  # what has failed here is the better reason
+                self.any(True, device)
+            raise
+        if self.any(False, device):
+            raise OSError(f"another process of the run could not {task}")
 
     @contextlib.contextmanager
     def _talking(self) -> Iterator[None]:
