@@ -39,10 +39,11 @@ def talk(ranks: Ranks) -> None:
     assert ranks.of_first(torch.tensor([3 + rank])).item() == 3
 
     parts = [torch.full((other, 3), 10.0 * rank + other, requires_grad=True) for other in range(count)]
-    arrived = ranks.exchange(parts)
-    assert [part.shape for part in arrived] == [(rank, 3)] * count
-    assert all((part == 10 * other + rank).all() for other, part in enumerate(arrived))
-    sum((1 + rank) * part.sum() for part in arrived).backward()
+    arrived, counts = ranks.exchange(parts)
+    assert counts == [rank] * count and arrived.shape == (rank * count, 3)
+    assert all((part == 10 * other + rank).all() for other, part in enumerate(arrived.split(counts)))
+    assert torch.equal(ranks.exchange(parts, counts)[0], arrived)
+    ((1 + rank) * arrived.sum()).backward()
     assert all((part.grad == 1 + other).all() for other, part in enumerate(parts))
 
 

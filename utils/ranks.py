@@ -117,20 +117,23 @@ class Ranks:
         before = sum(self.counts(count, rows.device)[: self.rank])
         return rows[before : before + count]
 
-    def exchange(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        """Return what every rank has for this one: `parts` (n, C), one for each rank, go to them.
+    def exchange(
+        self, parts: Sequence[Tensor], received: Sequence[int] | None = None
+    ) -> tuple[Tensor, list[int]]:
+        """Return what every rank has for this one, rank after rank, and how many rows of each.
 
+        `parts` (n, ...), one for each rank, go to them. `received` is the second result, where it is known.
         Differentiable: gradients go back the same way.
         """
-        if self.count == 1:
-            return list(parts)
-        sent = [len(part) for part in parts]
-        ones = [1] * self.count
-        received = self.sent(torch.tensor(sent, device=parts[0].device), ones, ones).tolist()
-        return list(_Exchange.apply(torch.cat(list(parts)), self, sent, received).split(received))
+        sent, ones = [len(part) for part in parts], [1] * self.count
+        if received is None:
+            received = self.sent(torch.tensor(sent, device=parts[0].device), ones, ones).tolist()
+        return _Exchange.apply(torch.cat(list(parts)), self, sent, received), list(received)
 
     def sent(self, rows: Tensor, sent: list[int], received: list[int]) -> Tensor:
         """Return the rows that come from every rank, of which `rows` are for every rank so many."""
+        if self.count == 1:
+            return rows.clone()
         out = rows.new_empty(sum(received), *rows.shape[1:])
         with self._talking():
             dist.all_to_all_single(out, rows.contiguous(), received, sent)
