@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -26,11 +27,11 @@ FLAGS = """--scale_schedule --densification_interval 6 --prune_interval 6 --tag_
 PATIENCE = 120  # seconds for any command here
 
 
-def torchrun(ranks: int, *arguments: object) -> subprocess.Popen:
+def torchrun(ranks: int, *arguments: object, **options: object) -> subprocess.Popen:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*launcher, *map(str, arguments)], env=environment, **pipes)
+    return subprocess.Popen([*launcher, *map(str, arguments)], env=environment, **pipes, **options)
 
 
 def outcome(process: subprocess.Popen) -> tuple[int, str, str]:
@@ -90,6 +91,33 @@ def test_a_run_of_two_has_the_same_bytes_every_time_and_files_as_of_one(program,
     assert quality[0] == pytest.approx(quality[1], abs=1.0)
     _, record = load_checkpoint(run_folder.latest_checkpoint_path(tmp_path / "first"))
     assert record["iteration"] == 90
+
+
+def test_two_ranks_train_what_the_address_space_of_one_does_not_hold(program, scene, tmp_path):
+    """1.2 million Gaussians: one process needs above 2.7 GB besides its libraries, each of two 2.2 GB."""
+    count, random = 1_200_000, np.random.default_rng(0)
+    points = tmp_path / "many.ply"
+    positions, colors = random.uniform(-8, 8, (count, 3)), random.integers(0, 256, (count, 3), np.uint8)
+    write_point_cloud(points, positions, colors)
+    flags = ["-s", scene, *FLAGS, "--variant", "3dgs", "--init_points", points, "--views_per_step", 2]
+    flags += ["--iterations", 4, "--sh_degree_interval", 1, "--checkpoint_every", 0, "--disable_viewer", "-m"]
+    limit = address_space_of_libraries(program) + 2_450_000_000
+    limited = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit))}
+
+    code, _, err = outcome(torchrun(1, program, *flags, tmp_path / "one", **limited))
+    assert code != 0 and err.count("error: out of memory") == 1 and f'File "{program}"' not in err, err
+    code, out, err = outcome(torchrun(2, program, *flags, tmp_path / "two", **limited))
+    assert code == 0 and f"Saved {count:,} Gaussians" in out, err
+
+
+def address_space_of_libraries(program: Path) -> int:
+    """Return the bytes of address space that a process takes for its code and libraries."""
+    code = "import train; print(*[line for line in open('/proc/self/status') if line.startswith('VmPeak')])"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    out = subprocess.check_output(
+        [sys.executable, "-c", code], cwd=program.parent, env=environment, text=True
+    )
+    return 1024 * int(out.split()[1])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
