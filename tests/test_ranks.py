@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch.distributed as dist
 from scene_files import write_photo
 from tiny_scene import HEIGHT, WIDTH, write_tiny_scene
 
@@ -21,6 +23,7 @@ from utils import run_folder
 from utils.before_torch import gpu_of_process
 from utils.checkpoints import load_checkpoint
 from utils.ply import write_point_cloud
+from utils.ranks import _of_this_start
 
 FLAGS = """--scale_schedule --densification_interval 6 --prune_interval 6 --tag_lifespan 10 --error_floor 6e-4
     --threads 1 --eval""".split()
@@ -155,6 +158,34 @@ def test_a_rank_that_is_killed_ends_the_run_with_a_sentence(program, scene, tmp_
     load_checkpoint(run_folder.latest_checkpoint_path(folder))
     assert run_here("train.py", "--resume", "-m", folder).returncode == 0
     assert run_folder.point_cloud_path(folder, 500).is_file()
+
+
+def test_torchrun_starts_ranks_again_that_go_on_from_the_checkpoint(program, scene, tmp_path):
+    """The first start has no checkpoint to resume; the first process is killed when there is one."""
+    folder = tmp_path / "run"
+    flags = ("-s", scene, *FLAGS, "--iterations", 200, "--checkpoint_every", 0.005, "--resume")
+    process = torchrun(2, "--max_restarts", 1, program, *flags, "-m", folder)
+    wait_for(run_folder.latest_checkpoint_path(folder))
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    code, _, err = outcome(process)
+    assert code == 0 and "failed (exitcode" in err, err
+    assert run_folder.read_config(folder)["finished"] and run_folder.point_cloud_path(folder, 200).is_file()
+
+
+def test_a_new_start_shares_nothing_with_the_one_before():
+    """Ranks meet in the store of the launcher, in which names and addresses of the start before still are."""
+    store, starts = dist.HashStore(), []
+    for _ in range(2):
+        with ThreadPoolExecutor(3) as pool:
+            of_ranks = [pool.submit(_of_this_start, store, rank, 3) for rank in (2, 1)]
+            time.sleep(0.1)  # the first rank is the last to come: what it left before must not answer for it
+            assert not any(of_rank.done() for of_rank in of_ranks)
+            of_ranks.append(pool.submit(_of_this_start, store, 0, 3))
+            starts.append([of_rank.result(PATIENCE) for of_rank in of_ranks])
+    starts[0][0].set("address", "before")
+    assert [part.check(["address"]) for part in starts[0] + starts[1]] == [True] * 3 + [False] * 3
+    starts[1][2].set("address", "now")
+    assert all(part.get("address") == b"now" for part in starts[1])
 
 
 def test_fewer_gaussians_than_ranks(program, scene, tmp_path):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+import uuid
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
@@ -29,6 +31,28 @@ def ranks_of_this_machine() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
+def _of_this_start(store: dist.Store, rank: int, count: int) -> dist.Store:
+    """Return a part of torchrun's store that is of this start of the processes alone.
+
+    After a restart the store still has the addresses of the processes before (pytorch/pytorch, issue 135712).
+    So each gives itself a new name, and the first answers to names, in vain to those of before, until all
+    have understood. Raise RuntimeError if one does not in time.
+    """
+    own, until = uuid.uuid4().hex, time.monotonic() + PATIENCE.total_seconds()
+    if rank > 0:
+        store.set(f"name {rank}", own)
+        first = store.get(f"answer {own}").decode()  # waits for it
+        store.set(f"understood {first} {rank}", "")
+        return dist.PrefixStore(first, store)
+    for other in range(1, count):
+        while not store.check([f"understood {own} {other}"]):
+            if time.monotonic() > until:
+                raise RuntimeError(f"process {other} does not answer")
+            store.set(f"answer {store.get(f'name {other}').decode()}", own)
+            time.sleep(0.01)
+    return dist.PrefixStore(own, store)
+
+
 class Ranks:
     """This process among those of a run; the only one, unless `connect` made it."""
 
@@ -45,7 +69,9 @@ class Ranks:
             return cls()
         backends = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
         try:
-            dist.init_process_group(backends, timeout=PATIENCE)
+            store, rank, count = next(dist.rendezvous("env://", timeout=PATIENCE))
+            group = {"rank": rank, "world_size": count, "timeout": PATIENCE}
+            dist.init_process_group(backends, store=_of_this_start(store, rank, count), **group)
         except (RuntimeError, ValueError) as problem:
             raise OSError(f"the {world_size()} processes do not reach each other: {problem}") from None
         return cls(dist.get_rank(), dist.get_world_size())
