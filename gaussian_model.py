@@ -212,16 +212,19 @@ class GaussianModel:
         device: torch.device,
         unit: float = 1.0,  # world units, as Scene.unit
         shift: np.ndarray = NO_SHIFT,  # (3,) as Scene.shift
+        own: slice = slice(None),
     ) -> GaussianModel:
         """Return one isotropic Gaussian per point, sized by its 3 nearest neighbors (Kerbl et al. 2023).
 
-        Raise ValueError without points.
+        `own`: those to return; they are as large as among all. Raise ValueError without points.
         """
         if len(xyz) == 0:
             raise ValueError("the scene has no points to start from")
         means = torch.as_tensor(np.asarray(xyz, np.float32), device=device)
-        colors = torch.as_tensor(np.asarray(rgb), device=device).float() / 255
-        count, log_scales = len(means), _initial_scales(means, unit).log()
+        log_scales = _initial_scales(means, unit)[own].log()
+        means = means[own].clone()  # without the others
+        colors = torch.as_tensor(np.asarray(rgb[own]), device=device).float() / 255
+        count = len(means)
         sh_rest = torch.zeros(count, base_count(sh_degree) - 1, 3, device=device)
         raw = {
             "means": means,
@@ -449,7 +452,7 @@ class GaussianModel:
 
     def move_rows(self, ranks: Ranks, moves: list[int]) -> None:
         """Give the first rows to the first rank, and so on, as many as `moves` says; take those of others."""
-        self._change_rows(lambda values: torch.cat(ranks.exchange(values.split(moves))))
+        self._change_rows(lambda values: ranks.exchange(values.split(moves))[0])
 
     def _take(self, rows: Tensor) -> None:  # (M,) int64
         self._change_rows(lambda values: values.index_select(0, rows))

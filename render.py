@@ -173,13 +173,13 @@ def render_run(given: dict[str, Any], ranks: Ranks) -> None:
     model = GaussianModel.load_ply(ply, best_device(), printer(settings.run.quiet))
     model.active_sh_degree = min(model.sh_degree, settings.model.sh_degree)
     exposures = Exposures.load(folder, best_device()) if settings.model.train_test_exp else None
-    scene = load_scene(**settings.of_scene())
+    scene = load_scene(**settings.of_scene(), ranks=ranks, places=ranks.count)
     job = Job(model.relative_to(scene.shift), exposures, settings, ranks)
     if given["video"] and not ranks.is_first:
         return
     if given["video"]:
         video = video_path(folder, iteration, given["video"])
-        render_video(job, scene.train + scene.test, given["video"], given, video)
+        render_video(job, (scene.train + scene.test).without_images, given["video"], given, video)
         return
     for split, cameras, skip in (
         ("train", scene.train, given["skip_train"]),

@@ -34,6 +34,7 @@ from training.views import next_camera, weights_of_pixels
 from utils import run_folder
 from utils.commands import rounded, run_command
 from utils.devices import check_data_device
+from utils.heap import give_back_freed_memory
 from utils.progress import Progress
 from utils.ranks import Ranks
 from utils.rendering import render
@@ -119,6 +120,7 @@ def forward_backward_together(run: Training, step: Sequence[int]) -> list[Traini
     due = policy.phase(step[-1], run.settings)
     set_schedules(run, due)
     flags = pipeline_flags(run.settings, step[-1])
+    give_back_freed_memory()  # what was sent had the sizes of those views, and has left holes
     return [view for turn in turns(step, run.ranks) for view in views_of_turn(run, due, turn, flags)]
 
 
@@ -279,7 +281,7 @@ def train_with(given: dict[str, Any], ranks: Ranks) -> None:
         torch.set_num_threads(settings.run.threads)
 
     with run_folder.claimed(folder) if ranks.is_first else contextlib.nullcontext():
-        scene = load_scene(**settings.of_scene())
+        scene = load_scene(**settings.of_scene(), ranks=ranks, places=settings.optimization.views_per_step)
         if resume_point.record:
             run = resume(resume_point, scene, folder, ranks)
         else:

@@ -7,9 +7,9 @@ number of ranks in turn, one thread each. A step renders a view at each rank. Th
 one rank what a Gaussian costs in a view, what it costs in a step, and what a view costs besides. A step of R
 ranks, with links that carry so many GB/s, then takes
 
-    N each_view + view + N / R each_step + sent / link,        sent = 2 * 68 V (R - 1) / R bytes:
+    N each_view + view + N / R each_step + sent / link,        sent = 4 * 33 V (R - 1) / R bytes:
 
-V of the N Gaussians are in view; their splats go out as 17 numbers, gradients come back as many.
+V of the N Gaussians are in view; their splats go out as 17 numbers, gradients come back as 16.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from utils.ranks import Ranks
 from utils.run_folder import machine, peak_memory
 
 WARM_UP = 3
-NUMBERS_OF_A_SPLAT, NUMBER_BYTES = 17, 4
+NUMBERS_OF_A_SPLAT, NUMBER_BYTES = 17 + 16, 4  # there and back
 MODELLED = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -145,7 +145,7 @@ class Model:
         self.view = one["views"] - one["projecting"]
 
     def sent(self, ranks: int) -> float:
-        return 2 * NUMBER_BYTES * NUMBERS_OF_A_SPLAT * self.visible * (ranks - 1) / ranks
+        return NUMBER_BYTES * NUMBERS_OF_A_SPLAT * self.visible * (ranks - 1) / ranks
 
     def seconds(self, ranks: int, link: float) -> float:
         own = self.gaussians * (self.each_view + self.each_step / ranks) + self.view

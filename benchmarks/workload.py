@@ -114,5 +114,5 @@ def make_run(model: GaussianModel, views: Views, settings: Settings) -> Training
     scene = Scene(Cameras(views.cameras), Cameras([]), no_points, views.extent, Path())
     generator = torch.Generator().manual_seed(settings.run.seed)
     totals = Totals.at_start(settings.importance.lambda_importance, model.device)
-    order = ViewOrder(len(views.cameras), generator)
+    order = ViewOrder(len(views.cameras), generator, settings.optimization.views_per_step)
     return Training(settings, Path(), scene, model, generator, order, totals)

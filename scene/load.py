@@ -20,6 +20,7 @@ from scene.split import hold_out, split_views
 from scene.views import PosedPhoto, load_cameras, require_resolution, why_blank
 from scene.world import find_shift, find_unit, shifted
 from utils.ply import NO_SHIFT, format_shift
+from utils.ranks import ALONE, Ranks, ranks_of_this_machine
 from utils.similar_names import hint
 
 DEFAULT_IMAGES = "images"
@@ -61,6 +62,8 @@ def load_scene(
     max_memory_gb: float = 0.0,
     seed: int = 0,
     quiet: bool = False,
+    ranks: Ranks = ALONE,
+    places: int = 1,
 ) -> Scene:
     """Read a COLMAP, NeRF-synthetic (Blender), nerfstudio or instant-ngp scene.
 
@@ -73,6 +76,8 @@ def load_scene(
     `train_test_exp` trains on held-out views too, but only on their left half; their right half is held out.
     `max_memory_gb` is in 10^9 bytes, 0 means the available memory. Photos that take more than 40 % of it
     are read again whenever they are needed.
+    Each of several `ranks` reads the photos that it renders, where steps have `places` views, and others when
+    they are needed; the memory is that of each.
     Raise ValueError or FileNotFoundError, with one clear sentence, for bad input.
     """
     source = Path(source_path)
@@ -91,9 +96,18 @@ def load_scene(
     if depths:
         maps = find_depth_maps(source, depths, [view.image_name for view in train], quiet)
         train = [replace(view, depth=maps.get(view.image_name)) for view in train]
-    room = PHOTO_SHARE * (1e9 * max_memory_gb or available_memory())
-    cameras, blank = load_cameras(train + test, resolution, data_device, room, quiet)
+    room = PHOTO_SHARE * (1e9 * max_memory_gb or available_memory() / ranks_of_this_machine())
+
+    def load(train: list[PosedPhoto], test: list[PosedPhoto]) -> tuple[Cameras, list[int]]:
+        own = [ranks.renders(number, places) for number in range(len(train))]
+        own += [ranks.renders(number, ranks.count) for number in range(len(test))]
+        return load_cameras(train + test, resolution, data_device, room, quiet, ranks, own)
+
+    cameras, blank = load(train, test)
     _report_blank(train, train + test, blank, quiet)
+    if blank and ranks.count > 1:  # without them other views are this rank's
+        train, test = _used(train, 0, blank), _used(test, len(train), blank)
+        cameras, blank = load(train, test)
     used = [number for number in range(len(cameras)) if number not in blank]
     return Scene(
         cameras.only([number for number in used if number < len(train)]),
@@ -154,6 +168,10 @@ def _place(found: _Found, source: Path, seed: int, quiet: bool) -> _Place:
     unit = find_unit(train, points.xyz, extent)
     train, test = ([replace(view, near=NEAR * unit) for view in views] for views in (train, test))
     return _Place(train, test, points, extent, unit, shift)
+
+
+def _used(views: list[PosedPhoto], first: int, blank: list[int]) -> list[PosedPhoto]:
+    return [view for number, view in enumerate(views, first) if number not in blank]
 
 
 def _report_blank(train: list[PosedPhoto], views: list[PosedPhoto], blank: list[int], quiet: bool) -> None:

@@ -1,4 +1,4 @@
-"""Views whose photos are all in memory, or in a cache of limited size that reads them again when needed."""
+"""Views whose photos are in memory, or in a cache of limited size that reads them again when needed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class PhotoCache:
 class Cameras(Sequence[Camera]):
     """Views of a scene, each with its photo when it is taken out.
 
-    `without_images` has them without photos where a cache holds the photos.
+    Those that `without_images` has without photos are read by a cache, if there is one.
     """
 
     def __init__(
@@ -83,12 +83,13 @@ class Cameras(Sequence[Camera]):
     def __getitem__(self, index):
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
-        return self.without_images[index] if self._cache is None else self._cache.get(self._numbers[index])
+        cached = self._cache is not None and not self._is_kept(index)
+        return self._cache.get(self._numbers[index]) if cached else self.without_images[index]
 
     def at_divisor(self, index: int, divisor: int) -> Camera:
         """Return a view with the sides of its photo divided, as far as `smaller` does so.
 
-        Those of one divisor are kept, unless a cache holds the photos.
+        Those of one divisor are kept, if their photos are.
         """
         if divisor != self._divisor:
             self._divisor, self._smaller = divisor, {}
@@ -97,7 +98,7 @@ class Cameras(Sequence[Camera]):
         if index in self._smaller:
             return self._smaller[index]
         view = smaller(self[index], divisor)
-        if self._cache is None:
+        if self._is_kept(index):
             self._smaller[index] = view
         return view
 
@@ -117,7 +118,10 @@ class Cameras(Sequence[Camera]):
     def expect(self, indices: Sequence[int]) -> None:
         """Start to read the photos of views that are taken out soon."""
         if self._cache is not None:
-            self._cache.expect([self._numbers[index] for index in indices])
+            self._cache.expect([self._numbers[index] for index in indices if not self._is_kept(index)])
+
+    def _is_kept(self, index: int) -> bool:
+        return self.without_images[index].image is not None
 
 
 def pixel_bytes(camera: Camera) -> int:

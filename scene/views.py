@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -22,6 +23,7 @@ from scene.masks import scaled_mask, used_pixels
 from scene.photo_cache import Cameras, PhotoCache, pixel_bytes
 from utils.devices import device_for_photos, keep_on
 from utils.images import HALF, read_image, resize_image
+from utils.ranks import ALONE, Ranks
 from utils.similar_names import hint
 
 # The meaning of -r in 3DGS: DIVISORS divide the size, -1 keeps images up to WIDEST_BY_DEFAULT pixels wide,
@@ -125,30 +127,27 @@ def target_size(width: int, height: int, resolution: int) -> tuple[int, int]:
 
 
 def load_cameras(
-    views: Sequence[PosedPhoto], resolution: int, data_device: str, room: float, quiet: bool
+    views: Sequence[PosedPhoto],
+    resolution: int,
+    data_device: str,
+    room: float,
+    quiet: bool,
+    ranks: Ranks = ALONE,
+    is_own: Sequence[bool] | None = None,
 ) -> tuple[Cameras, list[int]]:
     """Return the Camera of every view with its photo, read and scaled, and the numbers of blank views.
 
     No pixel of a blank view counts. Photos stay uint8 on `data_device`; auto: see `device_for_photos`. If
     photos, masks and depth maps need more than `room` bytes, they are read when they are needed. Every file
-    is read once in either case, so that damaged ones are found. Raise FileNotFoundError or ValueError, naming
-    the file, for those.
+    is read once in either case, so that damaged ones are found. Each of several `ranks` reads those that are
+    its own (None: all), and later others when they are needed. Raise FileNotFoundError or ValueError, naming
+    the file, for damaged ones.
     """
-    workers = min(MOST_WORKERS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
-        loaded = pool.map(lambda view: _load_camera(view, resolution), views)
-        bar = tqdm(
-            loaded, total=len(views), desc="Reading images", unit="image", disable=True if quiet else None
-        )
-        cameras, blank, was_limited, taken = [], [], False, 0
-        for number, (camera, limited) in enumerate(bar):
-            blank += [] if camera.mask is None or camera.mask.any() else [number]
-            taken, was_limited = taken + pixel_bytes(camera), was_limited or limited
-            if taken > room and cameras and cameras[-1].image is not None:
-                # The images that were kept until now are dropped too.
-                cameras = [without_images(kept) for kept in cameras]
-            cameras.append(camera if taken <= room else without_images(camera))
-    if was_limited and not quiet:
+    own = [number for number in range(len(views)) if is_own is None or is_own[number]]
+    with ranks.all_or_none("read its photos"):
+        cameras, facts, taken = _read_all({number: views[number] for number in own}, resolution, room, quiet)
+    facts = _facts_of_all(facts, len(views), ranks)
+    if any(fact.was_limited for fact in facts) and not quiet:
         print(
             f"Images wider than {WIDEST_BY_DEFAULT} pixels were scaled down to {WIDEST_BY_DEFAULT}; "
             "-r 1 keeps their full size."
@@ -157,16 +156,71 @@ def load_cameras(
     if taken <= room:
         if about_device and not quiet:
             print(about_device)
-        for number, camera in enumerate(cameras):  # one at a time: they exist twice meanwhile
-            cameras[number] = keep_pixels(camera, device)
-        return Cameras(cameras), blank
-    cache = PhotoCache(lambda number: keep_pixels(_load_camera(views[number], resolution)[0], device), room)
-    if not quiet:
+        for number in own:  # one at a time: they exist twice meanwhile
+            cameras[number] = keep_pixels(cameras[number], device)
+    elif not quiet:
         print(
-            f"{len(views)} photos take {taken / 1e9:.1f} GB, there is room for {room / 1e9:.1f} GB "
+            f"{len(own)} photos take {taken / 1e9:.1f} GB, there is room for {room / 1e9:.1f} GB "
             "(--max_memory_gb): they are read again whenever they are needed."
         )
-    return Cameras(cameras, cache), blank
+    cache = None
+    if taken > room or len(own) < len(views):
+        cache = PhotoCache(
+            lambda number: keep_pixels(_load_camera(views[number], resolution)[0], device),
+            room if taken > room else 0,  # those of other ranks are not kept
+        )
+    blank = [number for number, fact in enumerate(facts) if fact.is_blank]
+    known = [cameras.get(number) or _camera(view, *facts[number][:6]) for number, view in enumerate(views)]
+    return Cameras(known, cache), blank
+
+
+class _Facts(NamedTuple):
+    """What reading a photo tells of its view."""
+
+    width: int  # pixels
+    height: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    is_blank: bool
+    was_limited: bool  # scaled down by the default limit of 1600 pixels
+
+
+def _read_all(
+    views: dict[int, PosedPhoto], resolution: int, room: float, quiet: bool
+) -> tuple[dict[int, Camera], dict[int, _Facts], int]:
+    """Return cameras, facts and the bytes of all pixels. Beyond `room` the cameras have no pixels."""
+    workers = min(MOST_WORKERS, os.cpu_count() or 1)
+    cameras, facts, taken = dict[int, Camera](), dict[int, _Facts](), 0
+    with ThreadPoolExecutor(workers) as pool:
+        loaded = pool.map(lambda view: _load_camera(view, resolution), views.values())
+        bar = tqdm(
+            loaded, total=len(views), desc="Reading images", unit="image", disable=True if quiet else None
+        )
+        for number, (camera, was_limited) in zip(views, bar):
+            is_blank = camera.mask is not None and not camera.mask.any()
+            lens = camera.fx, camera.fy, camera.cx, camera.cy
+            facts[number] = _Facts(camera.width, camera.height, *lens, is_blank, was_limited)
+            had_room, taken = taken <= room, taken + pixel_bytes(camera)
+            if taken > room and had_room:  # the images that were kept until now are dropped too
+                cameras = {kept: without_images(cameras[kept]) for kept in cameras}
+            cameras[number] = camera if taken <= room else without_images(camera)
+    return cameras, facts, taken
+
+
+def _facts_of_all(own: dict[int, _Facts], count: int, ranks: Ranks) -> list[_Facts]:
+    """Return what the ranks together know of all views."""
+    rows = torch.zeros(count, len(_Facts._fields), dtype=torch.float64)
+    for number, facts in own.items():
+        rows[number] = torch.tensor(facts, dtype=torch.float64)
+    found = ranks.sum(rows).tolist()
+    return [_Facts(int(width), int(height), *numbers) for width, height, *numbers in found]
+
+
+def _camera(view: PosedPhoto, *lens: float) -> Camera:
+    """Return the camera of a view without pixels. lens: width, height, fx, fy, cx, cy."""
+    return Camera(view.image_name, *lens, view.world_to_camera, near=view.near)
 
 
 def without_images(camera: Camera) -> Camera:
@@ -198,16 +252,8 @@ def _load_camera(view: PosedPhoto, resolution: int) -> tuple[Camera, bool]:
     if mask is not None:
         mask = torch.from_numpy(scaled_mask(lens.undistort(mask), *size))
     lens = lens.undistorted.stretched(*size)
-    camera = Camera(
-        view.image_name,
-        *size,
-        *(lens.fx, lens.fy, lens.cx, lens.cy),
-        view.world_to_camera,
-        _planar(pixels),
-        mask,
-        invdepth,
-        view.near,
-    )
+    camera = _camera(view, *size, lens.fx, lens.fy, lens.cx, lens.cy)
+    camera = replace(camera, image=_planar(pixels), mask=mask, invdepth=invdepth)
     return camera, resolution == -1 and width > WIDEST_BY_DEFAULT
 
 

@@ -1,4 +1,4 @@
-"""What every rank does for test_ranks.py: python -m torch.distributed.run --nproc_per_node N THIS SCENE"""
+"""What every rank does for test_ranks.py: torchrun --nproc_per_node N THIS SCENE SCENE_WITH_A_BLANK_VIEW"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 import train
 from arguments import make_settings
-from scene import Camera, load_scene
+from scene import Camera, load_scene, views
 from subfunction import phase
 from training.density_control import balance, collect
 from training.interrupts import Interrupts
@@ -45,11 +45,68 @@ def talk(ranks: Ranks) -> None:
     assert ranks.message(b"to all" if rank == 0 else b"") == b"to all" and ranks.message() == b""
 
     parts = [torch.full((other, 3), 10.0 * rank + other, requires_grad=True) for other in range(count)]
-    arrived = ranks.exchange(parts)
-    assert [part.shape for part in arrived] == [(rank, 3)] * count
-    assert all((part == 10 * other + rank).all() for other, part in enumerate(arrived))
-    sum((1 + rank) * part.sum() for part in arrived).backward()
+    arrived, counts = ranks.exchange(parts)
+    assert counts == [rank] * count and arrived.shape == (rank * count, 3)
+    assert all((part == 10 * other + rank).all() for other, part in enumerate(arrived.split(counts)))
+    assert torch.equal(ranks.exchange(parts, counts)[0], arrived)
+    ((1 + rank) * arrived.sum()).backward()
     assert all((part.grad == 1 + other).all() for other, part in enumerate(parts))
+
+
+def fail(ranks: Ranks) -> None:
+    """All end where one fails, and that one says why."""
+    said = ""
+    try:
+        with ranks.all_or_none("do it"):
+            if ranks.rank == 1:
+                raise ValueError("no file")
+    except (OSError, ValueError) as problem:
+        said = str(problem)
+    assert said == ("no file" if ranks.rank == 1 else "another process of the run could not do it")
+    with ranks.all_or_none("do it"):
+        pass
+
+
+def photos(ranks: Ranks, scene_folder: str, blank: str, **flags: float) -> None:
+    """Every rank reads the photos that it renders, once, and knows of the others what their cameras are."""
+    whole = load_scene(scene_folder, eval=True, quiet=True)
+    read = reads()
+    ours = load_scene(scene_folder, eval=True, quiet=True, ranks=ranks, places=ranks.count, **flags)
+    own = []
+    for split, everything in ((ours.train, whole.train), (ours.test, whole.test)):
+        own += [camera.image_name for camera in everything][ranks.rank :: ranks.count]
+        for camera, other in zip(split.without_images, everything.without_images, strict=True):
+            assert (camera.image is not None) == (camera.image_name in own and not flags)
+            for name in ("image_name", "width", "height", "fx", "fy", "cx", "cy", "near"):
+                assert getattr(camera, name) == getattr(other, name), name
+    if blank:
+        own_read = [name for name in read if name != blank]
+        assert blank not in own and set(own) <= set(own_read) and len(own_read) < 2 * len(whole.train)
+    else:
+        assert sorted(read) == sorted(own)
+    for split, everything in ((ours.train, whole.train), (ours.test, whole.test)):
+        assert all(torch.equal(camera.image, other.image) for camera, other in zip(split, everything))
+
+
+def photos_of_training(ranks: Ranks, scene_folder: str) -> None:
+    """Later no rank reads photos, but of views that parts of unequal length leave over in a round."""
+    scene = load_scene(scene_folder, quiet=True, ranks=ranks, places=ranks.count)
+    flags = {"views_per_step": ranks.count, "variant": "3dgs", "resolution_schedule": 0}
+    run, count, rounds, read = start(make_settings(flags), scene, Path("nowhere"), ranks), 9, 4, reads()
+    assert len(scene.train) == count
+    seen = []
+    for first in range(1, rounds * count + 1, ranks.count):
+        step = range(first, first + ranks.count)
+        seen += [view.name for view in train.forward_backward_together(run, step)]
+    assert all(len(set(seen[n * count :][:count])) == count for n in range(rounds))
+    assert ranks.total(torch.tensor(len(read))) <= rounds * (count % ranks.count)
+
+
+def reads() -> list[str]:
+    """Return a list that the names of all photos read from now on are added to."""
+    names, read_image = [], views.read_image
+    views.read_image = lambda path: names.append(path.name) or read_image(path)
+    return names
 
 
 def step(ranks: Ranks, scene_folder: str) -> None:
@@ -168,6 +225,11 @@ def assert_close(got: torch.Tensor, expected: torch.Tensor, name: str) -> None:
 def main() -> None:
     ranks = Ranks.connect(CPU)
     talk(ranks)
+    fail(ranks)
+    photos(ranks, sys.argv[1], "")
+    photos(ranks, sys.argv[1], "", max_memory_gb=1e-6)
+    photos(ranks, sys.argv[2], "view_3.png")
+    photos_of_training(ranks, sys.argv[1])
     step(ranks, sys.argv[1])
     uneven(ranks, sys.argv[1])
     ranks.wait()

@@ -16,6 +16,7 @@ from commands import FLAGS, ITERATIONS, fails, run
 from plyfile import PlyData
 from tiny_scene import HEIGHT, VIEWS, WIDTH
 from utils.checkpoints import load_checkpoint, save_checkpoint
+from utils.commands import run_command
 from utils.run_folder import read_cfg_args
 
 
@@ -342,3 +343,29 @@ def test_config_records_what_the_bits_depend_on(trained, scene):
     assert config["machine"]["instruction_set"] in ("scalar", "avx2", "avx512")
     assert len(config["machine"]["kernel_build"].split()) == 3  # compiler, version, hash of the sources
     assert config["started"]
+
+
+def raise_of_torch():
+    torch.empty(10**15)
+
+
+def raise_of_python():
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    "main, said",
+    [(raise_of_torch, "error: out of memory: can't allocate"), (raise_of_python, "error: out of memory\n")],
+)
+def test_a_command_that_runs_out_of_memory_says_so(main, said, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run_command(main)
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_defect_keeps_its_traceback():
+    def fail():
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        run_command(fail)

@@ -2,11 +2,13 @@ import io
 import sys
 import types
 
+import pytest
 import torch
 from training.tensorboard import TensorBoardLog
 from training.view_order import ViewOrder
 from utils import progress as progress_module
 from utils.progress import Progress, each
+from utils.ranks import Ranks
 
 
 def test_plain_lines_hold_the_numbers_and_no_control_characters(capsys, monkeypatch):
@@ -90,5 +92,28 @@ def test_every_view_comes_once_before_any_comes_again():
     rounds = [[order.next() for _ in range(5)] for _ in range(20)]
     assert all(sorted(visited) == list(range(5)) for visited in rounds)
     assert len(set(map(tuple, rounds))) > 10
-    again = ViewOrder(5, torch.Generator().manual_seed(0))
-    assert [again.next() for _ in range(5)] == rounds[0]
+    again = torch.Generator().manual_seed(0)
+    assert all(torch.randperm(5, generator=again).tolist()[::-1] == visited for visited in rounds)
+
+
+@pytest.mark.parametrize("count, places", [(12, 4), (13, 4), (15, 4), (21, 2), (3, 5), (7, 7)])
+def test_each_place_of_a_step_draws_from_its_own_part_of_the_views(count, places):
+    order = ViewOrder(count, torch.Generator().manual_seed(0), places)
+    rounds, foreign = [], []
+    for number in range(40):
+        drawn = [(order.next(), (number * count + ahead) % places) for ahead in range(count)]
+        rounds.append(tuple(view for view, _ in drawn))
+        foreign.append(sum(view % places != place for view, place in drawn))
+    assert all(sorted(visited) == list(range(count)) for visited in rounds)
+    assert len(set(rounds)) > 5 or count <= places
+    assert foreign[0] == 0 and max(foreign) <= count % places
+
+
+def test_what_a_rank_will_render_is_known_and_places_begin_anew_after_a_resume():
+    orders = [ViewOrder(13, torch.Generator().manual_seed(0), 4) for _ in range(2)]
+    for _ in range(8):
+        orders[0].next()
+    coming = [list(orders[0].coming(Ranks(rank, 3))) for rank in range(3)]
+    orders[1].restore(list(orders[0].remaining))
+    left = [orders[1].next() for _ in range(5)]
+    assert coming == [[left[0], left[3], left[4]], [left[1]], [left[2]]]

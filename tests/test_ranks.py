@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny_scene import write_tiny_scene
+import torch.distributed as dist
+from scene_files import write_photo
+from tiny_scene import HEIGHT, WIDTH, write_tiny_scene
 
 import subfunction as policy
 from arguments import make_settings
@@ -29,17 +33,18 @@ from utils.checkpoints import load_checkpoint
 from utils.images import to_bytes
 from utils.ply import write_point_cloud
 from utils.rendering import render
+from utils.ranks import _of_this_start
 
 FLAGS = """--scale_schedule --densification_interval 6 --prune_interval 6 --tag_lifespan 10 --error_floor 6e-4
     --threads 1 --eval""".split()
 PATIENCE = 120  # seconds for any command here
 
 
-def torchrun(ranks: int, *arguments: object) -> subprocess.Popen:
+def torchrun(ranks: int, *arguments: object, **options: object) -> subprocess.Popen:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*launcher, *map(str, arguments)], env=environment, **pipes)
+    return subprocess.Popen([*launcher, *map(str, arguments)], env=environment, **pipes, **options)
 
 
 def outcome(process: subprocess.Popen) -> tuple[int, str, str]:
@@ -75,9 +80,11 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_do_what_one_process_does(project_dir, scene, ranks):
-    """Exchanges, a step with all its statistics, and Gaussians that move from rank to rank."""
-    out = finishes(ranks, project_dir / "tests" / "ranks_driver.py", scene)
+def test_ranks_do_what_one_process_does(project_dir, scene, tmp_path, ranks):
+    """Exchanges, photos, a step with all its statistics, and Gaussians that move from rank to rank."""
+    with_blank = write_tiny_scene(tmp_path / "with_blank")
+    write_photo(with_blank / "masks" / "view_3.png", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    out = finishes(ranks, project_dir / "tests" / "ranks_driver.py", scene, with_blank)
     assert out.count("is content") == ranks
 
 
@@ -97,6 +104,33 @@ def test_a_run_of_two_has_the_same_bytes_every_time_and_files_as_of_one(program,
     assert quality[0] == pytest.approx(quality[1], abs=1.0)
     _, record = load_checkpoint(run_folder.latest_checkpoint_path(tmp_path / "first"))
     assert record["iteration"] == 90
+
+
+def test_two_ranks_train_what_the_address_space_of_one_does_not_hold(program, scene, tmp_path):
+    """1.2 million Gaussians: one process needs above 2.7 GB besides its libraries, each of two 2.2 GB."""
+    count, random = 1_200_000, np.random.default_rng(0)
+    points = tmp_path / "many.ply"
+    positions, colors = random.uniform(-8, 8, (count, 3)), random.integers(0, 256, (count, 3), np.uint8)
+    write_point_cloud(points, positions, colors)
+    flags = ["-s", scene, *FLAGS, "--variant", "3dgs", "--init_points", points, "--views_per_step", 2]
+    flags += ["--iterations", 4, "--sh_degree_interval", 1, "--checkpoint_every", 0, "--disable_viewer", "-m"]
+    limit = address_space_of_libraries(program) + 2_450_000_000
+    limited = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit))}
+
+    code, _, err = outcome(torchrun(1, program, *flags, tmp_path / "one", **limited))
+    assert code != 0 and err.count("error: out of memory") == 1 and f'File "{program}"' not in err, err
+    code, out, err = outcome(torchrun(2, program, *flags, tmp_path / "two", **limited))
+    assert code == 0 and f"Saved {count:,} Gaussians" in out, err
+
+
+def address_space_of_libraries(program: Path) -> int:
+    """Return the bytes of address space that a process takes for its code and libraries."""
+    code = "import train; print(*[line for line in open('/proc/self/status') if line.startswith('VmPeak')])"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    out = subprocess.check_output(
+        [sys.executable, "-c", code], cwd=program.parent, env=environment, text=True
+    )
+    return 1024 * int(out.split()[1])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -198,6 +232,34 @@ def test_a_viewer_sees_and_pauses_what_ranks_share(program, scene, tmp_path, kil
     for camera, image in zip(cameras, paused[:3]):
         expected = to_bytes(render(camera, model, torch.zeros(3)).image).astype(int).flatten()
         assert np.abs(np.frombuffer(image, np.uint8) - expected).max() <= 1 and expected.std() > 10
+
+
+def test_torchrun_starts_ranks_again_that_go_on_from_the_checkpoint(program, scene, tmp_path):
+    """The first start has no checkpoint to resume; the first process is killed when there is one."""
+    folder = tmp_path / "run"
+    flags = ("-s", scene, *FLAGS, "--iterations", 200, "--checkpoint_every", 0.005, "--resume")
+    process = torchrun(2, "--max_restarts", 1, program, *flags, "-m", folder)
+    wait_for(run_folder.latest_checkpoint_path(folder))
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    code, _, err = outcome(process)
+    assert code == 0 and "failed (exitcode" in err, err
+    assert run_folder.read_config(folder)["finished"] and run_folder.point_cloud_path(folder, 200).is_file()
+
+
+def test_a_new_start_shares_nothing_with_the_one_before():
+    """Ranks meet in the store of the launcher, in which names and addresses of the start before still are."""
+    store, starts = dist.HashStore(), []
+    for _ in range(2):
+        with ThreadPoolExecutor(3) as pool:
+            of_ranks = [pool.submit(_of_this_start, store, rank, 3) for rank in (2, 1)]
+            time.sleep(0.1)  # the first rank is the last to come: what it left before must not answer for it
+            assert not any(of_rank.done() for of_rank in of_ranks)
+            of_ranks.append(pool.submit(_of_this_start, store, 0, 3))
+            starts.append([of_rank.result(PATIENCE) for of_rank in of_ranks])
+    starts[0][0].set("address", "before")
+    assert [part.check(["address"]) for part in starts[0] + starts[1]] == [True] * 3 + [False] * 3
+    starts[1][2].set("address", "now")
+    assert all(part.get("address") == b"now" for part in starts[1])
 
 
 def test_fewer_gaussians_than_ranks(program, scene, tmp_path):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import subfunction as policy
 from gaussian_model import gate
-from scene import Camera
+from scene import Cameras
 from training.run import Training, TrainingView, choose_background
 from training.saving import require_sound
 from training.tensorboard import TensorBoardLog
@@ -105,7 +105,7 @@ def measure(run: Training, iteration: int, progress: Progress, log: TensorBoardL
             continue
         sums = torch.zeros(3, device=model.device)
         background, flags = choose_background(run), vars(run.settings.pipeline)
-        for number, image in images_here(run.ranks, cameras, model, background, **flags):
+        for number, image in images_here(run.ranks, cameras.without_images, model, background, **flags):
             camera = cameras[number]
             gt_image, mask = camera.ground_truth(background, model.device), camera.mask_on(model.device)
             image = exposed(run, image, camera).clamp(0, 1)
@@ -129,7 +129,7 @@ def report_export_gap(run: Training, iteration: int, progress: Progress) -> None
     """Measure how far renders of the saved file are from the training-mode renders."""
     kind, seed = run.settings.importance.importance_gate, run.settings.run.seed
     saved, flags = run.baked_model(iteration), vars(run.settings.pipeline)
-    background, cameras = choose_background(run), measured_cameras(run)
+    background, cameras = choose_background(run), measured_cameras(run).without_images
     keys = [
         random_key(seed, Stream.MEASURED_GATES, iteration, n, *run.ranks.word) for n in range(len(cameras))
     ]
@@ -144,10 +144,10 @@ def report_export_gap(run: Training, iteration: int, progress: Progress) -> None
     progress.say(f"[ITER {iteration}] Difference of the saved file to what was trained on: {gap}")
 
 
-def measured_cameras(run: Training) -> list[Camera]:
+def measured_cameras(run: Training) -> Cameras:
     """Return a few of the training views, as 3DGS measures them."""
     train = run.scene.train
-    return [train[index] for index in sorted({index % len(train) for index in TRAINING_VIEWS_MEASURED})]
+    return train.only(sorted({index % len(train) for index in TRAINING_VIEWS_MEASURED}))
 
 
 def distribution_iterations(run: Training) -> range:
@@ -183,7 +183,8 @@ def correlation(first: Tensor, second: Tensor) -> float | None:
 
 def floaters(run: Training, iteration: int) -> dict[str, float]:
     """Return the shares of the blending weight that hint at floaters, over a few training views."""
-    model, cameras, flags = run.baked_model(iteration), measured_cameras(run), vars(run.settings.pipeline)
+    model, flags = run.baked_model(iteration), vars(run.settings.pipeline)
+    cameras = measured_cameras(run).without_images
     weights = blending_weights(run.ranks, cameras, model, choose_background(run), **flags)
     depths = torch.full((len(model),), float("inf"), device=model.device)
     for camera in cameras:

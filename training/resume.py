@@ -162,7 +162,7 @@ def resume(resume_point: ResumePoint, scene: Scene, folder: Path, ranks: Ranks =
     )
     model.sh_degree, model.shift = settings.model.sh_degree, scene.shift
     generator = torch.Generator()
-    views = ViewOrder(len(scene.train), generator)
+    views = ViewOrder(len(scene.train), generator, settings.optimization.views_per_step)
     try:
         generator.set_state(tensors["generator"])
         views.restore(tensors["views"].tolist())

@@ -201,13 +201,12 @@ def start(settings: Settings, scene: Scene, folder: Path, ranks: Ranks = ALONE) 
         *(xyz, rgb, 0, settings.optimization.initial_opacity, best_device()),
         scene.unit,
         scene.shift,
+        slice(ranks.rank, None, ranks.count),
     )
     model.sh_degree = settings.model.sh_degree
-    if ranks.count > 1:
-        model.keep(torch.arange(len(model), device=model.device) % ranks.count == ranks.rank)
     model.start_training(settings.optimization)
     totals = Totals.at_start(settings.importance.lambda_importance, model.device)
-    order = ViewOrder(len(scene.train), generator)
+    order = ViewOrder(len(scene.train), generator, settings.optimization.views_per_step)
     exposures = new_exposures(settings, scene)
     return Training(settings, folder, scene, model, generator, order, totals, exposures, ranks)
 

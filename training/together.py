@@ -7,7 +7,7 @@ their gradients come back, so that every rank ends with all that the views say o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from diff_gaussian_rasterization import GaussianRasterizer, Splats
@@ -19,6 +19,7 @@ from subfunction import Phase
 from training.run import Training, TrainingView, choose_background
 from training.views import Measured, contributions, importance_penalty, measure_view, new_carrier, new_gates
 from training.views import next_camera, weights_of_pixels
+from utils.heap import give_back_freed_memory
 from utils.ranks import Ranks
 from utils.rendering import RenderOutput, gaussians_of, rasterizer_settings, render
 
@@ -27,15 +28,11 @@ from utils.rendering import RenderOutput, gaussians_of, rasterizer_settings, ren
 class Sight:
     """What a camera sees of this rank's Gaussians."""
 
-    splats: Splats
-    seen: Tensor  # (M,) their numbers
+    radii: Tensor  # (N,) pixels
     means2d: Tensor  # (N, 3)
-
-    @property
-    def packed(self) -> Tensor:
-        """Return the rows (M, 17) that go to the rank which renders the view: numbers and depth."""
-        rows, depths = (values.index_select(0, self.seen) for values in self.splats[:2])
-        return torch.cat([rows, depths[:, None]], 1)
+    seen: Tensor  # (M,) the numbers of those in view
+    rows: Tensor | None  # (M, 16) of their splats; None once they have gone to the rank that renders the view
+    depths: Tensor | None  # (M,) of the same
 
 
 def look(
@@ -55,12 +52,10 @@ def look(
         error_carrier=error_carrier,
         **gaussians_of(model, camera, **flags),
     )
-    return Sight(splats, splats.radii.nonzero()[:, 0], means2d)
-
-
-def unpacked(rows: Tensor) -> Splats:  # (M, 17)
-    seen = torch.ones(len(rows), dtype=torch.int32, device=rows.device)
-    return Splats(rows[:, :-1].contiguous(), rows[:, -1].detach().contiguous(), seen)
+    seen = splats.radii.nonzero()[:, 0]
+    # Before the next view is projected: then the backward pass ends with a view before it begins another.
+    rows, depths = (values.index_select(0, seen) for values in (splats.rows, splats.depths))
+    return Sight(splats.radii, means2d, seen, rows, depths)
 
 
 class Turn:
@@ -68,17 +63,30 @@ class Turn:
 
     def __init__(self, ranks: Ranks, sights: Sequence[Sight]) -> None:
         self._ranks, self._sights = ranks, sights
-        packed = [sight.packed for sight in sights]
-        nothing = packed[0].new_zeros(0, packed[0].shape[1])
-        self._parts = ranks.exchange(packed + [nothing] * (ranks.count - len(packed)))
-        self.arrived = torch.cat(self._parts)  # of the view that this rank renders
+        self._sent = [len(sight.seen) for sight in sights] + [0] * (ranks.count - len(sights))
+        # What arrives is of the view that this rank renders.
+        self.rows, self._counts = ranks.exchange(self._for_all([sight.rows for sight in sights]))
+        self.depths, _ = ranks.exchange(self._for_all([sight.depths for sight in sights]), self._counts)
+        for sight in sights:
+            sight.rows = sight.depths = None
+
+    def _for_all(self, parts: list[Tensor]) -> list[Tensor]:
+        return parts + [parts[0][:0]] * (self._ranks.count - len(parts))
+
+    def splats(self, rows: Tensor) -> Splats:
+        """Return the splats that have arrived, with these rows."""
+        return Splats(rows, self.depths, torch.ones_like(self.depths, dtype=torch.int32))
+
+    def backward(self, gradient: Tensor | None) -> None:  # (M, 16), None without a view
+        """Give the owners of splats their gradients, and Gaussians theirs."""
+        self.rows.backward(torch.zeros_like(self.rows) if gradient is None else gradient)
 
     def to_owners(self, values: Tensor | None) -> list[Tensor]:  # (M,), of what arrived
         """Return for every view what the rank that rendered it says of this rank's Gaussians (N,)."""
-        values = self.arrived.new_zeros(len(self.arrived)) if values is None else values
-        parts = self._ranks.exchange(values.split([len(part) for part in self._parts]))
+        values = torch.zeros_like(self.depths) if values is None else values
+        returned, _ = self._ranks.exchange(values.split(self._counts), self._sent)
         found = []
-        for sight, part in zip(self._sights, parts):
+        for sight, part in zip(self._sights, returned.split(self._sent)):
             of_all = values.new_zeros(len(sight.means2d))
             of_all[sight.seen] = part
             found.append(of_all)
@@ -87,7 +95,7 @@ class Turn:
 
 def images_here(
     ranks: Ranks,
-    cameras: Sequence[Camera],
+    cameras: Sequence[Camera],  # without pixels
     model: GaussianModel,
     background: Tensor,
     gates: Sequence[Tensor] | None = None,  # (N, 1) for each camera
@@ -104,7 +112,7 @@ def images_here(
         if ranks.rank < len(numbers):
             number = numbers[ranks.rank]
             settings = rasterizer_settings(cameras[number], model, background, **flags)
-            yield number, GaussianRasterizer(settings).blend(unpacked(turn.arrived))[0]
+            yield number, GaussianRasterizer(settings).blend(turn.splats(turn.rows))[0]
 
 
 def render_at_first(
@@ -122,7 +130,7 @@ def render_at_first(
     turn = Turn(ranks, [sight])
     rasterizer = GaussianRasterizer(rasterizer_settings(camera, model, background, **flags))
     if ranks.is_first:
-        image, invdepth = rasterizer.blend(unpacked(turn.arrived))[:2]
+        image, invdepth = rasterizer.blend(turn.splats(turn.rows))[:2]
     else:
         image = background.new_zeros(3, camera.height, camera.width)
         invdepth = image[:1]
@@ -139,8 +147,8 @@ def blending_weights(
         turn, own = Turn(ranks, [look(cameras[n], model, background, **flags) for n in numbers]), None
         if ranks.rank < len(numbers):
             settings = rasterizer_settings(cameras[numbers[ranks.rank]], model, background, **flags)
-            rasterizer, rows = GaussianRasterizer(settings._replace(statistics=True)), turn.arrived.detach()
-            image = rasterizer.blend(unpacked(rows.requires_grad_()))[0]
+            rasterizer, rows = GaussianRasterizer(settings._replace(statistics=True)), turn.rows.detach()
+            image = rasterizer.blend(turn.splats(rows.requires_grad_()))[0]
             torch.autograd.grad(image.sum(), rows)  # the backward pass collects weights
             own = rasterizer.statistics.weight_sum
         weights += torch.stack(turn.to_owners(own)).sum(0)
@@ -166,18 +174,15 @@ def views_of_turn(
         gates.append(new_gates(run, due, importance))
         background = choose_background(run, number)
         sights.append(look(cameras[-1], model, background, gates[-1], carriers[-1], **flags))
-    turn = Turn(ranks, sights)
-    energies, measured = None, None
+    turn, measured, gradient, energies = Turn(ranks, sights), None, None, None
     if ranks.rank < len(numbers):
-        own = cameras[ranks.rank]
-        measured, rasterizer = measure_turn(run, due, own, numbers[ranks.rank], turn.arrived, flags)
+        own = cameras[ranks.rank], numbers[ranks.rank]
+        measured, gradient, energies = measure_turn(run, due, *own, turn, flags)
     losses = shared_numbers(run, len(numbers), measured)
-    objective = turn.arrived.sum() * 0 if measured is None else measured.objective
+    give_back_freed_memory()  # of blending
+    turn.backward(gradient)
     if importance is not None:
-        objective = objective + importance_penalty(run, due, importance, losses[:, 0].sum().to(importance))
-    objective.backward()
-    if measured is not None and due.collects_removal_energy:
-        energies = rasterizer.statistics.removal_energy
+        importance_penalty(run, due, importance, losses[:, 0].sum().to(importance)).backward()
     returned = turn.to_owners(energies) if due.collects_removal_energy else [None] * len(numbers)
 
     scale = settings.densification.aux_scale
@@ -187,7 +192,7 @@ def views_of_turn(
             name=camera.image_name,
             pixels=camera.width * camera.height,
             ends_round=end,
-            radii=sight.splats.radii * camera.divisor,
+            radii=sight.radii * camera.divisor,
             screen_gradients=sight.means2d.grad,
             errors=None if carrier is None else carrier.grad[:, 0] / scale,  # E_k
             contributions=contributions(due, energy, gate),
@@ -203,18 +208,25 @@ def views_of_turn(
 
 
 def measure_turn(
-    run: Training, due: Phase, camera: Camera, number: int, arrived: Tensor, flags: dict[str, bool]
-) -> tuple[Measured, GaussianRasterizer]:
-    """Return the loss of the view that this rank renders, and who will have its statistics."""
+    run: Training, due: Phase, camera: Camera, number: int, turn: Turn, flags: dict[str, bool]
+) -> tuple[Measured, Tensor, Tensor | None]:
+    """Return what the view that this rank renders is, the gradient of its splats and removal energies.
+
+    The graph ends at the splats, and with this function: its memory is free for gradients of Gaussians.
+    """
     background = choose_background(run, number)
     gt_image = camera.ground_truth(background, run.model.device)
     weights = weights_of_pixels(run, due, camera, gt_image)
     settings = rasterizer_settings(camera, run.model, background, **flags)
     settings = settings._replace(statistics=due.collects_removal_energy, energy_weights=weights)
     rasterizer = GaussianRasterizer(settings)
-    color, invdepth, *carried = rasterizer.blend(unpacked(arrived), with_carrier=due.collects_errors)
+    rows = turn.rows.detach().requires_grad_()
+    color, invdepth, *carried = rasterizer.blend(turn.splats(rows), with_carrier=due.collects_errors)
     pictures = color, invdepth, carried[0] if carried else None
-    return measure_view(run, due, camera, gt_image, *pictures, weights), rasterizer
+    measured = measure_view(run, due, camera, gt_image, *pictures, weights)
+    measured.objective.backward()
+    energies = rasterizer.statistics.removal_energy if due.collects_removal_energy else None
+    return replace(measured, objective=measured.objective.detach()), rows.grad, energies
 
 
 def shared_numbers(run: Training, count: int, measured: Measured | None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ def next_camera(run: Training, divisor: int = 1, with_photo: bool = True) -> Cam
     if not with_photo:
         return smaller(train.without_images[index], divisor)
     camera = train.at_divisor(index, divisor)
-    train.expect(run.views.remaining[-run.ranks.count :: -run.ranks.count][:READ_AHEAD])
+    train.expect(list(islice(run.views.coming(run.ranks), READ_AHEAD)))
     return camera
 
 

@@ -22,6 +22,7 @@ NORMAL = ("nx", "ny", "nz")
 COLOR = ("red", "green", "blue")
 # A comment in the header of a file whose positions are relative to a point: of x y z, where that is.
 SHIFT = "shift"
+BINARY = b"format binary"  # how the second line of a binary file begins
 NO_SHIFT = np.zeros(3)
 SHIFT_ROOM = 160  # bytes that the comments about a shift take at most
 
@@ -92,9 +93,7 @@ def parse_shift(comments: Sequence[str], path: str | os.PathLike) -> np.ndarray:
 def _read_vertices(path: Path) -> tuple[np.ndarray, list[str]]:
     """Return the vertex table, checked to have scalar positions and colors, and the comments."""
     try:
-        data = PlyData.read(
-            BytesIO(path.read_bytes())
-        )  # given a file, plyfile leaves it open behind text formats
+        data = _parse(path)
     except (PlyParseError, ValueError, MemoryError, OverflowError) as error:
         raise ValueError(f"{path} is damaged or not a PLY file: {error}") from None
     if "vertex" not in data:
@@ -110,6 +109,16 @@ def _read_vertices(path: Path) -> tuple[np.ndarray, list[str]]:
     if lists:
         raise ValueError(f"{path}: the vertex properties {' '.join(lists)} are lists, expected numbers")
     return vertices, data.comments
+
+
+def _parse(path: Path) -> PlyData:
+    with path.open("rb") as file:
+        file.readline()
+        if file.readline(len(BINARY)) == BINARY:
+            file.seek(0)
+            return PlyData.read(file)  # mapped into memory; other streams are read number by number
+    # Given a file, plyfile leaves it open behind text formats.
+    return PlyData.read(BytesIO(path.read_bytes()))
 
 
 def _to_uint8(rgb: np.ndarray, path: Path) -> np.ndarray:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+import uuid
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
@@ -30,6 +32,33 @@ class LostRank(OSError):
     """The exception of a rank that finds that another one has ended or does not answer."""
 
 
+def ranks_of_this_machine() -> int:
+    """Return how many of them share this machine's memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def _of_this_start(store: dist.Store, rank: int, count: int) -> dist.Store:
+    """Return a part of torchrun's store that is of this start of the processes alone.
+
+    After a restart the store still has the addresses of the processes before (pytorch/pytorch, issue 135712).
+    So each gives itself a new name, and the first answers to names, in vain to those of before, until all
+    have understood. Raise RuntimeError if one does not in time.
+    """
+    own, until = uuid.uuid4().hex, time.monotonic() + PATIENCE.total_seconds()
+    if rank > 0:
+        store.set(f"name {rank}", own)
+        first = store.get(f"answer {own}").decode()  # waits for it
+        store.set(f"understood {first} {rank}", "")
+        return dist.PrefixStore(first, store)
+    for other in range(1, count):
+        while not store.check([f"understood {own} {other}"]):
+            if time.monotonic() > until:
+                raise RuntimeError(f"process {other} does not answer")
+            store.set(f"answer {store.get(f'name {other}').decode()}", own)
+            time.sleep(0.01)
+    return dist.PrefixStore(own, store)
+
+
 class Ranks:
     """This process among those of a run; the only one, unless `connect` made it."""
 
@@ -46,7 +75,9 @@ class Ranks:
             return cls()
         backends = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
         try:
-            dist.init_process_group(backends, timeout=patience)
+            store, rank, count = next(dist.rendezvous("env://", timeout=PATIENCE))
+            group = {"rank": rank, "world_size": count, "timeout": patience}
+            dist.init_process_group(backends, store=_of_this_start(store, rank, count), **group)
         except (RuntimeError, ValueError) as problem:
             raise OSError(f"the {world_size()} processes do not reach each other: {problem}") from None
         return cls(dist.get_rank(), dist.get_world_size())
@@ -64,6 +95,13 @@ class Ranks:
     def word(self) -> tuple[int, ...]:
         """Return what tells random numbers of this rank from those of others; nothing for the only one."""
         return () if self.count == 1 else (self.rank,)
+
+    def renders(self, view: int, places: int) -> bool:
+        """Return whether this rank renders a view, where steps of `places` views take turns.
+
+        The same for the number of a place; see training/view_order.py.
+        """
+        return view % places % self.count == self.rank
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sums over all ranks of what has the same shape on each."""
@@ -111,20 +149,23 @@ class Ranks:
         before = sum(self.counts(count, rows.device)[: self.rank])
         return rows[before : before + count]
 
-    def exchange(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        """Return what every rank has for this one: `parts` (n, C), one for each rank, go to them.
+    def exchange(
+        self, parts: Sequence[Tensor], received: Sequence[int] | None = None
+    ) -> tuple[Tensor, list[int]]:
+        """Return what every rank has for this one, rank after rank, and how many rows of each.
 
+        `parts` (n, ...), one for each rank, go to them. `received` is the second result, where it is known.
         Differentiable: gradients go back the same way.
         """
-        if self.count == 1:
-            return list(parts)
-        sent = [len(part) for part in parts]
-        ones = [1] * self.count
-        received = self.sent(torch.tensor(sent, device=parts[0].device), ones, ones).tolist()
-        return list(_Exchange.apply(torch.cat(list(parts)), self, sent, received).split(received))
+        sent, ones = [len(part) for part in parts], [1] * self.count
+        if received is None:
+            received = self.sent(torch.tensor(sent, device=parts[0].device), ones, ones).tolist()
+        return _Exchange.apply(torch.cat(list(parts)), self, sent, received), list(received)
 
     def sent(self, rows: Tensor, sent: list[int], received: list[int]) -> Tensor:
         """Return the rows that come from every rank, of which `rows` are for every rank so many."""
+        if self.count == 1:
+            return rows.clone()
         out = rows.new_empty(sum(received), *rows.shape[1:])
         with self._talking():
             dist.all_to_all_single(out, rows.contiguous(), received, sent)
@@ -167,6 +208,19 @@ class Ranks:
         if self.count > 1:
             with self._talking():
                 dist.barrier()
+
+    @contextlib.contextmanager
+    def all_or_none(self, task: str) -> Iterator[None]:
+        """Raise OSError, naming the task, at the ranks that complete the block, where it fails at another."""
+        device = torch.device("cpu")
+        try:
+            yield
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError):  # what has failed here is the better reason
+                self.any(True, device)
+            raise
+        if self.any(False, device):
+            raise OSError(f"another process of the run could not {task}")
 
     @contextlib.contextmanager
     def _talking(self) -> Iterator[None]:
