@@ -134,7 +134,7 @@ def render_at_first(
     else:
         image = background.new_zeros(3, camera.height, camera.width)
         invdepth = image[:1]
-    return RenderOutput(image, invdepth, sight.splats.radii, sight.means2d, None, rasterizer)
+    return RenderOutput(image, invdepth, sight.radii, sight.means2d, None, rasterizer)
 
 
 @torch.enable_grad()
