@@ -22,13 +22,15 @@ CUDA_ARCHITECTURES ?=
 EMULATED ?= ON
 SANITIZE ?=
 SANITIZED ?=
+KERNEL_FOLDER ?=# a folder for the kernels, instead of the environment
 LPIPS_WEIGHTS ?=
 
 python := $(VENV)/bin/python
 pip := $(python) -m pip --disable-pip-version-check --quiet
 submodules := diff-gaussian-rasterization fused-ssim simple-knn
 torch := $(VENV)/$(subst /,_,$(TORCH)).installed# another TORCH is installed anew
-installed := $(submodules:%=$(VENV)/%.installed)
+kernels := $(if $(KERNEL_FOLDER),$(KERNEL_FOLDER),$(VENV))
+installed := $(submodules:%=$(kernels)/%.installed)
 demo := output/demo
 demo_model := $(demo)/point_cloud/iteration_$(DEMO_ITERATIONS)/point_cloud.ply
 
@@ -58,10 +60,11 @@ $(VENV)/requirements.installed: requirements.txt $(torch)
 kernel_options := -Ccmake.define.GS_EMULATED_CUDA=$(EMULATED) -Ccmake.define.GS_CUDA=$(CUDA) \
     $(if $(CUDA_ARCHITECTURES),"-Ccmake.define.CMAKE_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)") \
     $(if $(SANITIZE),-Ccmake.define.GS_SANITIZE=$(SANITIZE))
+kernel_place := $(if $(KERNEL_FOLDER),--upgrade --target $(KERNEL_FOLDER),--force-reinstall)
 .SECONDEXPANSION:
-$(installed): $(VENV)/%.installed: $(VENV)/requirements.installed $$(shell find submodules/common submodules/$$* -type f -not -path '*/__pycache__/*')
+$(installed): $(kernels)/%.installed: $(VENV)/requirements.installed $$(shell find submodules/common submodules/$$* -type f -not -path '*/__pycache__/*')
 	@echo "Building $*"
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(pip) install --force-reinstall --no-deps --no-build-isolation "-Cbuild-dir=$(CURDIR)/$(VENV)/build/$*" $(kernel_options) ./submodules/$*
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(pip) install $(kernel_place) --no-deps --no-build-isolation "-Cbuild-dir=$(CURDIR)/$(kernels)/build/$*" $(kernel_options) ./submodules/$*
 	@touch $@
 
 demo: install $(demo_model)
@@ -99,7 +102,7 @@ test-long: install extras
 	$(python) -m pytest -m ""
 
 # The kernels of the CPU, and those of CUDA emulated there, under AddressSanitizer and UndefinedBehaviorSanitizer;
-# those of the CPU under ThreadSanitizer. In environments of their own; Python and torch leak by design.
+# those of the CPU under ThreadSanitizer. In folders of their own; Python and torch leak by design.
 kernel_tests := tests/test_simple_knn.py tests/test_fused_ssim.py tests/test_importance_network.py \
     tests/test_rasterizer*.py
 preload = LD_PRELOAD="$$(c++ -print-file-name=lib$(1).so) $$(c++ -print-file-name=libstdc++.so)"
@@ -107,14 +110,14 @@ preload = LD_PRELOAD="$$(c++ -print-file-name=lib$(1).so) $$(c++ -print-file-nam
 test-sanitize: test-asan test-tsan
 
 test-asan:
-	$(MAKE) install VENV=$(VENV)-asan CUDA=OFF SANITIZE=address
+	$(MAKE) install KERNEL_FOLDER=$(VENV)-asan CUDA=OFF SANITIZE=address
 	$(call preload,asan) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	    $(VENV)-asan/bin/python -m pytest --capture=sys $(SANITIZED) $(kernel_tests)
+	    PYTHONPATH=$(CURDIR)/$(VENV)-asan $(python) -m pytest --capture=sys $(SANITIZED) $(kernel_tests)
 
 test-tsan:
-	$(MAKE) install VENV=$(VENV)-tsan CUDA=OFF SANITIZE=thread EMULATED=OFF
+	$(MAKE) install KERNEL_FOLDER=$(VENV)-tsan CUDA=OFF SANITIZE=thread EMULATED=OFF
 	$(call preload,tsan) TSAN_OPTIONS="exitcode=66 ignore_noninstrumented_modules=1" \
-	    $(VENV)-tsan/bin/python -m pytest --capture=sys -k "not emulated" $(kernel_tests)
+	    PYTHONPATH=$(CURDIR)/$(VENV)-tsan $(python) -m pytest --capture=sys -k "not emulated" $(kernel_tests)
 
 # On a machine with a GPU, with what is installed there: no environment, no network (docs/gpu.md).
 gpu-smoke:

@@ -136,15 +136,15 @@ def address_space_of_libraries(program: Path) -> int:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ranks_that_were_stopped_go_on_as_more_or_as_one(program, scene, tmp_path, run_here, number):
     folder = tmp_path / "run"
-    flags = ("-s", scene, *FLAGS, "--iterations", 500, "--checkpoint_every", 0.005)
+    flags = ("-s", scene, *FLAGS, "--iterations", 200, "--checkpoint_every", 0.005)
     process = torchrun(2, program, *flags, "-m", folder)
     wait_for(run_folder.latest_checkpoint_path(folder))
     process.send_signal(number)
     code, _, err = outcome(process)
     assert code != 0 and err.count("interrupted at iteration") == 2, err
     tensors, record = load_checkpoint(run_folder.latest_checkpoint_path(folder))
-    assert 0 < record["iteration"] < 500 and record["iteration"] % 2 == 0
-    assert f"interrupted at iteration {record['iteration']} of 500" in err
+    assert 0 < record["iteration"] < 200 and record["iteration"] % 2 == 0
+    assert f"interrupted at iteration {record['iteration']} of 200" in err
     assert len({len(values) for name, values in tensors.items() if name.startswith("raw.")}) == 1
     if number == signal.SIGINT:
         finishes(3, program, "--resume", "-m", folder)
@@ -152,12 +152,12 @@ def test_ranks_that_were_stopped_go_on_as_more_or_as_one(program, scene, tmp_pat
         assert run_here("train.py", "--resume", "-m", folder).returncode == 0
     assert run_folder.read_config(folder)["finished"]
     assert run_folder.read_config(folder)["settings"]["views_per_step"] == 2
-    assert run_folder.point_cloud_path(folder, 500).is_file()
+    assert run_folder.point_cloud_path(folder, 200).is_file()
 
 
 def test_a_rank_that_is_killed_ends_the_run_with_a_sentence(program, scene, tmp_path, run_here):
     folder = tmp_path / "run"
-    flags = ("-s", scene, *FLAGS, "--iterations", 500, "--checkpoint_every", 0.005)
+    flags = ("-s", scene, *FLAGS, "--iterations", 200, "--checkpoint_every", 0.005)
     process = torchrun(2, program, *flags, "-m", folder)
     wait_for(run_folder.latest_checkpoint_path(folder))
     started = time.monotonic()
@@ -167,7 +167,7 @@ def test_a_rank_that_is_killed_ends_the_run_with_a_sentence(program, scene, tmp_
     assert "has lost another one" in err or "interrupted at iteration" in err, err
     load_checkpoint(run_folder.latest_checkpoint_path(folder))
     assert run_here("train.py", "--resume", "-m", folder).returncode == 0
-    assert run_folder.point_cloud_path(folder, 500).is_file()
+    assert run_folder.point_cloud_path(folder, 200).is_file()
 
 
 def ask(client: socket.socket, camera: Camera, **values) -> bytes:
