@@ -13,8 +13,9 @@ import torch
 
 import raster_scenes as scenes
 from backends import PACKAGES, backends, needs_emulation
-from diff_gaussian_rasterization import SparseGaussianAdam
+from diff_gaussian_rasterization import SparseGaussianAdam, evaluate_importance
 from fused_ssim import fused_ssim
+from plain_importance import differentiate, make_gaussians, make_network
 from simple_knn._C import distCUDA2
 
 KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(")
@@ -31,6 +32,9 @@ def run_everything() -> None:
     rasterizer = EMULATED.package.GaussianRasterizer(scenes.settings(EMULATED, scene.view))
     splats = rasterizer.project(**scenes.leaves(scene, torch.float32))
     rasterizer.blend(splats)[0].sum().backward()
+    generator = torch.Generator().manual_seed(0)
+    network = make_network(torch.float32, generator)
+    differentiate(evaluate_importance, network, make_gaussians(70, 16, torch.float32, generator))
     images = torch.rand(2, 1, 3, 20, 30)
     for padding in ("same", "valid"):
         fused_ssim(images[0].clone().requires_grad_(), images[1], padding=padding).backward()

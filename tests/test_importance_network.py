@@ -4,39 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from plain_importance import plain_importance
-from torch import Tensor
+from plain_importance import differentiate, make_gaussians, make_network, plain_importance
 
 from backends import on_every_backend
-from diff_gaussian_rasterization import FEATURES, LATENTS, UNITS, ImportanceNetwork, evaluate_importance
+from diff_gaussian_rasterization import LATENTS, evaluate_importance
 
 pytestmark = on_every_backend
-
-INPUTS = FEATURES + LATENTS + 1
-
-
-def make_network(dtype: torch.dtype, generator: torch.Generator) -> ImportanceNetwork:
-    weights = torch.randn(UNITS, INPUTS, generator=generator, dtype=dtype) / 6
-    out, bias = (torch.randn(n, generator=generator, dtype=dtype) / 3 for n in (UNITS, 1))
-    return ImportanceNetwork(weights, out, bias, torch.tensor([0.5, -1.0, 2.0], dtype=dtype), 3.0)
-
-
-def make_gaussians(count: int, bases: int, dtype: torch.dtype, generator: torch.Generator) -> list[Tensor]:
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(count, *shape, generator=generator, dtype=dtype)
-
-    return [4 * normal(3), normal(3) - 3, normal(1, 3), 0.3 * normal(bases - 1, 3), normal(LATENTS)]
-
-
-def differentiate(function, network: ImportanceNetwork, gaussians: list[Tensor]) -> list[Tensor]:
-    """Return s and the gradients of latents, weights, out and bias, of a sum with random weights."""
-    *constant, latents = gaussians
-    wanted = [t.clone().requires_grad_() for t in (latents, *network[:3])]
-    importance = function(
-        network._replace(weights=wanted[1], out=wanted[2], bias=wanted[3]), *constant, wanted[0]
-    )
-    weights = torch.randn(importance.shape, generator=torch.Generator().manual_seed(9)).to(importance)
-    return [importance.detach(), *torch.autograd.grad((weights * importance).sum(), wanted)]
 
 
 @pytest.mark.parametrize("count", [1, 31, 5000])
