@@ -55,16 +55,19 @@ def fit(
 
 def training_step(run: Training, iteration: int, progress: Progress, log: TensorBoardLog) -> None:
     """Run the iterations of one step of Adam, a view each; report and save what is due."""
-    step = policy.step_of(iteration, run.settings)
-    if run.ranks.count == 1:
-        views = [forward_backward(run, number, may_step=len(step) == 1) for number in step]
-    else:
-        views = forward_backward_together(run, step)
+    views = render_step(run, policy.step_of(iteration, run.settings))
     with torch.no_grad():
         report(run, iteration, views, progress, log)
         save_if_due(run, iteration, progress)  # the model that was rendered
     update(run, iteration, *views)
     check_numbers(run, iteration, views, progress)
+
+
+def render_step(run: Training, step: Sequence[int]) -> list[TrainingView]:
+    """Render the views of a step and run their backward passes, as one of several processes or alone."""
+    if run.ranks.count > 1:
+        return forward_backward_together(run, step)
+    return [forward_backward(run, number, may_step=len(step) == 1) for number in step]
 
 
 def forward_backward(run: Training, iteration: int, may_step: bool = False) -> TrainingView:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmarks import densification_twin, error_carrier, importance_kinds, time_to_quality, train_step
+from benchmarks import densification_twin, error_carrier, importance_kinds, scaling, time_to_quality
+from benchmarks import train_step
+from utils.ranks import Ranks
 
 
 @pytest.fixture
@@ -101,3 +104,53 @@ def test_when_a_curve_reaches_a_quality():
     assert reached == [0.0, 1.0, 2.0, pytest.approx(5.0), None]
     assert time_to_quality.saved_iterations(7000, 12)[-1] == 7000
     assert all(at % 10 == 0 for at in time_to_quality.saved_iterations(7000, 12))
+
+
+def test_scaling(run_benchmark, scene):
+    text = run_benchmark(
+        scaling, "-s", scene, "--width", 40, "--gaussians", 5000, "--ranks", 1, 2, "--steps", 2
+    )
+    assert "5,000 Gaussians, 40 pixels wide, tag_gradprune_decomp" in text and "'threads': 1" in text
+    rows = re.findall(r"^(\d) process(?:es)?, (\d) views? a step: [\d.]+ ms", text, re.M)
+    assert rows == [("1", "1"), ("1", "2"), ("2", "2")]
+    splats, counted = map(float, re.search(r"MB of splats ([\d.]+) \(([\d.]+)\)", text).groups())
+    assert counted == pytest.approx(splats, rel=0.1) and splats > 0.1
+    sent, of_it = map(float, re.search(r"([\d.]+) MB sent by each \(([\d.]+) splats\)", text).groups())
+    assert sent >= of_it == counted
+    assert re.search(r"^ 64 processes: [\d.]+ times as fast", text, re.M)
+
+
+def test_scaling_counts_every_way_to_talk(project_dir):
+    source = (project_dir / "utils" / "ranks.py").read_text(encoding="utf-8")
+    connecting = {"rendezvous", "init_process_group", "destroy_process_group", "is_initialized"}
+    connecting |= {"get_rank", "get_world_size"}
+    assert set(re.findall(r"\bdist\.([a-z_]+)\(", source)) - connecting == set(scaling.BYTES_SENT)
+
+
+def test_scaling_counts_bytes():
+    ranks, rows = Ranks(1, 4), torch.zeros(10, 3)
+    sent = scaling.BYTES_SENT
+    assert sent["all_to_all_single"](ranks, rows, rows, [10, 0, 0, 0], [1, 2, 3, 4]) == 8 * 12
+    assert sent["all_gather"](ranks, [rows] * 4, rows) == 3 * 120
+    assert sent["all_reduce"](ranks, rows) == 180
+    assert sent["send"](ranks, rows, 0) == 120
+
+
+def test_scaling_waits_for_a_gpu_where_it_reads_a_clock(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    watch = scaling.Watch(torch.device("cuda", 0))
+    watch.add(owner := SimpleNamespace(work=lambda number: number + 1), "work", lambda number: 4 * number)
+    assert owner.work(2) == 3 and watch.calls["work"][0].sent == 8 and len(waited) == 2
+
+
+def test_scaling_model():
+    alone = {"view": 2.0, "shared": 2.5, "empty": 0.25, "update": 1.5, "collecting": 0.25}
+    alone |= {"views_per_step": 2, "blended": [1.0, 3.0], "numbers": 33, "visible": 100.0}
+    model = scaling.Model(alone, calls=5)
+    assert [model.uneven(ranks) for ranks in (1, 2)] == [1.0, 1.25]
+    assert model.sent(4) == 33 * 4 * 100 * 3 / 4
+    assert model.computing(4) == 2.5 + 3 * 0.25 + 1.0 / 4
+    assert model.exchange(2, 660.0, 0.1) == pytest.approx(0.5 + 10 + 0.5)
+    assert model.times_as_fast(1, 1.0, 1.0) == 1
+    assert model.times_as_fast(2, 660.0, 0.1) == pytest.approx(5 / (3.25 + 11))
