@@ -34,7 +34,7 @@ from training.views import next_camera, weights_of_pixels
 from utils import run_folder
 from utils.commands import rounded, run_command
 from utils.devices import check_data_device
-from utils.heap import give_back_freed_memory
+from utils.heap import give_back_if_little_is_left
 from utils.progress import Progress
 from utils.ranks import Ranks
 from utils.rendering import render
@@ -123,7 +123,7 @@ def forward_backward_together(run: Training, step: Sequence[int]) -> list[Traini
     due = policy.phase(step[-1], run.settings)
     set_schedules(run, due)
     flags = pipeline_flags(run.settings, step[-1])
-    give_back_freed_memory()  # what was sent had the sizes of those views, and has left holes
+    give_back_if_little_is_left()  # what was sent had the sizes of those views, and has left holes
     return [view for turn in turns(step, run.ranks) for view in views_of_turn(run, due, turn, flags)]
 
 

@@ -60,6 +60,7 @@ from subfunction import phase, step_of
 from training import together
 from training.run import Training, TrainingView, choose_background
 from utils.commands import run_command
+from utils.heap import give_back_freed_memory
 from utils.ranks import Ranks
 from utils.run_folder import machine, peak_memory
 
@@ -166,8 +167,8 @@ def measure(args: argparse.Namespace) -> None:
     for name in ("forward_backward", "forward_backward_together", "collect"):
         watch.add(train, name)
     watch.add(together, "measure_turn")
-    if args.keep_freed_memory:
-        train.give_back_freed_memory = together.give_back_freed_memory = lambda: None
+    if args.little_memory:
+        train.give_back_if_little_is_left = together.give_back_if_little_is_left = give_back_freed_memory
     for number in range(WARM_UP):
         step(run, number, watch)
     ranks.wait()
@@ -427,7 +428,7 @@ def arguments() -> argparse.Namespace:
         "--latency", type=float, default=50.0, help="of the model, microseconds of a collective call"
     )
     parser.add_argument(
-        "--keep_freed_memory", action="store_true", help="give none back within a step: faster, more memory"
+        "--little_memory", action="store_true", help="give back within a step as where little is left"
     )
     parser.add_argument(
         "--views_per_step", type=int, help="measure in this process, or those of torchrun, and print JSON"

@@ -13,14 +13,14 @@ from scene import colmap, transforms
 from scene.camera import NEAR, camera_mean, scene_extent
 from scene.depths import find_depth_maps
 from scene.masks import Masks
-from scene.memory import available_memory
 from scene.photo_cache import Cameras
 from scene.points import BLENDER_HALF_SIDE, PointCloud, Region, random_points, read_points
 from scene.split import hold_out, split_views
 from scene.views import PosedPhoto, load_cameras, require_resolution, why_blank
 from scene.world import find_shift, find_unit, shifted
+from utils.memory import share_of_memory
 from utils.ply import NO_SHIFT, format_shift
-from utils.ranks import ALONE, Ranks, ranks_of_this_machine
+from utils.ranks import ALONE, Ranks
 from utils.similar_names import hint
 
 DEFAULT_IMAGES = "images"
@@ -96,7 +96,7 @@ def load_scene(
     if depths:
         maps = find_depth_maps(source, depths, [view.image_name for view in train], quiet)
         train = [replace(view, depth=maps.get(view.image_name)) for view in train]
-    room = PHOTO_SHARE * (1e9 * max_memory_gb or available_memory() / ranks_of_this_machine())
+    room = PHOTO_SHARE * (1e9 * max_memory_gb or share_of_memory())
 
     def load(train: list[PosedPhoto], test: list[PosedPhoto]) -> tuple[Cameras, list[int]]:
         own = [ranks.renders(number, places) for number in range(len(train))]

@@ -17,7 +17,6 @@ from tiny_scene import HEIGHT, VIEWS, WIDTH, write_tiny_scene
 
 import train
 from scene import Camera, load_scene
-from scene import memory
 from scene.photo_cache import Cameras, PhotoCache, pixel_bytes
 
 PHOTO = 3 * WIDTH * HEIGHT  # bytes
@@ -127,18 +126,6 @@ def test_a_damaged_photo_is_found_before_training_though_it_is_not_kept(run_here
     path.write_bytes(path.read_bytes()[:-300])
     process = run_here("train.py", "-s", scene, "-m", tmp_path / "run", "--max_memory_gb", "1e-6")
     assert fails(process, "view_7.png") and not (tmp_path / "run").exists()
-
-
-def test_available_memory_is_what_the_machine_has_at_most(monkeypatch, tmp_path):
-    everything = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert 0 < memory.available_memory() <= everything
-    (tmp_path / "max").write_text("5000000\n")
-    (tmp_path / "current").write_text("1000000\n")
-    monkeypatch.setattr(memory, "_GROUP_LIMITS", (str(tmp_path / "max"),))
-    monkeypatch.setattr(memory, "_GROUP_USES", (str(tmp_path / "current"),))
-    assert memory.available_memory() == 4e6
-    (tmp_path / "max").write_text("max\n")
-    assert memory.available_memory() > 1e8
 
 
 @pytest.mark.long

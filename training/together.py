@@ -19,7 +19,7 @@ from subfunction import Phase
 from training.run import Training, TrainingView, choose_background
 from training.views import Measured, contributions, importance_penalty, measure_view, new_carrier, new_gates
 from training.views import next_camera, weights_of_pixels
-from utils.heap import give_back_freed_memory
+from utils.heap import give_back_if_little_is_left
 from utils.ranks import Ranks
 from utils.rendering import RenderOutput, gaussians_of, rasterizer_settings, render
 
@@ -179,7 +179,7 @@ def views_of_turn(
         own = cameras[ranks.rank], numbers[ranks.rank]
         measured, gradient, energies = measure_turn(run, due, *own, turn, flags)
     losses = shared_numbers(run, len(numbers), measured)
-    give_back_freed_memory()  # of blending
+    give_back_if_little_is_left()  # of blending
     turn.backward(gradient)
     if importance is not None:
         importance_penalty(run, due, importance, losses[:, 0].sum().to(importance)).backward()

@@ -10,6 +10,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 
+from utils.memory import share_of_memory, taken_memory
+
+LITTLE = 0.25  # what is left to this process over what it takes
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's M_TRIM_THRESHOLD and M_MMAP_MAX
 _UNLIMITED = 2**31 - 1
 _OTHER_LIBRARY = (AttributeError, OSError, TypeError)  # of C, which has no such functions
@@ -26,3 +29,9 @@ def give_back_freed_memory() -> None:
     """Return all freed pages to the system."""
     with contextlib.suppress(*_OTHER_LIBRARY):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def give_back_if_little_is_left() -> None:
+    """Return all freed pages to the system where they may be needed: to take them anew costs time."""
+    if share_of_memory() < LITTLE * taken_memory()[1]:
+        give_back_freed_memory()

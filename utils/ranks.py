@@ -32,11 +32,6 @@ class LostRank(OSError):
     """The exception of a rank that finds that another one has ended or does not answer."""
 
 
-def ranks_of_this_machine() -> int:
-    """Return how many of them share this machine's memory."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-
-
 def _of_this_start(store: dist.Store, rank: int, count: int) -> dist.Store:
     """Return a part of torchrun's store that is of this start of the processes alone.
 
