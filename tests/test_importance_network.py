@@ -69,6 +69,7 @@ def test_no_gaussians_no_gradients(backend):
         (1, torch.zeros(5, 2), r"log_scales: expected a float32 tensor of shape \(5, 3\)"),
         (4, torch.zeros(5, LATENTS + 1), r"latents: expected a float32 tensor of shape \(5, 4\)"),
         (2, torch.zeros(5, 1, 3).double(), "sh_dc: expected a float32 tensor"),
+        (3, torch.zeros(5, 16, 3), "sh_rest: expected at most 15 coefficients, got 16"),
     ],
 )
 def test_wrong_tensors_are_named(backend, place, value, complaint):

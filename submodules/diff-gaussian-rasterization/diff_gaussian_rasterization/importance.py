@@ -15,6 +15,7 @@ from .passes import NUMBERS, addresses_of
 
 UNITS, FEATURES, LATENTS = _C.importance_sizes
 INPUTS = FEATURES + LATENTS + 1  # of each unit: features, latent and 1
+MOST_BASES = (_C.max_sh_degree + 1) ** 2
 _OF_GAUSSIANS = ("means", "scales", "sh_first", "sh_rest", "latents")  # the kernels' names
 _NAMES = (*_OF_GAUSSIANS, "center", "weights", "out", "bias")
 
@@ -39,7 +40,7 @@ def evaluate_importance(
 ) -> Tensor:
     """Return s (N, 1) in (0, 1), differentiable in latents, weights, out and bias.
 
-    Raise ValueError for tensors of other shapes, kinds or devices than the means.
+    Raise ValueError for tensors of other shapes, kinds or devices than the means, and for K above 16.
     """
     dtype, device = means.dtype, means.device
     means = check_tensor("means", means, (None, 3), tuple(NUMBERS))
@@ -58,6 +59,8 @@ def evaluate_importance(
         None if tensor is None else check_tensor(name, tensor, shape, dtype, device)
         for name, (tensor, shape) in shapes.items()
     ]
+    if sh_rest.shape[1] > MOST_BASES - 1:
+        raise ValueError(f"sh_rest: expected at most {MOST_BASES - 1} coefficients, got {sh_rest.shape[1]}")
     return _Importance.apply(network.extent, means, *checked)
 
 

@@ -37,6 +37,7 @@ union InputRow {
     T x[kAcross * kSide];
 };
 static_assert(sizeof(InputRow<float>) / sizeof(float) % 2 == 1, "an odd length");
+static_assert(sizeof(InputRow<float>) == sizeof(SharedRow<float>), "as far apart as those that are fetched");
 
 // Fetches a warp's coefficients and sets what the network sees of each thread's Gaussian; a whole warp calls
 // it.
