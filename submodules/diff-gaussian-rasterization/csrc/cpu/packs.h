@@ -12,7 +12,11 @@
 
 #include "../splat_math.h"
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define GS_INLINE inline  // with all their checks in one function a compiler takes minutes
+#else
 #define GS_INLINE inline __attribute__((always_inline))
+#endif
 
 namespace gs {
 namespace GS_ISA {
