@@ -24,12 +24,12 @@ struct SharedRow {
 template <class T>
 __device__ void fetch_coefficients(const Gaussians<T>& g, int degree, int64_t first, unsigned wanted,
                                    SharedRow<T>* rows) {
-    if (!g.sh_first) return;
+    if (!g.sh_first || degree == 0) return;
     for (; wanted; wanted &= wanted - 1) {
         const int row = __ffs(wanted) - 1;
-        const T* from = g.sh_rest + (first + row) * g.sh_rest_stride - 3;
+        const T* from = g.sh_rest + (first + row) * g.sh_rest_stride;
         for (int k = 3 + lane_index(); k < 3 * square(degree + 1); k += kWarp)
-            copy_async(&from[k], &rows[row].of[k]);
+            copy_async(&from[k - 3], &rows[row].of[k]);
     }
 }
 
