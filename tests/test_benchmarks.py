@@ -9,7 +9,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import densification_twin, error_carrier, importance_kinds, scaling, time_to_quality
+from benchmarks import (
+    densification_twin,
+    error_carrier,
+    importance_kinds,
+    importance_step,
+    scaling,
+    time_to_quality,
+)
 from benchmarks import train_step
 from utils.ranks import Ranks
 
@@ -71,6 +78,12 @@ def test_without_gsplat_its_twin_says_what_to_install(run_benchmark, scene, monk
     monkeypatch.setattr(densification_twin, "DefaultStrategy", None)
     with pytest.raises(ValueError, match="pip install gsplat"):
         run_benchmark(densification_twin, "-s", scene)
+
+
+def test_importance_step(run_benchmark):
+    text = run_benchmark(importance_step, "--gaussians", 70, 90, "--runs", 2)
+    line = r"^(\d+) Gaussians: values [\d.]+ ms, step of the network [\d.]+ ms$"
+    assert re.findall(line, text, re.M) == ["70", "90"]
 
 
 def test_importance_kinds(run_benchmark):

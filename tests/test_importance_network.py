@@ -25,7 +25,7 @@ def test_numbers_and_gradients_are_those_of_plain_torch(backend, count, bases, d
         assert scale > 0 and (ours - theirs).abs().max() <= bound * scale
 
 
-def test_bits_do_not_depend_on_threads_or_on_the_time_of_day(backend):
+def test_bits_are_the_same_every_time_and_for_every_number_of_threads(backend):
     generator = torch.Generator().manual_seed(0)
     network = make_network(torch.float32, generator)
     gaussians = make_gaussians(9001, 16, torch.float32, generator)
